@@ -1,0 +1,56 @@
+"""Bad input is refused early, in one line that names the value, what was expected and where."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["InputError", "check_interval", "check_whole", "concrete"]
+
+
+class InputError(ValueError):
+    """A value the caller gave cannot be used; the message is one line."""
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The numbers in `value` as an array, or None where they are not known yet (a tensor under vmap or compile)."""
+    if isinstance(value, torch.Tensor):
+        if torch._C._functorch.is_functorch_wrapped_tensor(value) or type(value) is not torch.Tensor:
+            return None
+        return value.detach().cpu().numpy()
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"expected a number or an array of numbers, got {value!r}") from None
+
+
+def check_whole(where: str, name: str, value: Any, at_least: int = 1) -> None:
+    """Refuse anything but a whole number >= `at_least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
+        raise InputError(f"{where}: {name} must be a whole number >= {at_least}, got {value!r}")
+
+
+def check_interval(
+    where: str,
+    name: str,
+    value: Any,
+    low: float = -np.inf,
+    high: float = np.inf,
+    *,
+    open_low: bool = False,
+    length: int | None = None,
+) -> None:
+    """Refuse numbers outside [low, high] ((low, high] if `open_low`) and arrays that are not of `length`."""
+    array = concrete(value)
+    if array is None:
+        return
+    bad = ~np.isfinite(array) | (array > high) | ((array <= low) if open_low else (array < low))
+    if bad.any():
+        bracket = "(" if open_low else "["
+        worst = np.asarray(array)[bad].flat[0]
+        raise InputError(f"{where}: {name} must lie in {bracket}{low:g}, {high:g}], got {worst:g}")
+    if length is not None and array.ndim and array.shape[-1] not in (1, length):
+        raise InputError(f"{where}: {name} has {array.shape[-1]} entries, expected one number or {length}")
