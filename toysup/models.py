@@ -1,0 +1,228 @@
+"""What is trained: ordinary nn.Modules, each written for one instance, batch first.
+
+A model is built as `Module(n_in, n_out, **own)`: the engine knows the sizes of input and output from the task. Called
+with `record=True` it also returns its `Activations`. Any nn.Module with that constructor can be trained. One that
+states its initial distribution in `initial()` is drawn for thousands of instances at once; one that doesn't is built
+once for each instance under a torch seed of its own, so either way an instance's start never depends on its company.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from toysup.checks import InputError, check_whole
+from toysup.shapes import Shape
+
+__all__ = ["MLP", "Activations", "ResidualMLP", "TiedAutoencoder", "UntiedAutoencoder", "normal", "unit_rows"]
+
+Initial = dict[str, Callable[[Tensor], Tensor]]  # name of a parameter or buffer -> map from uniforms of its shape
+
+
+class Activations(NamedTuple):
+    """What a model computes on the way: hidden neurons after their nonlinearity, and the stream that layers write to.
+
+    `neurons` is (batch, layer, neuron); `residual` is (batch, layer + 1, width), its first entry the embedded input.
+    """
+
+    neurons: Float[Tensor, "batch layer neuron"]
+    residual: Float[Tensor, "batch stream width"]
+
+
+def normal(std: float) -> Callable[[Tensor], Tensor]:
+    """Initial values N(0, std^2)."""
+    return lambda uniforms: std * torch.special.ndtri(uniforms)
+
+
+def unit_rows(scale: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """Initial rows uniform on the sphere of radius `scale`."""
+    return lambda uniforms: scale * nn.functional.normalize(torch.special.ndtri(uniforms), dim=-1)
+
+
+def zeros(uniforms: Tensor) -> Tensor:
+    """Initial values 0."""
+    return torch.zeros_like(uniforms)
+
+
+def ones(uniforms: Tensor) -> Tensor:
+    """Initial values 1."""
+    return torch.ones_like(uniforms)
+
+
+def _empty(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(*shape))
+
+
+class TiedAutoencoder(nn.Module):
+    """x' = ReLU(W W^T x + b), W of shape (n_features, width): Elhage et al. 2022, "ReLU output model".
+
+    `relu=False` is their linear model. W starts as xavier_normal over (n_features, width), b at zero, as in their notebook.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, width: int, relu: bool = True) -> None:
+        super().__init__()
+        check_whole("TiedAutoencoder", "width", width)
+        if n_in != n_out:
+            raise InputError(f"TiedAutoencoder: inputs and outputs must agree, got {n_in} and {n_out}")
+        self.W, self.b = _empty(n_in, width), _empty(n_in)
+        self.relu = relu
+
+    def initial(self) -> Initial:
+        return {"W": normal(math.sqrt(2 / sum(self.W.shape))), "b": zeros}
+
+    def forward(self, x: Float[Tensor, "batch feature"], record: bool = False):
+        h = x @ self.W
+        output = h @ self.W.T + self.b
+        output = torch.relu(output) if self.relu else output
+        return (output, Activations(h.unsqueeze(-2), h.unsqueeze(-2))) if record else output
+
+
+class MLP(nn.Module):
+    """`depth` hidden layers of `width` ReLU neurons; y = ReLU(W_out h + b_out), or linear with `relu=False`.
+
+    With depth 1 and AbsoluteValue it is the "computation in superposition" model of Elhage et al. 2022. Weights start
+    as N(0, 2 / fan_in) (He et al. 2015), the last layer's as xavier_normal; biases at zero.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, width: int, depth: int = 1, relu: bool = True) -> None:
+        super().__init__()
+        check_whole("MLP", "width", width)
+        check_whole("MLP", "depth", depth)
+        sizes = [n_in] + [width] * depth
+        self.weights = nn.ParameterList(_empty(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.biases = nn.ParameterList(_empty(width) for _ in range(depth))
+        self.W_out, self.b_out = _empty(width, n_out), _empty(n_out)
+        self.relu = relu
+
+    def initial(self) -> Initial:
+        values: Initial = {"W_out": normal(math.sqrt(2 / sum(self.W_out.shape))), "b_out": zeros}
+        for layer, weight in enumerate(self.weights):
+            values[f"weights.{layer}"] = normal(math.sqrt(2 / weight.shape[0]))
+            values[f"biases.{layer}"] = zeros
+        return values
+
+    def forward(self, x: Float[Tensor, "batch feature"], record: bool = False):
+        hidden = []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            x = torch.relu(x @ weight + bias)
+            hidden.append(x)
+        output = x @ self.W_out + self.b_out
+        output = torch.relu(output) if self.relu else output
+        if not record:
+            return output
+        layers = torch.stack(hidden, -2)
+        return output, Activations(layers, layers)
+
+
+class ResidualMLP(nn.Module):
+    """Embed into a stream of `shape.width` dimensions, add `shape.depth` blocks ReLU(r W_in + b) W_out, unembed.
+
+    embedding: rows of W_E, one for each feature, "frozen" random or "trained". Rows are uniform on the sphere of radius
+    `row_norm` (default 1). An integer input is a set of active features and is embedded as sum of rows / sqrt(K).
+    unembedding: "tied" (W_E^T), "frozen" (its own random unit rows), "trained", or "coordinates": the first n_out
+    coordinates of the stream times one trained gain. With "coordinates" the last block writes only those, so that every
+    parameter is live (`Shape.live_parameters(read=n_out)`).
+    `relu` adds a trained output bias and a ReLU, as in the autoencoders; without it the output is linear, without bias.
+
+    W_in starts as N(0, 1 / d), W_out as N(0, 1 / (h L)), so that the stream's variance stays of order one at any depth.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        shape: Shape,
+        embedding: Literal["frozen", "trained"] = "frozen",
+        unembedding: Literal["tied", "frozen", "trained", "coordinates"] = "tied",
+        row_norm: float = 1.0,
+        relu: bool = False,
+    ) -> None:
+        super().__init__()
+        if embedding not in ("frozen", "trained"):
+            raise InputError(f"ResidualMLP: embedding must be frozen or trained, got {embedding!r}")
+        if unembedding not in ("tied", "frozen", "trained", "coordinates"):
+            raise InputError(f"ResidualMLP: unembedding must be tied, frozen, trained or coordinates, got {unembedding!r}")
+        if unembedding == "tied" and n_in != n_out:
+            raise InputError(f"ResidualMLP: a tied unembedding needs equal inputs and outputs, got {n_in} and {n_out}")
+        if unembedding == "coordinates" and n_out > shape.width:
+            raise InputError(f"ResidualMLP: width must be at least the {n_out} coordinates read, got {shape.width}")
+        self.shape, self.unembedding, self.row_norm = shape, unembedding, row_norm
+        d, h, depth = shape.width, shape.hidden, shape.depth
+        self.read = n_out if unembedding == "coordinates" else d
+        self.W_in = nn.ParameterList(_empty(d, h) for _ in range(depth))
+        self.b_in = nn.ParameterList(_empty(h) for _ in range(depth))
+        self.W_out = nn.ParameterList(_empty(h, self.read if last else d) for last in _marks_last(depth))
+        self._hold("W_E", torch.zeros(n_in, d), embedding == "trained")
+        if unembedding in ("frozen", "trained"):
+            self._hold("W_U", torch.zeros(n_out, d), unembedding == "trained")
+        if unembedding == "coordinates":
+            self.gain = _empty(1)
+        self.b_out = _empty(n_out) if relu else None
+
+    def _hold(self, name: str, value: Tensor, trained: bool) -> None:
+        if trained:
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
+    def initial(self) -> Initial:
+        d, h, depth = self.shape.width, self.shape.hidden, self.shape.depth
+        values: Initial = {"W_E": unit_rows(self.row_norm)}
+        if self.unembedding in ("frozen", "trained"):
+            values["W_U"] = unit_rows()
+        if self.unembedding == "coordinates":
+            values["gain"] = ones
+        if self.b_out is not None:
+            values["b_out"] = zeros
+        for layer in range(depth):
+            values[f"W_in.{layer}"] = normal(math.sqrt(1 / d))
+            values[f"b_in.{layer}"] = zeros
+            values[f"W_out.{layer}"] = normal(math.sqrt(1 / (h * depth)))
+        return values
+
+    def forward(self, x: Tensor, record: bool = False):
+        if x.is_floating_point():
+            stream = x @ self.W_E
+        else:
+            stream = self.W_E[x].sum(-2) / math.sqrt(x.shape[-1])
+        hidden, streams = [], [stream]
+        for w_in, b_in, w_out in zip(self.W_in, self.b_in, self.W_out, strict=True):
+            neurons = torch.relu(stream @ w_in + b_in)
+            written = neurons @ w_out
+            unread = stream.shape[-1] - w_out.shape[-1]
+            stream = stream + (nn.functional.pad(written, (0, unread)) if unread else written)
+            hidden.append(neurons)
+            streams.append(stream)
+        if self.unembedding == "coordinates":
+            output = stream[..., : self.read] * self.gain
+        else:
+            output = stream @ (self.W_E if self.unembedding == "tied" else self.W_U).T
+        if self.b_out is not None:
+            output = torch.relu(output + self.b_out)
+        if not record:
+            return output
+        neurons = torch.stack(hidden, -2) if hidden else stream.new_zeros(*stream.shape[:-1], 0, self.shape.hidden)
+        return output, Activations(neurons, torch.stack(streams, -2))
+
+
+def _marks_last(depth: int) -> list[bool]:
+    return [layer == depth - 1 for layer in range(depth)]
+
+
+class UntiedAutoencoder(ResidualMLP):
+    """x' = ReLU(D(x W_E) W_U^T + b): trained encoder, `depth` residual decoder blocks of `hidden` neurons, trained decoder.
+
+    With depth 0 it is the untied form of the ReLU output model. Depth and width at equal 2 d h L ask whether a deeper
+    decoder recovers more features from a narrower code.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, width: int, depth: int = 0, hidden: int | None = None) -> None:
+        super().__init__(
+            n_in, n_out, shape=Shape(width, depth, hidden), embedding="trained", unembedding="trained", relu=True
+        )

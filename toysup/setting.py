@@ -1,0 +1,233 @@
+"""A setting: everything that defines one instance, frozen; and dotted paths into it.
+
+Whole numbers, strings, flags and objects decide array sizes and code: they are static, and instances that share them
+form one stack. Numbers that are floats (density, importance, exponent, learning rate, ...) and seeds may differ from
+instance to instance inside a stack.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from toysup.checks import InputError, check_interval, check_whole
+from toysup.features import Features
+from toysup.tasks import Task
+
+__all__ = ["Adam", "Constant", "Cosine", "Model", "Setting", "bind", "describe", "get_path", "is_dynamic", "set_path"]
+
+SEEDS = ("seed", "data_seed", "init_seed")
+
+
+class Model:
+    """How to build one instance: a module class and its own arguments, `build(n_in, n_out, **arguments)`."""
+
+    def __init__(self, build: type[nn.Module], **arguments: Any) -> None:
+        self.build, self.arguments = build, arguments
+        accepted = inspect.signature(build).parameters
+        unknown = [name for name in arguments if name not in accepted]
+        if unknown:
+            own = ", ".join(list(accepted)[2:])
+            raise InputError(f"Model: {build.__name__} has no argument {unknown[0]!r}; it has {own}")
+
+    def __call__(self, n_in: int, n_out: int) -> nn.Module:
+        return self.build(n_in, n_out, **self.arguments)
+
+    def __repr__(self) -> str:
+        return f"Model({self.build.__name__}, {', '.join(f'{k}={v}' for k, v in self.arguments.items())})"
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Learning rate held constant."""
+
+    def __call__(self, step: int, steps: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up over the first `warmup` share of steps, then half a cosine down to `final` of the peak.
+
+    multiplier(t) = (t + 1) / w for t < w, then final + (1 - final) (1 + cos(pi s)) / 2 with s from 0 to 1 over the rest.
+    """
+
+    warmup: float = 0.02
+    final: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_interval("Cosine", "warmup", self.warmup, 0, 1)
+        check_interval("Cosine", "final", self.final, 0, 1)
+
+    def __call__(self, step: int, steps: int) -> float:
+        warm = round(self.warmup * steps)
+        if step < warm:
+            return (step + 1) / warm
+        share = (step - warm) / max(1, steps - 1 - warm)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
+
+
+@dataclass(frozen=True)
+class Adam:
+    """AdamW with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2); Adam where weight_decay is 0.
+
+    All but `schedule` may differ by instance.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    schedule: Any = field(default_factory=Constant)
+
+    def __post_init__(self) -> None:
+        check_interval("Adam", "lr", self.lr, 0, open_low=True)
+        check_interval("Adam", "weight_decay", self.weight_decay, 0)
+        check_interval("Adam", "beta1", self.beta1, 0, 1)
+        check_interval("Adam", "beta2", self.beta2, 0, 1)
+        check_interval("Adam", "eps", self.eps, 0)
+        if not callable(self.schedule):
+            raise InputError(f"Adam: schedule must be a callable (step, steps) -> multiplier, got {self.schedule!r}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One instance, whole: what the world is, what is asked, what is trained and how.
+
+    `seed` sets the data and the initial values; `data_seed` and `init_seed` override it, so that networks of different
+    shape can see the same data (paired comparisons) or one start can meet other data.
+    """
+
+    features: Features
+    task: Task
+    model: Model
+    optimizer: Adam = field(default_factory=Adam)
+    steps: int = 10_000
+    batch: int = 1024
+    seed: int = 0
+    data_seed: int | None = None
+    init_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("features", Features), ("task", Task), ("model", Model), ("optimizer", Adam)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"Setting: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        check_whole("Setting", "steps", self.steps)
+        check_whole("Setting", "batch", self.batch)
+        for name in SEEDS:
+            value = getattr(self, name)
+            if value is not None or name == "seed":
+                check_whole("Setting", name, value, at_least=0)
+                if value >= 2**32:
+                    raise InputError(f"Setting: {name} must lie in [0, 2^32), got {value}")
+        self.task.check(self.features)
+
+    def resolved_seed(self, name: str) -> int:
+        """`data_seed` or `init_seed`, or `seed` where that is None."""
+        value = getattr(self, name)
+        return self.seed if value is None else value
+
+    def build(self) -> nn.Module:
+        """A fresh one-instance module of the right sizes (its values are not the initial draw)."""
+        return self.model(self.task.n_inputs(self.features), self.task.n_outputs(self.features))
+
+
+def _child(owner: Any, name: str, path: str) -> Any:
+    if isinstance(owner, Model):
+        names = list(inspect.signature(owner.build).parameters)[2:]
+        if name in names:
+            return owner.arguments.get(name, inspect.signature(owner.build).parameters[name].default)
+    elif dataclasses.is_dataclass(owner):
+        names = [f.name for f in dataclasses.fields(owner)]
+        if name in names:
+            return getattr(owner, name)
+    else:
+        names = []
+    has = ", ".join(names) or "no fields"
+    raise InputError(f"unknown axis {path!r}: {type(owner).__name__} has {has}, not {name!r}")
+
+
+def get_path(setting: Any, path: str) -> Any:
+    """The value at a dotted path such as "features.density" or "model.width"; InputError where there is none."""
+    for name in path.split("."):
+        setting = _child(setting, name, path)
+    return setting
+
+
+def set_path(owner: Any, path: str, value: Any, whole: str | None = None) -> Any:
+    """A copy of `owner` with the value at a dotted path replaced, validated on the way."""
+    return set_paths(owner, {path: value})
+
+
+def set_paths(owner: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """A copy with several dotted paths replaced at once, so that fields which must agree are checked together."""
+    heads: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        head, _, rest = path.partition(".")
+        heads.setdefault(head, {})[rest] = value
+    new = {}
+    for head, below in heads.items():
+        current = _child(owner, head, prefix + head)
+        new[head] = below[""] if "" in below else set_paths(current, below, prefix + head + ".")
+    if isinstance(owner, Model):
+        return Model(owner.build, **{**owner.arguments, **new})
+    return dataclasses.replace(owner, **new)
+
+
+def is_dynamic(path: str, value: Any) -> bool:
+    """Whether a field may differ by instance within one stack: seeds, floats and float arrays outside the model."""
+    if path in SEEDS:
+        return True
+    if path.startswith("model"):
+        return False
+    if isinstance(value, float | np.floating):
+        return True
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return torch.as_tensor(value).is_floating_point()
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, float) for v in value)
+
+
+def bind(owner: Any, values: Mapping[str, Any]) -> Any:
+    """A copy with dotted fields replaced and *not* validated: for tensors that stand for many instances under vmap."""
+    new = copy.copy(owner)
+    for path, value in values.items():
+        head, _, rest = path.partition(".")
+        object.__setattr__(new, head, bind(getattr(new, head), {rest: value}) if rest else value)
+    return new
+
+
+def describe(value: Any) -> Any:
+    """A JSON-ready account of a setting or any part of it, complete enough to identify it."""
+    if isinstance(value, Model):
+        return {"model": value.build.__qualname__, **{k: describe(v) for k, v in sorted(value.arguments.items())}}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__qualname__, **own}
+    if isinstance(value, torch.Tensor | np.ndarray):
+        array = np.asarray(value)
+        if array.size <= 64:
+            return array.tolist()
+        digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+        return {"array": list(array.shape), "dtype": str(array.dtype), "sha256": digest}
+    if isinstance(value, list | tuple):
+        return [describe(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): describe(v) for k, v in value.items()}
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if callable(value):
+        return getattr(value, "__qualname__", repr(value))
+    return repr(value)

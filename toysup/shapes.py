@@ -1,0 +1,146 @@
+"""Width against depth at a fixed parameter budget: what a shape costs, and which shapes cost the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from toysup.checks import InputError, check_interval, check_whole
+
+__all__ = ["BudgetedShape", "Shape", "model_b_of", "shapes_at_budget"]
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """A stack of `depth` residual blocks, each of `hidden` ReLU neurons, on a residual stream of `width` dimensions.
+
+    `hidden` defaults to `width`. Raises InputError unless width and hidden are >= 1 and depth >= 0.
+    """
+
+    width: int
+    depth: int
+    hidden: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("Shape", "width", self.width)
+        check_whole("Shape", "depth", self.depth, at_least=0)
+        if self.hidden is None:
+            object.__setattr__(self, "hidden", self.width)
+        check_whole("Shape", "hidden", self.hidden)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.depth}" + (f"h{self.hidden}" if self.hidden != self.width else "")
+
+    @property
+    def parameters(self) -> int:
+        """Nominal non-embedding weights N = 2 d h L (Kaplan et al. 2020 count weights, not biases)."""
+        return 2 * self.width * self.hidden * self.depth
+
+    def live_parameters(self, read: int | None = None) -> int:
+        """Weights that can reach the output: the last block writes only the `read` coordinates that are read.
+
+        `read` in [1, width]; None reads them all. N_live = 2 d h L - h (d - read).
+        """
+        if read is not None and not 1 <= read <= self.width:
+            raise InputError(f"Shape: read must lie in [1, width={self.width}], got {read}")
+        unread = self.width - read if read is not None and self.depth else 0
+        return self.parameters - self.hidden * unread
+
+    @property
+    def biases(self) -> int:
+        """One bias for each hidden neuron; not part of the budget."""
+        return self.hidden * self.depth
+
+    def embedding_parameters(self, n_in: int, n_out: int = 0) -> int:
+        """Embedding n_in x d plus unembedding d x n_out (0 where it is tied or reads coordinates)."""
+        return self.width * (n_in + n_out)
+
+    @property
+    def neurons(self) -> int:
+        """Hidden neurons h L."""
+        return self.hidden * self.depth
+
+    @property
+    def note_neurons(self) -> int:
+        """Neurons as Katta 2024 counts them: d L, the dimensions of all layers."""
+        return self.width * self.depth
+
+    @property
+    def aspect_ratio(self) -> float:
+        """width / depth."""
+        return self.width / self.depth if self.depth else float("inf")
+
+
+class BudgetedShape(NamedTuple):
+    """A shape, its live parameters, and its relative rounding error live / budget - 1."""
+
+    shape: Shape
+    parameters: int
+    rounding_error: float
+
+
+def _hidden_for(budget: float, width: int, depth: int, read: int | None) -> int:
+    """The whole number of neurons in a block that brings the live parameters nearest to the budget."""
+    per_neuron = Shape(width, depth, 1).live_parameters(read)
+    return max(1, round(budget / per_neuron))
+
+
+def shapes_at_budget(
+    budget: int,
+    *,
+    tolerance: float = 0.02,
+    depths: Iterable[int] | None = None,
+    hidden_ratio: float | None = 1.0,
+    read: int | None = None,
+    max_depth: int = 64,
+) -> list[BudgetedShape]:
+    """Every (width, depth) whose live parameters lie within `tolerance` (relative) of `budget`, shallowest first.
+
+    With a `hidden_ratio` r, hidden = round(r d); with None, hidden is free and chosen to come nearest to the budget, for
+    every width with d / 4 <= hidden <= 4 d. `read` as in `Shape.live_parameters`; widths below it are left out.
+
+    Raises InputError where no shape qualifies, naming the nearest.
+    """
+    check_whole("shapes_at_budget", "budget", budget)
+    check_interval("shapes_at_budget", "tolerance", tolerance, 0, 1)
+    if hidden_ratio is not None:
+        check_interval("shapes_at_budget", "hidden_ratio", hidden_ratio, 0, open_low=True)
+    found: list[BudgetedShape] = []
+    nearest: BudgetedShape | None = None
+    for depth in range(1, max_depth + 1) if depths is None else depths:
+        check_whole("shapes_at_budget", "depth", depth)
+        for width in range(read or 1, budget + 1):
+            hidden = max(1, round(hidden_ratio * width)) if hidden_ratio else _hidden_for(budget, width, depth, read)
+            if not hidden_ratio and not width / 4 <= hidden <= 4 * width:
+                continue
+            shape = Shape(width, depth, hidden)
+            live = shape.live_parameters(read)
+            candidate = BudgetedShape(shape, live, live / budget - 1)
+            if nearest is None or abs(candidate.rounding_error) < abs(nearest.rounding_error):
+                nearest = candidate
+            if abs(candidate.rounding_error) <= tolerance:
+                found.append(candidate)
+            if hidden_ratio and live > (1 + tolerance) * budget:
+                break
+    if not found:
+        best = "none at all" if nearest is None else f"{nearest.shape} with {nearest.parameters}"
+        raise InputError(
+            f"shapes_at_budget: no shape has {budget} live parameters within {tolerance:.1%}; nearest is {best}"
+        )
+    return found
+
+
+def model_b_of(shape: Shape, read: int | None = None) -> Shape:
+    """The note's doubling move (Katta 2024): twice the width, a quarter of the depth, the same parameters.
+
+    Where everything is read, hidden doubles too and the counts agree exactly. Where only `read` coordinates are read,
+    the shallower network loses more of its last block, so hidden is set to bring the live parameters nearest to
+    those of `shape`; `shapes_at_budget` reports such errors, `live_parameters` counts them.
+
+    Raises InputError where depth is not a multiple of four.
+    """
+    if shape.depth % 4 or not shape.depth:
+        raise InputError(f"model_b_of: depth must be a multiple of 4 to be quartered, got {shape.depth}")
+    width, depth = 2 * shape.width, shape.depth // 4
+    return Shape(width, depth, _hidden_for(shape.live_parameters(read), width, depth, read))

@@ -1,0 +1,294 @@
+"""What is asked of the network: inputs, targets, losses, and what a network that learned nothing would score.
+
+A task turns uniforms into (input, target) by way of a distribution of features, and states for held-out data the
+`errors` whose ratio to a `baseline` (the best constant) says how much was recovered. Tasks are frozen and written for
+one instance; fields that are floats may differ by instance, and constants that an instance draws once (labels, pairs)
+come from `constants`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from toysup.checks import InputError, check_interval, check_whole
+from toysup.features import Features, OnePerGroup
+
+__all__ = ["AbsoluteValue", "And", "Identity", "Memory", "Regression", "Task", "XPlusRelu"]
+
+Constants = dict[str, Tensor]
+
+
+class Task(ABC):
+    """The interface: one instance, batch first. Subclasses are frozen dataclasses."""
+
+    def check(self, features: Features) -> None:
+        """Refuse features that this task cannot use, with an InputError."""
+
+    def n_inputs(self, features: Features) -> int:
+        """Size of the model's input."""
+        return features.n_features
+
+    @abstractmethod
+    def n_outputs(self, features: Features) -> int:
+        """Size of the model's output."""
+
+    def constant_uniforms(self, features: Features) -> int:
+        """How many uniforms `constants` wants, once for each instance."""
+        return 0
+
+    def constants(self, features: Features, uniforms: Float[Tensor, " draw"]) -> Constants:
+        """What an instance draws once and keeps, by name."""
+        return {}
+
+    @abstractmethod
+    def batch(
+        self, features: Features, constants: Constants, uniforms: Float[Tensor, "batch uniform"]
+    ) -> tuple[Tensor, Tensor]:
+        """(input, target) of one batch."""
+
+    @abstractmethod
+    def loss(self, output: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, ""]:
+        """The training loss: averaged over the batch, summed over outputs."""
+
+    @abstractmethod
+    def errors(self, output: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, "batch score"]:
+        """Held-out error of each sample and score, in the unit of `baseline`."""
+
+    @abstractmethod
+    def baseline(self, features: Features, constants: Constants) -> Float[Tensor, " score"]:
+        """Expected error of the best constant output; 1 - error / baseline is the recovered share (R^2 or bits)."""
+
+    def features_per_score(self, features: Features) -> float:
+        """How many features one entry of `errors` stands for."""
+        return 1.0
+
+    def trivial_losses(
+        self, features: Features, constants: Constants, width: int | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Expected losses of trivial predictors in closed form: "zero", "constant" and "linear" where known.
+
+        "linear" is the best affine map through a bottleneck of `width` dimensions (None: no bottleneck).
+        """
+        return {}
+
+
+def _power(difference: Tensor, exponent: float | Tensor) -> Tensor:
+    if isinstance(exponent, int | float) and exponent in (2, 4):
+        square = difference * difference
+        return square if exponent == 2 else square * square
+    return difference.abs().pow(exponent)
+
+
+@dataclass(frozen=True)
+class Regression(Task):
+    """y_i = g(x_i), loss = E sum_i I_i |y_i - y'_i|^q (Elhage et al. 2022 with q = 2; the sum, not the mean, over i).
+
+    `importance` I >= 0 is one number or one for each feature; `exponent` q > 1. The moments of y assume that features
+    are uncorrelated ("linear"), nothing else.
+    """
+
+    importance: float | Any = 1.0
+    exponent: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_interval(type(self).__name__, "importance", self.importance, 0)
+        check_interval(type(self).__name__, "exponent", self.exponent, 1, open_low=True)
+
+    def check(self, features: Features) -> None:
+        check_interval(type(self).__name__, "importance", self.importance, 0, length=self.n_outputs(features))
+
+    def n_outputs(self, features: Features) -> int:
+        return features.n_features
+
+    @abstractmethod
+    def target(self, x: Float[Tensor, "batch feature"], constants: Constants) -> Float[Tensor, "batch out"]:
+        """g, sample by sample."""
+
+    @abstractmethod
+    def target_moments(self, features: Features, constants: Constants) -> tuple[Tensor, Tensor, Tensor]:
+        """(E y_i, E y_i^2, what the best affine map of x takes off Var y_i), each of length n_outputs."""
+
+    def batch(self, features: Features, constants: Constants, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        x = features.transform(uniforms)
+        return x, self.target(x, constants)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return (_weights(self.importance, output) * _power(output - target, self.exponent)).sum(-1).mean()
+
+    def errors(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output - target).square()
+
+    def baseline(self, features: Features, constants: Constants) -> Tensor:
+        mean, second, _ = self.target_moments(features, constants)
+        return (second - mean * mean).expand(self.n_outputs(features))
+
+    def trivial_losses(
+        self, features: Features, constants: Constants, width: int | None = None
+    ) -> dict[str, Tensor]:
+        if isinstance(self.exponent, float | int) and self.exponent != 2:
+            return {}
+        mean, second, gain = (m.expand(self.n_outputs(features)) for m in self.target_moments(features, constants))
+        weight = _weights(self.importance, mean).expand_as(mean)
+        constant = (weight * (second - mean * mean)).sum()
+        kept = (weight * gain).sort(descending=True).values[:width].sum()
+        return {"zero": (weight * second).sum(), "constant": constant, "linear": constant - kept}
+
+
+def _weights(importance: Any, like: Tensor) -> Tensor:
+    return torch.as_tensor(importance, dtype=like.dtype, device=like.device)
+
+
+def _gain(covariance: Tensor, variance: Tensor) -> Tensor:
+    return covariance * covariance / variance.clamp(min=torch.finfo(variance.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class Identity(Regression):
+    """y = x: what can be held in the width (Elhage et al. 2022). "linear" is the PCA solution: it keeps the `width`
+    largest I_i Var x_i."""
+
+    def target(self, x: Tensor, constants: Constants) -> Tensor:
+        return x
+
+    def target_moments(self, features: Features, constants: Constants) -> tuple[Tensor, Tensor, Tensor]:
+        return features.mean, features.second_moment, features.variance
+
+
+@dataclass(frozen=True)
+class AbsoluteValue(Regression):
+    """y = |x| (Elhage et al. 2022, "Computation in superposition"). For symmetric x no linear map beats a constant."""
+
+    def target(self, x: Tensor, constants: Constants) -> Tensor:
+        return x.abs()
+
+    def target_moments(self, features: Features, constants: Constants) -> tuple[Tensor, Tensor, Tensor]:
+        mean, second = features.mean_absolute, features.second_moment
+        with_x = 2 * features.positive_second_moment - second  # E x |x|
+        return mean, second, _gain(with_x - mean * features.mean, features.variance)
+
+
+@dataclass(frozen=True)
+class XPlusRelu(Regression):
+    """y = x + relu(x): the residual-MLP target of Braun et al. 2025 (attribution-based parameter decomposition).
+
+    Labels come from x itself, never through an embedding.
+    """
+
+    def target(self, x: Tensor, constants: Constants) -> Tensor:
+        return x + torch.relu(x)
+
+    def target_moments(self, features: Features, constants: Constants) -> tuple[Tensor, Tensor, Tensor]:
+        mean = features.mean + (features.mean_absolute + features.mean) / 2
+        second = features.second_moment + 3 * features.positive_second_moment
+        with_x = features.second_moment + features.positive_second_moment  # E x y
+        return mean, second, _gain(with_x - mean * features.mean, features.variance)
+
+
+@dataclass(frozen=True)
+class And(Regression):
+    """y_k = x_i x_j for `n_pairs` distinct random pairs (i, j) of features: AND where features are boolean.
+
+    The setting of universal AND (Haenni et al. 2024; Adler and Shavit 2024). Features must be independent.
+    "linear" is exact: by the Hoeffding decomposition the best affine map leaves Var x_i Var x_j.
+    """
+
+    n_pairs: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("And", "n_pairs", self.n_pairs)
+
+    def check(self, features: Features) -> None:
+        super().check(features)
+        most = features.n_features * (features.n_features - 1) // 2
+        if self.n_pairs > most:
+            raise InputError(f"And: n_pairs must be at most {most} for {features.n_features} features, got {self.n_pairs}")
+
+    def n_outputs(self, features: Features) -> int:
+        return self.n_pairs
+
+    def constant_uniforms(self, features: Features) -> int:
+        return features.n_features * (features.n_features - 1) // 2
+
+    def constants(self, features: Features, uniforms: Tensor) -> Constants:
+        n = features.n_features
+        first, second = torch.triu_indices(n, n, 1, device=uniforms.device)
+        chosen = uniforms.argsort()[: self.n_pairs]
+        return {"first": first[chosen], "second": second[chosen]}
+
+    def target(self, x: Tensor, constants: Constants) -> Tensor:
+        return x[..., constants["first"]] * x[..., constants["second"]]
+
+    def target_moments(self, features: Features, constants: Constants) -> tuple[Tensor, Tensor, Tensor]:
+        i, j = constants["first"], constants["second"]
+        mean, second = (m.expand(features.n_features) for m in (features.mean, features.second_moment))
+        variance = second - mean * mean
+        gain = mean[j] ** 2 * variance[i] + mean[i] ** 2 * variance[j]
+        return mean[i] * mean[j], second[i] * second[j], gain
+
+
+@dataclass(frozen=True)
+class Memory(Task):
+    """Facts: each feature is a key with a random label out of `n_labels` (C); of K active keys, name each one's label.
+
+    Features are OnePerGroup (K groups, one active in each). The input is the indices of the active features, which a
+    model embeds by frozen random keys; the output is C logits for each group. Loss is cross-entropy in nats, summed
+    over the groups. A network that recovers a share 1 - CE / ln C of F facts has stored F log2 C times that in bits.
+    """
+
+    n_labels: int = 4
+
+    def __post_init__(self) -> None:
+        check_whole("Memory", "n_labels", self.n_labels, at_least=2)
+
+    def check(self, features: Features) -> None:
+        if not isinstance(features, OnePerGroup):
+            raise InputError(f"Memory: features must be OnePerGroup, got {type(features).__name__}")
+
+    def n_outputs(self, features: OnePerGroup) -> int:
+        return features.n_active * self.n_labels
+
+    def constant_uniforms(self, features: Features) -> int:
+        return features.n_features
+
+    def constants(self, features: Features, uniforms: Tensor) -> Constants:
+        return {"labels": (uniforms * self.n_labels).long().clamp(max=self.n_labels - 1)}
+
+    def batch(
+        self, features: OnePerGroup, constants: Constants, uniforms: Tensor
+    ) -> tuple[Int[Tensor, "batch group"], Int[Tensor, "batch group"]]:
+        active = features.indices(uniforms)
+        return active, constants["labels"][active]
+
+    def _cross_entropy(self, output: Tensor, target: Tensor) -> Tensor:
+        logits = output.unflatten(-1, (-1, self.n_labels))
+        return -F.log_softmax(logits, -1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return self._cross_entropy(output, target).sum(-1).mean()
+
+    def errors(self, output: Tensor, target: Tensor) -> Tensor:
+        return self._cross_entropy(output, target)
+
+    def hits(self, output: Tensor, target: Tensor) -> Float[Tensor, "batch group"]:
+        """1 where the largest logit of the group is the label's."""
+        return (output.unflatten(-1, (-1, self.n_labels)).argmax(-1) == target).to(output.dtype)
+
+    def baseline(self, features: OnePerGroup, constants: Constants) -> Tensor:
+        return torch.full((features.n_active,), math.log(self.n_labels))
+
+    def features_per_score(self, features: OnePerGroup) -> float:
+        return features.n_features / features.n_active
+
+    def trivial_losses(
+        self, features: OnePerGroup, constants: Constants, width: int | None = None
+    ) -> dict[str, Tensor]:
+        return {"zero": torch.tensor(features.n_active * math.log(self.n_labels))}
