@@ -76,18 +76,29 @@ def to_uniform(word):
 
 
 @nb.njit(nogil=True, cache=True)
-def _fill(out, seeds, stream, step):  # out: (instance, feature, sample), samples padded to whole blocks
+def _fill(out, seeds, stream, step):  # out: (instance, sample, feature)
     low, high = np.uint32(step & 0xFFFFFFFF), np.uint32(step >> 32)
+    batch, n = out.shape[1], out.shape[2]
+    tile = np.empty((n, BLOCK), np.float32)
     for i in range(out.shape[0]):
         k0, k1 = np.uint32(seeds[i]), np.uint32(stream)
-        for f in range(out.shape[1]):
-            row = out[i, f]
-            for block in range(out.shape[2] // BLOCK):
+        for block in range(-(-batch // BLOCK)):
+            for f in range(n):
+                row = tile[f]
                 for lane in range(LANES):
                     a, b, c, d = philox4x32(np.uint32(block * LANES + lane), np.uint32(f), low, high, k0, k1)
-                    o = block * BLOCK + lane
-                    row[o], row[o + 16] = to_uniform(a), to_uniform(b)
-                    row[o + 32], row[o + 48] = to_uniform(c), to_uniform(d)
+                    row[lane], row[lane + 16] = to_uniform(a), to_uniform(b)
+                    row[lane + 32], row[lane + 48] = to_uniform(c), to_uniform(d)
+            start = block * BLOCK
+            rows = min(BLOCK, batch - start)
+            if n < LANES:  # few features: strided stores; many: strided loads
+                for f in range(n):
+                    for s in range(rows):
+                        out[i, start + s, f] = tile[f, s]
+            else:
+                for s in range(rows):
+                    for f in range(n):
+                        out[i, start + s, f] = tile[f, s]
 
 
 def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
@@ -108,15 +119,16 @@ def philox4x32_torch(counter: tuple[Tensor, ...], key: tuple[Tensor, ...], round
     return c0, c1, c2, c3
 
 
-def _uniforms_torch(seeds: Tensor, step: int, padded: int, n: int, stream: int, device: torch.device) -> Tensor:
+def _uniforms_torch(seeds: Tensor, step: int, batch: int, n: int, stream: int) -> Tensor:
     def whole(stop: int, *shape: int) -> Tensor:
-        return torch.arange(stop, device=device).view(*shape)
+        return torch.arange(stop, device=seeds.device).view(*shape)
 
-    zero = torch.zeros((), dtype=torch.int64, device=device)
-    counter = (whole(padded // 4, 1, 1, -1), whole(n, 1, -1, 1), zero + (step & 0xFFFFFFFF), zero + (step >> 32))
-    words = torch.stack(torch.broadcast_tensors(*philox4x32_torch(counter, (seeds.view(-1, 1, 1), zero + stream))), -2)
-    # (instance, feature, word, 16 * block + lane) -> sample = 64 * block + 16 * word + lane
-    words = words.unflatten(-1, (-1, LANES)).transpose(-3, -2).flatten(-3)
+    zero = torch.zeros((), dtype=torch.int64, device=seeds.device)
+    padded = -(-batch // BLOCK) * BLOCK
+    counter = (whole(padded // 4, 1, -1, 1), whole(n, 1, 1, -1), zero + (step & 0xFFFFFFFF), zero + (step >> 32))
+    words = torch.stack(torch.broadcast_tensors(*philox4x32_torch(counter, (seeds.view(-1, 1, 1), zero + stream))), 1)
+    # (instance, word, 16 * block + lane, feature) -> sample = 64 * block + 16 * word + lane
+    words = words.unflatten(2, (-1, LANES)).transpose(1, 2).flatten(1, 3)[:, :batch]
     return (((words >> 1).to(torch.float32) + 0.5) * float(_SCALE)).clamp(max=float(_TOP))
 
 
@@ -129,14 +141,12 @@ def uniforms(
     stream: Stream = Stream.TRAIN,
     device: str | torch.device = "cpu",
     threads: int = 1,
-    out: Float[Tensor, "instance feature padded"] | None = None,
+    out: Float[Tensor, "instance batch n"] | None = None,
 ) -> Float[Tensor, "instance batch n"]:
     """Float32 uniforms in the open interval (0, 1), a pure function of (seed, stream, step, sample, feature).
 
     `seed` is one whole number in [0, 2^32) or one for each instance; `step` >= 0. A single seed gives (1, batch, n).
-    The samples are contiguous in memory, the features are not: the result is a transposed view, which matrix products
-    take as it is. `threads` splits the instances among threads and `out` is memory to reuse, with the samples padded to a
-    multiple of 64 (both CPU only); neither changes a value.
+    `threads` splits the instances among threads and `out` is memory to reuse (both CPU only); neither changes a value.
 
     Raises InputError for a seed or step outside its range and for sizes below one.
     """
@@ -148,11 +158,10 @@ def uniforms(
         worst = int(seeds[(seeds < 0) | (seeds >= 2**32)][0])
         raise InputError(f"uniforms: seed must lie in [0, 2^32), got {worst}")
     device = torch.device(device)
-    padded = -(-batch // BLOCK) * BLOCK
     if device.type != "cpu":
-        return _uniforms_torch(seeds.to(device), step, padded, n, stream, device)[..., :batch].transpose(1, 2)
+        return _uniforms_torch(seeds.to(device), step, batch, n, stream)
     if out is None:
-        out = torch.empty(len(seeds), n, padded)
+        out = torch.empty(len(seeds), batch, n)
     array, keys = out.numpy(), seeds.numpy()
     if threads > 1 and len(seeds) > 1:
         with ThreadPoolExecutor(threads) as pool:
@@ -160,4 +169,4 @@ def uniforms(
             list(pool.map(lambda part: _fill(part[0], part[1], int(stream), step), parts))
     else:
         _fill(array, keys, int(stream), step)
-    return out[..., :batch].transpose(1, 2)
+    return out
