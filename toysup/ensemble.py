@@ -133,7 +133,8 @@ def _as_tensors(stack: Stack, device: torch.device) -> dict[str, Tensor]:
     return {p: torch.as_tensor(np.asarray(v), dtype=torch.float32, device=device) for p, v in stack.varying.items()}
 
 
-def _bound(setting: Setting, values: Mapping[str, Tensor]) -> Setting:
+def bound(setting: Setting, values: Mapping[str, Tensor]) -> Setting:
+    """One instance's setting inside vmap: the features' and task's varying fields replaced by its own."""
     return bind(setting, {p: v for p, v in values.items() if p.split(".")[0] in ("features", "task")})
 
 
@@ -180,7 +181,7 @@ def _update(setting: Setting, module: nn.Module) -> Callable[..., Any]:
     """One step of all instances: losses, gradients, the finite check and AdamW, as one function of tensors."""
 
     def loss_of_one(parameters, buffers, constants, values, draws):
-        here = _bound(setting, values)
+        here = bound(setting, values)
         x, target = here.task.batch(here.features, constants, draws)
         return here.task.loss(functional_call(module, {**parameters, **buffers}, (x,)), target)
 
@@ -244,6 +245,7 @@ class Trained:
     diverged_step: Int[Tensor, " instance"]
     snapshots: dict[int, dict[str, Tensor]]
     engine: str
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)  # what measures found out and others can use
 
     def __len__(self) -> int:
         return len(self.stack)
@@ -278,7 +280,7 @@ class Trained:
         """`function(setting, constants)` for each instance, its fields bound, stacked over instances."""
 
         def one(values, constants, _):
-            return function(_bound(self.setting, values), constants)
+            return function(bound(self.setting, values), constants)
 
         with _one_thread():
             return vmap(one)(self.values, self.constants, torch.zeros(len(self)))
@@ -299,7 +301,7 @@ class Trained:
         draws = uniforms(self.stack.data_seed, number, size, self.setting.features.n_uniforms, stream=stream)
 
         def one(values, constants, draws):
-            here = _bound(self.setting, values)
+            here = bound(self.setting, values)
             return here.task.batch(here.features, constants, draws)
 
         with torch.no_grad(), _one_thread():
@@ -313,7 +315,8 @@ def _step_for(stack: Stack, device: torch.device, compile: bool) -> tuple[Callab
     """(one step of all instances, engine name), kept for the next chunk that differs in numbers only."""
     setting = stack.setting
     static = [describe(setting.features), describe(setting.task), describe(setting.model), setting.batch]
-    key = (json.dumps([static, sorted(stack.varying), len(stack), str(device)]), compile)
+    own = [id(type(setting.features)), id(type(setting.task)), id(setting.model.build)]  # two classes may share a name
+    key = (json.dumps([static, own, sorted(stack.varying), len(stack), str(device)]), compile)
     if key not in _STEPS:
         if len(_STEPS) >= 32:
             _STEPS.pop(next(iter(_STEPS)))

@@ -1,0 +1,32 @@
+"""Trained instances -> numbers: pure functions, one value (or one vector over features) for each instance.
+
+A measure takes a `Trained` and returns a tensor (instance,) or (instance, feature), or an `Estimate` of a value and its
+sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
+"""
+
+from toysup.measure.geometry import (
+    dimensionality,
+    dimensions_per_feature,
+    directions,
+    feature_dimensionality,
+    feature_norm,
+    interference,
+)
+from toysup.measure.held_out import Estimate, held_out
+from toysup.measure.recovery import accuracy_recovered, held_out_loss, r_squared, recovered, recovered_at
+
+__all__ = [
+    "Estimate",
+    "accuracy_recovered",
+    "dimensionality",
+    "dimensions_per_feature",
+    "directions",
+    "feature_dimensionality",
+    "feature_norm",
+    "held_out",
+    "held_out_loss",
+    "interference",
+    "r_squared",
+    "recovered",
+    "recovered_at",
+]

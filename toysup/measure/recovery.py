@@ -1,0 +1,62 @@
+"""How much a trained instance recovered, from its own output on held-out data.
+
+R^2_i = 1 - E error_i / baseline_i, the baseline being the best constant. The primary count is F_eff = sum_i max(0, R^2_i);
+for labels the same formula reads bits: F (1 - CE / ln C). Never mix R^2 counts with accuracy counts in one comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from toysup.checks import InputError
+from toysup.ensemble import Trained
+from toysup.measure.held_out import Estimate, held_out, over_groups
+
+__all__ = ["accuracy_recovered", "held_out_loss", "r_squared", "recovered", "recovered_at"]
+
+
+def held_out_loss(trained: Trained) -> Estimate:
+    """Held-out loss of each instance, (instance,), in the unit of its task's loss."""
+    return over_groups(held_out(trained).loss)
+
+
+def r_squared(trained: Trained) -> Estimate:
+    """R^2 of each score (feature, pair or label group), (instance, score), at most 1."""
+    seen = held_out(trained)
+    return over_groups(1 - seen.errors / seen.baseline)
+
+
+def recovered(trained: Trained) -> Estimate:
+    """F_eff = sum_i max(0, R^2_i), (instance,), in features; for labels, stored bits / log2 C, in facts.
+
+    Its sampling error keeps the set of features with R^2 > 0 fixed.
+    """
+    weight = trained.setting.task.features_per_score(trained.setting.features)
+    seen = held_out(trained)
+    share = 1 - seen.errors / seen.baseline
+    counted = (share.mean(0) > 0).to(share.dtype)
+    return over_groups(weight * (share * counted).sum(-1))
+
+
+def recovered_at(threshold: float) -> Callable[[Trained], torch.Tensor]:
+    """A measure F(theta): how many features have R^2 > threshold, (instance,); its column is `recovered_at_50` for 0.5."""
+
+    def count(trained: Trained) -> torch.Tensor:
+        weight = trained.setting.task.features_per_score(trained.setting.features)
+        return weight * (r_squared(trained).value > threshold).sum(-1).to(torch.float32)
+
+    count.__name__ = f"recovered_at_{round(100 * threshold)}"
+    count.__doc__ = f"Features with R^2 > {threshold}, (instance,)."
+    return count
+
+
+def accuracy_recovered(trained: Trained) -> Estimate:
+    """F (accuracy - 1/C) / (1 - 1/C), (instance,): facts recovered, corrected for guessing. Label tasks only."""
+    seen, task = held_out(trained), trained.setting.task
+    if seen.hits is None:
+        raise InputError(f"accuracy_recovered: needs a task with labels such as Memory, got {type(task).__name__}")
+    chance = 1 / task.n_labels
+    weight = task.features_per_score(trained.setting.features)
+    return over_groups(weight * ((seen.hits - chance) / (1 - chance)).clamp(min=0).sum(-1))
