@@ -27,7 +27,7 @@ from toysup.checks import InputError
 from toysup.random import Stream, uniforms
 from toysup.setting import Setting, bind, describe
 
-__all__ = ["Stack", "Trained", "chunks", "resolve_device", "train"]
+__all__ = ["Stack", "Trained", "bound", "chunks", "resolve_device", "train", "train_chunk", "worth_compiling"]
 
 CACHE_BYTES = 2 << 20  # one chunk's batch of features; 1-4 MiB was best on the machines measured
 HISTORY = 50  # stretches of training over which the loss is averaged and kept
@@ -366,21 +366,13 @@ def train(
     Raises InputError for a device that is not here or a snapshot outside [0, steps].
     """
     device = resolve_device(device)
-    setting = stack.setting
-    outside = [step for step in snapshots if not 0 <= step <= setting.steps]
-    if outside:
-        raise InputError(f"train: snapshots must lie in [0, steps={setting.steps}], got {outside[0]}")
     if compile is None:
         compile = worth_compiling(stack)
-    _keep_freed_memory()
-    parts = chunks(stack, device)
-    trained = []
-    with _one_thread():
-        for part in parts:
-            chunk = stack.take(part)
-            function, engine = _step_for(chunk, device, compile)
-            trained.append(_train_chunk(chunk, function, device, set(snapshots), on_progress))
-    return _concatenate(stack, trained, engine)
+    parts = [
+        train_chunk(stack.take(part), device=device, compile=compile, snapshots=snapshots, on_progress=on_progress)
+        for part in chunks(stack, device)
+    ]
+    return _concatenate(stack, parts)
 
 
 def _state(stack: Stack, device: torch.device) -> tuple[Any, ...]:
@@ -398,9 +390,33 @@ def _first_arguments(stack: Stack, device: torch.device) -> tuple[Any, ...]:
     return *_state(stack, device), draws, _Rates(stack).at(0).to(device)
 
 
-def _train_chunk(
+def train_chunk(
+    stack: Stack,
+    *,
+    device: torch.device,
+    compile: bool,
+    snapshots: Sequence[int] = (),
+    on_progress: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """`train` for a stack that is one chunk already."""
+    check_snapshots(stack.setting, snapshots)
+    _keep_freed_memory()
+    with _one_thread():
+        step_function, engine = _step_for(stack, device, compile)
+        return _run(stack, step_function, engine, device, set(snapshots), on_progress)
+
+
+def check_snapshots(setting: Setting, snapshots: Sequence[int]) -> None:
+    """Refuse snapshots outside [0, steps]."""
+    outside = [step for step in snapshots if not 0 <= step <= setting.steps]
+    if outside:
+        raise InputError(f"train: snapshots must lie in [0, steps={setting.steps}], got {outside[0]}")
+
+
+def _run(
     stack: Stack,
     step_function: Callable[..., Any],
+    engine: str,
     device: torch.device,
     snapshots: set[int],
     on_progress: Callable[[int, float], None] | None,
@@ -433,10 +449,10 @@ def _train_chunk(
     buffers, constants, _ = ({k: v.cpu() for k, v in d.items()} for d in frozen)
     diverged = torch.where(lived < steps, lived, -1).cpu()
     parameters = {k: v.detach().cpu() for k, v in parameters.items()}
-    return Trained(stack, parameters, buffers, constants, torch.stack(history, 1).cpu(), diverged, kept, "")
+    return Trained(stack, parameters, buffers, constants, torch.stack(history, 1).cpu(), diverged, kept, engine)
 
 
-def _concatenate(stack: Stack, parts: list[Trained], engine: str) -> Trained:
+def _concatenate(stack: Stack, parts: list[Trained]) -> Trained:
     """Chunks joined again, the padding of the last one dropped."""
     n = len(stack)
 
@@ -451,5 +467,5 @@ def _concatenate(stack: Stack, parts: list[Trained], engine: str) -> Trained:
         torch.cat([part.history for part in parts])[:n],
         torch.cat([part.diverged_step for part in parts])[:n],
         {step: join(lambda t, step=step: t.snapshots[step]) for step in parts[0].snapshots},
-        engine,
+        parts[0].engine,
     )

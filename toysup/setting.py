@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import importlib
 import inspect
 import math
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from toysup.checks import InputError, check_interval, check_whole
 from toysup.features import Features
 from toysup.tasks import Task
 
-__all__ = ["Adam", "Constant", "Cosine", "Model", "Setting", "bind", "describe", "get_path", "is_dynamic", "set_path"]
+__all__ = ["Adam", "Constant", "Cosine", "Model", "Setting", "bind", "describe", "get_path", "is_dynamic", "rebuild", "set_paths"]
 
 SEEDS = ("seed", "data_seed", "init_seed")
 
@@ -165,13 +166,8 @@ def get_path(setting: Any, path: str) -> Any:
     return setting
 
 
-def set_path(owner: Any, path: str, value: Any, whole: str | None = None) -> Any:
-    """A copy of `owner` with the value at a dotted path replaced, validated on the way."""
-    return set_paths(owner, {path: value})
-
-
 def set_paths(owner: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """A copy with several dotted paths replaced at once, so that fields which must agree are checked together."""
+    """A validated copy with dotted paths replaced, all at once, so that fields which must agree are checked together."""
     heads: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         head, _, rest = path.partition(".")
@@ -207,27 +203,68 @@ def bind(owner: Any, values: Mapping[str, Any]) -> Any:
     return new
 
 
-def describe(value: Any) -> Any:
-    """A JSON-ready account of a setting or any part of it, complete enough to identify it."""
+def _name(thing: Any) -> str:
+    return f"{thing.__module__}:{thing.__qualname__}"
+
+
+def describe(value: Any, arrays: dict[str, np.ndarray] | None = None) -> Any:
+    """A JSON-ready account of a setting or any part of it, complete enough to identify it and to `rebuild` it.
+
+    Arrays are named by their hash and put into `arrays`, where given.
+    """
     if isinstance(value, Model):
-        return {"model": value.build.__qualname__, **{k: describe(v) for k, v in sorted(value.arguments.items())}}
+        own = {name: describe(v, arrays) for name, v in sorted(value.arguments.items())}
+        return {"model": _name(value.build), "arguments": own}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__qualname__, **own}
+        own = {f.name: describe(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
+        return {"type": _name(type(value)), "fields": own}
     if isinstance(value, torch.Tensor | np.ndarray):
-        array = np.asarray(value)
-        if array.size <= 64:
-            return array.tolist()
-        digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-        return {"array": list(array.shape), "dtype": str(array.dtype), "sha256": digest}
+        array = np.ascontiguousarray(value)
+        digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
+        if arrays is not None:
+            arrays[digest] = array
+        return {"array": digest}
     if isinstance(value, list | tuple):
-        return [describe(v) for v in value]
+        return [describe(v, arrays) for v in value]
     if isinstance(value, Mapping):
-        return {str(k): describe(v) for k, v in value.items()}
+        return {"mapping": [[describe(k, arrays), describe(v, arrays)] for k, v in value.items()]}
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if callable(value):
-        return getattr(value, "__qualname__", repr(value))
-    return repr(value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return {"object": _name(value)}
+    raise InputError(f"a setting may hold numbers, arrays, dataclasses, models and functions, got {value!r}")
+
+
+def rebuild(account: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """What `describe` gave an account of. InputError where a class can no longer be imported."""
+    if isinstance(account, list):
+        return [rebuild(v, arrays) for v in account]
+    if not isinstance(account, dict):
+        return account
+    if "array" in account:
+        return arrays[account["array"]]
+    if "mapping" in account:
+        return {_hashable(rebuild(k, arrays)): rebuild(v, arrays) for k, v in account["mapping"]}
+    if "object" in account:
+        return _import(account["object"])
+    if "model" in account:
+        arguments = {k: rebuild(v, arrays) for k, v in account["arguments"].items()}
+        return Model(_import(account["model"]), **arguments)
+    return _import(account["type"])(**{k: rebuild(v, arrays) for k, v in account["fields"].items()})
+
+
+def _hashable(key: Any) -> Any:
+    return tuple(key) if isinstance(key, list) else key
+
+
+def _import(name: str) -> Any:
+    module, _, path = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        raise InputError(f"cannot import {path} from {module}: run where it is defined") from None
+    return found

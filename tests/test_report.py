@@ -1,0 +1,317 @@
+"""The frame of an experiment, from its command line to its files, and the helpers that draw."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toysup import plots, report, stats
+from toysup.checks import InputError
+from toysup.stats import Interval
+
+SCRIPT = '''"""Is a toy experiment run? (Nobody 1900)
+
+Predictions: yes.
+"""
+import numpy as np
+
+from toysup import plots, report, stats
+from toysup.checks import InputError
+
+QUESTION = "Is a toy experiment run?"
+
+
+def main(run):
+    points = run.pick(smoke=2, default=5)
+    if points == FAIL:
+        raise InputError("main: nothing to do")
+    figure, axes = plots.figure()
+    plots.reference(axes[0, 0], np.arange(points), 1.0, "one")
+    share = stats.share(points, 5)
+    report.write(run, figure, statistics={"share": share}, verdict={"all": stats.decide(share, inside=(0.5, 1))},
+                 controls={"null": {"undefined": np.nan, "ends": np.arange(2), "share": stats.share(0, 0)}},
+                 instances=points, steps=1, engine="none")
+
+
+if __name__ == "__main__":
+    report.experiment(main)
+'''
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A repository with one experiment, as (root, call); call("--smoke") runs it in this process."""
+    path = tmp_path / "experiments" / "toy.py"
+    path.parent.mkdir()
+
+    def call(*argv, fail=None, source=SCRIPT):
+        path.write_text(source)
+        names = {"__file__": str(path), "__name__": "toy", "FAIL": fail}
+        exec(compile(source, path, "exec"), names)  # importing it runs nothing: __name__ is not "__main__"
+        return report.experiment(names["main"], list(argv))
+
+    return tmp_path, call
+
+
+def files(folder):
+    """Every file below a folder, relative to it."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.suffix != ".py")
+
+
+def refusal(capsys, call, *argv, **options):
+    """The one line with which a call ends in exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        call(*argv, **options)
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1
+    return err
+
+
+# --- the command line and the folders
+
+
+@pytest.mark.parametrize(("flags", "folder"), [
+    ([], "figures"), (["--full"], "figures"), (["--quick"], "results/figures"), (["--smoke"], "results/figures"),
+])  # fmt: skip
+def test_each_mode_writes_into_its_folder_alone(script, flags, folder):
+    root, call = script
+    document = call(*flags)
+    assert document["mode"] == (flags[0].strip("-") if flags else "default")
+    assert files(root) == [f"{folder}/toy.{kind}" for kind in ("json", "png", "svg")]  # and no temporary file
+    assert json.loads((root / folder / "toy.json").read_text()) == document
+    report.check_form(document)
+
+
+def test_a_smoke_run_never_replaces_a_committed_figure(script, capsys):
+    root, call = script
+    call()
+    before = {name: (root / name).read_bytes() for name in files(root)}
+    call("--smoke")
+    call("--quick")
+    capsys.readouterr()
+    assert "of a run in mode default" in refusal(capsys, call, "--smoke", "--figures", str(root / "figures"))
+    assert {name: (root / name).read_bytes() for name in before} == before
+    (root / "figures" / "toy.json").write_text("cut off {")
+    assert "in mode unknown" in refusal(capsys, call, "--quick", "--figures", str(root / "figures"))
+    call("--smoke", "--figures", str(root / "elsewhere"))
+    call("--quick", "--figures", str(root / "elsewhere"))  # scratch may replace scratch
+    assert json.loads((root / "elsewhere" / "toy.json").read_text())["mode"] == "quick"
+
+
+def test_bad_input_ends_in_one_line(script, capsys, tmp_path):
+    root, call = script
+    file = tmp_path / "file"
+    file.touch()
+    assert "at most one of --smoke, --quick and --full" in refusal(capsys, call, "--smoke", "--full")
+    assert "--workers must be a whole number >= 1, got 0" in refusal(capsys, call, "--workers", "0")
+    assert "got 'nowhere'" in refusal(capsys, call, "--device", "nowhere")
+    assert "--results: expected a folder" in refusal(capsys, call, "--results", str(file))
+    assert files(root) == ["file"]
+    assert refusal(capsys, call, fail=5) == "toy.py: main: nothing to do\n"
+    assert "expected QUESTION" in refusal(capsys, call, source=SCRIPT.replace("QUESTION =", "Q ="))
+    wrote_nothing = SCRIPT.replace("    report.write(", "    dict(").replace("dict(run, figure, ", "dict(")
+    assert "wrote nothing" in refusal(capsys, call, source=wrote_nothing)
+
+
+def test_help_shows_the_docstring(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script[1]("--help")
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and "Nobody 1900" in out and "--workers N" in out
+
+
+def test_the_script_as_a_process_needs_no_display(tmp_path):
+    path = tmp_path / "toy.py"
+    path.write_text(SCRIPT.replace("FAIL", "None"))
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND")}
+    done = subprocess.run([sys.executable, path, "--smoke"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and not done.stderr and "all    undecided" in done.stdout
+    assert files(tmp_path) == [f"results/figures/toy.{kind}" for kind in ("json", "png", "svg")]
+
+
+def test_pick_takes_the_neighbours_choice():
+    def pick(mode, **choices):
+        return report.Run("a", "a?", mode, "cpu", None, Path(), Path(), {}).pick(**choices)
+
+    assert [pick(mode, default=1) for mode in report.MODES] == [1, 1, 1, 1]
+    assert [pick(mode, default=1, quick=2) for mode in report.MODES] == [2, 2, 1, 1]
+    assert [pick(mode, default=1, quick=2, smoke=None, full=4) for mode in report.MODES] == [None, 2, 1, 4]
+
+
+def test_versions_name_the_commit_and_whether_code_differs(tmp_path):
+    assert report.versions(tmp_path)["commit"] is None
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "a.py").touch()
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *command], check=True)
+    (tmp_path / "figure.png").touch()
+    clean = report.versions(tmp_path)
+    assert len(clean["commit"]) == 40 and clean["dirty"] is False and clean["device"] == "cpu"
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.py").touch()
+    assert report.versions(tmp_path / "sub")["dirty"] is True
+
+
+# --- the document
+
+
+def a_run(folder):
+    return report.Run("toy", "Why?", "default", "cpu", None, folder, folder, {"python": "3"})
+
+
+def written(folder, **changes):
+    figure, axes = plots.figure()
+    plots.band(axes[0, 0], pd.DataFrame({"x": [1, 1, 2, 2], "y": [1, 2, 3, 4]}), "x", "y")
+    parts = {"statistics": {"s": Interval(1, 0, 2)}, "verdict": {"h": "supported"}, "controls": {"c": {}}} | changes
+    return report.write(a_run(folder), figure, **{"instances": 1, "steps": 1, "engine": "none", **parts})
+
+
+@given(st.lists(st.floats(), min_size=3, max_size=3).map(lambda x: sorted(x, key=lambda v: (v != v, v))))
+def test_any_interval_survives_json_with_null_for_what_is_not_finite(tmp_path_factory, ends):
+    low, value, high = ends
+    plain = report._plain({"s": Interval(value, low, high)})["s"]
+    back = json.loads(json.dumps(plain, allow_nan=False))
+    for key, before in (("low", low), ("value", value), ("high", high)):
+        assert back[key] == (before if np.isfinite(before) else None)
+
+
+def test_write_is_deterministic_and_whole(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        folder.mkdir()
+        written(folder)
+    for kind in ("png", "svg"):
+        assert (first / f"toy.{kind}").read_bytes() == (second / f"toy.{kind}").read_bytes()
+    assert files(first) == ["toy.json", "toy.png", "toy.svg"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+    written(tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    with pytest.raises(InputError, match="low <= value <= high"):
+        written(tmp_path, statistics={"s": Interval(3, 0, 2)})
+    with pytest.raises(InputError, match="got object"):
+        written(tmp_path, controls={"c": {"x": object()}})
+    with pytest.raises(ZeroDivisionError):  # a figure that cannot be drawn
+        monkeypatch.setattr(mpl.figure.Figure, "savefig", lambda *a, **k: 1 / 0)
+        written(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+GOOD = {
+    "experiment": "toy", "question": "Why?", "mode": "quick",
+    "statistics": {"s": {"value": 1.0, "low": 0.5, "high": None}, "t": {"value": None, "low": None, "high": None}},
+    "verdict": {"h": "undecided"}, "controls": {"c": {"x": 1}}, "instances": 3, "steps": 0, "seconds": 1,
+    "engine": "none", "versions": {"python": "3"},
+}  # fmt: skip
+
+
+def test_check_form_accepts_the_form():
+    report.check_form(GOOD)
+    almost = {"value": 1.0, "low": 1.0 + 1e-12, "high": 2.0}  # out of order by rounding only
+    report.check_form(GOOD | {"statistics": {"s": almost}})
+
+
+@pytest.mark.parametrize("wrong", [
+    {"mode": "fast"}, {"question": ""}, {"statistics": {}}, {"verdict": {}}, {"controls": {}}, {"instances": 1.5},
+    {"steps": -1}, {"seconds": None}, {"engine": None}, {"versions": []}, {"more": 1},
+    {"verdict": {"h": "true"}}, {"verdict": {"h": []}}, {"controls": {"c": 1}}, {"statistics": {"s": 1.0}},
+    {"statistics": {"s": {"value": 1, "low": 2, "high": 3}}},
+    {"statistics": {"s": {"value": 1, "low": 0, "high": 0.5}}},
+    {"statistics": {"s": {"value": "1", "low": 0, "high": 2}}}, {"statistics": {"s": {"value": 1, "low": 0}}},
+    {"statistics": {"s": {"value": None, "low": 2, "high": 1}}},
+    {"statistics": {"s": {"value": float("nan"), "low": 0, "high": 1}}},
+])  # fmt: skip
+def test_check_form_refuses_everything_else_in_one_line(wrong):
+    with pytest.raises(InputError) as error:
+        report.check_form(GOOD | wrong)
+    assert "\n" not in str(error.value)
+    for key in GOOD:
+        with pytest.raises(InputError):
+            report.check_form({k: v for k, v in GOOD.items() if k != key})
+
+
+# --- plots
+
+
+def table():
+    rng = np.random.default_rng(0)
+    cells = [(x, y, s) for x in (0.01, 0.1, 1.0) for y in (0.5, 2.0) for s in range(3)]
+    frame = pd.DataFrame(cells, columns=["x", "y", "seed"])
+    frame["z"] = rng.normal(size=len(frame))
+    frame["kind"] = np.where(frame["x"] + 0.1 * frame["seed"] < 0.15, "sparse", "dense")
+    return frame
+
+
+def test_plots_change_neither_their_table_nor_global_state():
+    frame, before, parameters = table(), table(), dict(mpl.rcParams)
+    colours = plots.category_colours(frame["kind"])
+    with plots.style():
+        figure, axes = plots.figure(2, 2)
+        plots.band(axes[0, 0], frame, "x", "z", "kind", log=True)
+        plots.phase_map(axes[0, 1], frame, "x", "y", "z")
+        plots.phase_map(axes[1, 0], frame, "x", "y", "kind", colours=colours)
+        plots.null(axes[1, 1], [1, 2], [3, 4], "chance")
+        plots.category_legend(figure, colours)
+        figure.canvas.draw()
+    pd.testing.assert_frame_equal(frame, before)
+    assert dict(mpl.rcParams) == parameters
+    assert [(ax.get_xlabel(), ax.get_ylabel()) for ax in axes.flat] == [("x", "z"), ("x", "y"), ("x", "y"), ("", "")]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["sparse", "dense"]
+    assert [text.get_text() for text in axes[1, 1].texts] == ["chance"]
+    assert axes[1, 1].lines[0].get_linestyle() == ":"
+    assert "matplotlib.pyplot" not in sys.modules or not mpl.pyplot.get_fignums()  # no window was made
+
+
+def test_band_draws_the_mean_and_its_t_interval():
+    _, axes = plots.figure()
+    frame = table()
+    plots.band(axes[0, 0], frame, "x", "z")
+    rows = frame[frame["x"] == 0.1]["z"]
+    expected = stats.mean(rows)
+    assert axes[0, 0].lines[0].get_ydata()[1] == expected.value
+    vertices = axes[0, 0].collections[0].get_paths()[0].vertices
+    at = vertices[np.isclose(vertices[:, 0], 0.1), 1]
+    np.testing.assert_allclose([at.min(), at.max()], [expected.low, expected.high])
+    with pytest.raises(InputError, match="no column 'w'"):
+        plots.band(axes[0, 0], frame, "x", "w")
+
+
+def test_phase_map_puts_every_cell_around_its_centre():
+    _, axes = plots.figure(1, 2)
+    frame = table()
+    plots.phase_map(axes[0, 0], frame, "x", "y", "z")
+    mesh = axes[0, 0].collections[0]
+    corners = mesh.get_coordinates()
+    np.testing.assert_allclose(corners[0, :, 0], 10.0 ** np.array([-2.5, -1.5, -0.5, 0.5]))  # half-way in the logarithm
+    np.testing.assert_allclose(corners[:, 0, 1], [0.25, 1, 4])
+    expected = frame.pivot_table(index="y", columns="x", values="z").to_numpy()
+    np.testing.assert_allclose(mesh.get_array().reshape(2, 3), expected)
+
+    colours = plots.category_colours(["sparse", "dense"])
+    plots.phase_map(axes[0, 1], frame, "x", "y", "kind", colours=colours)
+    mesh = axes[0, 1].collections[0]
+    shown = mesh.cmap(mesh.norm(mesh.get_array().reshape(2, 3)))[0, :, :3]
+    # seeds 0, 1, 2: x = .01 gives two of three sparse, .1 one, 1 none
+    np.testing.assert_allclose(shown, [colours["sparse"], colours["dense"], colours["dense"]])
+
+
+def test_plots_refuse_what_they_cannot_draw():
+    _, axes = plots.figure()
+    with pytest.raises(InputError, match="no colour for \\['sparse'\\]"):
+        plots.phase_map(axes[0, 0], table(), "x", "y", "kind", colours={"dense": "k"})
+    with pytest.raises(InputError, match=r"x must lie in \(0, inf\], got 0"):
+        plots.phase_map(axes[0, 0], table().assign(x=0.0), "x", "y", "z")
+    with pytest.raises(InputError, match="no finite point"):
+        plots.reference(axes[0, 0], [1.0], [np.nan], "nothing")
+    with pytest.raises(InputError, match="at most 10 names, got 11"):
+        plots.category_colours(range(11))

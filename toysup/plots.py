@@ -1,0 +1,164 @@
+"""Tidy table + axes -> axes. Nothing here changes its table, opens a window or touches global state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
+
+from toysup import stats
+from toysup.checks import InputError, check_interval
+
+__all__ = ["band", "category_colours", "category_legend", "figure", "null", "phase_map", "reference", "style"]
+
+MARKERS = "osD^vP*Xhd"
+GREY = "0.35"
+
+
+def style() -> AbstractContextManager[None]:
+    """The look of every figure, as a context manager; `report.experiment` runs a script's `main` inside it."""
+    look = {**sns.axes_style("ticks"), **sns.plotting_context("notebook")}  # 10 inches shrunk to a README: 9 px letters
+    look |= {"legend.frameon": False, "legend.fontsize": 10, "axes.spines.top": False, "axes.spines.right": False}
+    return mpl.rc_context(look)
+
+
+def figure(
+    nrows: int = 1, ncols: int = 1, *, width: float = 10, height: float = 3.6, **share: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure `width` inches wide whose rows are `height` inches high, and its axes, always an array (nrows, ncols).
+
+    `share` goes to `Figure.subplots`: sharex, sharey, width_ratios...
+    """
+    drawing = Figure(figsize=(width, nrows * height), layout="constrained")
+    return drawing, drawing.subplots(nrows, ncols, squeeze=False, **share)
+
+
+def category_colours(names: Iterable[Any]) -> dict[Any, tuple[float, float, float]]:
+    """One colour-blind-safe colour for each distinct name, in the order of appearance; at most 10."""
+    distinct = list(dict.fromkeys(names))
+    palette = sns.color_palette("colorblind", 10)
+    if len(distinct) > len(palette):
+        raise InputError(f"category_colours: expected at most {len(palette)} names, got {len(distinct)}")
+    return dict(zip(distinct, palette, strict=False))
+
+
+def category_legend(figure: Figure, colours: Mapping[Any, Any]) -> None:
+    """One row of colour patches under the panels of a figure, for maps that share `colours`."""
+    patches = [Patch(facecolor=colour, label=str(name)) for name, colour in colours.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 5))
+
+
+def band(
+    ax: Axes,
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str | None = None,
+    *,
+    colours: Mapping[Any, Any] | None = None,
+    log: bool = False,
+    level: float = 0.95,
+) -> Axes:
+    """The mean of `y` at each `x`, a marked line per value of `hue`, in the band of the t interval over rows (seeds).
+
+    Rows without a finite `y` are left out; a single row has no band. `colours` maps values of `hue` to colours, in the
+    order to draw (default: sorted, `category_colours`). `log` makes the x axis logarithmic, ticked at powers of two.
+    The lines carry labels for `ax.legend()`.
+    """
+    stats.check_columns("band", table, x, y, *([hue] if hue else []))
+    table = table[np.isfinite(table[y].to_numpy(dtype=np.float64))]
+    groups = dict(iter(table.groupby(hue))) if hue else {y: table}
+    for i, (name, colour) in enumerate((colours or category_colours(groups)).items()):
+        if name not in groups:
+            continue
+        means = {at: stats.mean(rows, level).asdict() for at, rows in groups[name].groupby(x)[y]}
+        line = pd.DataFrame.from_dict(means, orient="index").replace([-np.inf, np.inf], np.nan)
+        ax.plot(line.index, line["value"], color=colour, marker=MARKERS[i % 10], markersize=5, label=str(name))
+        ax.fill_between(line.index, line["low"], line["high"], color=colour, alpha=0.2, linewidth=0)
+    if log:
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter("{x:g}")
+    ax.set(xlabel=x, ylabel=y)
+    return ax
+
+
+def reference(ax: Axes, x: ArrayLike, y: ArrayLike, label: str, *, linestyle: str = "--") -> Axes:
+    """A theoretical curve, dashed and dark grey, labelled at its right end. A scalar `y` is a level over all of `x`."""
+    x, y = np.broadcast_arrays(np.atleast_1d(np.asarray(x, dtype=np.float64)), np.asarray(y, dtype=np.float64))
+    shown = np.isfinite(x) & np.isfinite(y)
+    if not shown.any():
+        raise InputError(f"reference: {label!r} has no finite point")
+    x, y = x[shown], y[shown]
+    ax.plot(x, y, color=GREY, linestyle=linestyle, linewidth=1.5, zorder=1)
+    ax.annotate(
+        label, (x[-1], y[-1]), (-2, 3), textcoords="offset points", ha="right", va="bottom", fontsize=9, color=GREY
+    )
+    return ax
+
+
+def null(ax: Axes, x: ArrayLike, y: ArrayLike, label: str) -> Axes:
+    """What no effect, or no training, would give: like `reference`, but dotted."""
+    return reference(ax, x, y, label, linestyle=":")
+
+
+def _edges(centres: np.ndarray, log: bool) -> np.ndarray:
+    """Cell borders half-way between centres (geometrically if `log`), the outermost cells symmetric."""
+    at = np.log(centres) if log else centres
+    if at.size == 1:
+        edges = at + np.array([-0.5, 0.5])
+    else:
+        inner = (at[1:] + at[:-1]) / 2
+        edges = np.concatenate([[2 * at[0] - inner[0]], inner, [2 * at[-1] - inner[-1]]])
+    return np.exp(edges) if log else edges
+
+
+def phase_map(
+    ax: Axes,
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    value: str,
+    *,
+    colours: Mapping[Any, Any] | None = None,
+    log: bool = True,
+    **mesh: Any,
+) -> Axes:
+    """A heat map of `value` over the grid of `x` and `y`, each cell drawn around its own centre; log axes by default.
+
+    Several rows in a cell show as their mean, or, for a category, as the commonest one (the first by name in a tie).
+
+    Args:
+        table: `x` and `y` positive where `log`. Cells without a row stay light grey.
+        colours: category -> colour (`category_colours`), shared by the maps to be compared, with one `category_legend`.
+            Without it `value` is a number and the map gets its own colour bar.
+        mesh: to `Axes.pcolormesh`: cmap, vmin, vmax, norm.
+    """
+    stats.check_columns("phase_map", table, x, y, value)
+    for name in (x, y):
+        check_interval("phase_map", name, table[name].to_numpy(), 0 if log else -np.inf, open_low=log)
+    values = table[value]
+    if colours is not None:
+        unknown = set(values) - set(colours)
+        if unknown:
+            raise InputError(f"phase_map: no colour for {sorted(map(str, unknown))}, only for {list(colours)}")
+        values = values.map({name: i for i, name in enumerate(sorted(colours, key=str))})
+        order = [colours[name] for name in sorted(colours, key=str)]
+        mesh = {"cmap": ListedColormap(order), "vmin": -0.5, "vmax": len(order) - 0.5, **mesh}
+    cells = values.astype(np.float64).groupby([table[y], table[x]])
+    grid = (cells.mean() if colours is None else cells.agg(lambda rows: rows.mode().iloc[0])).unstack()
+    edges = (_edges(axis.to_numpy(dtype=np.float64), log) for axis in (grid.columns, grid.index))
+    drawn = ax.pcolormesh(*edges, np.ma.masked_invalid(grid.to_numpy()), **{"rasterized": True, **mesh})
+    ax.set(xlabel=x, ylabel=y, facecolor="0.9", **({"xscale": "log", "yscale": "log"} if log else {}))
+    if colours is None:
+        ax.figure.colorbar(drawn, ax=ax, label=value)
+    return ax

@@ -1,0 +1,309 @@
+"""The frame of an experiment: its command line, its folders, and the picture and JSON it ends with.
+
+A script states QUESTION, defines `main(run: Run)`, and ends with
+
+    if __name__ == "__main__":
+        experiment(main)
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import numbers
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from matplotlib.figure import Figure
+
+from toysup import plots
+from toysup.checks import InputError, check_whole
+from toysup.ensemble import resolve_device
+from toysup.stats import Interval, Verdict
+from toysup.store import versions
+
+__all__ = ["Mode", "Run", "check_form", "experiment", "write"]
+
+Mode = Literal["smoke", "quick", "default", "full"]
+MODES: tuple[str, ...] = get_args(Mode)
+SCRATCH = ("smoke", "quick")  # modes whose pictures are for looking at, not for committing
+
+KINDS = ("json", "png", "svg")
+
+Choice = TypeVar("Choice")
+ABSENT: Any = object()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one experiment, as `main` receives it.
+
+    Attributes:
+        name: the script's stem; question: its QUESTION; mode: how much to do.
+        device: where to train, resolved ("cpu", "cuda", ...); workers: CPU threads, None for all.
+        results: folder for sweeps; figures: folder for the picture and the JSON. Both exist.
+        versions: what ran (`versions()`), taken before anything was written.
+        started: `time.perf_counter()` at the start.
+        written: the documents that `write` has written.
+    """
+
+    name: str
+    question: str
+    mode: Mode
+    device: str
+    workers: int | None
+    results: Path
+    figures: Path
+    versions: Mapping[str, Any]
+    started: float = field(default_factory=time.perf_counter)
+    written: list[dict[str, Any]] = field(default_factory=list)
+
+    def pick(self, *, default: Choice, quick: Choice = ABSENT, smoke: Choice = ABSENT, full: Choice = ABSENT) -> Choice:
+        """The choice for this mode. Left out, smoke takes quick's choice, and quick and full take default's."""
+        quick = default if quick is ABSENT else quick
+        smoke = quick if smoke is ABSENT else smoke
+        full = default if full is ABSENT else full
+        return {"smoke": smoke, "quick": quick, "default": default, "full": full}[self.mode]
+
+
+@dataclass(frozen=True)
+class Options:
+    smoke: Annotated[bool, tyro.conf.arg(help="the form only, in seconds")] = False
+    quick: Annotated[bool, tyro.conf.arg(help="a picture worth looking at, within a minute")] = False
+    full: Annotated[bool, tyro.conf.arg(help="everything; see the cost above")] = False
+    device: Annotated[str, tyro.conf.arg(metavar="NAME", help="cpu, cuda, ...; auto takes cuda if it can")] = "auto"
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help="CPU threads; all unless given")] = None
+    results: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="trained sweeps; results/ unless given")] = None
+    figures: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help="picture and JSON; figures/, or results/figures/ with --smoke and --quick"),
+    ] = None
+
+
+def experiment(main: Callable[[Run], None], argv: list[str] | None = None) -> dict[str, Any]:
+    """Run a script's `main` under the common command line and in the common style; return the document it wrote.
+
+    Folders sit beside the script, or one up where its folder is called experiments. Pictures of --smoke and --quick go
+    to results/figures unless --figures says otherwise, and never replace those of a default or full run.
+
+    Args:
+        main: defined in a file that also defines QUESTION and has a docstring, which is the text of --help.
+        argv: the arguments, without the script's name; the command line's by default.
+
+    Raises:
+        SystemExit: code 2 after one line on standard error, if anything raised `InputError`.
+    """
+    script = main.__globals__
+    path = Path(script["__file__"]).resolve()
+    options = tyro.cli(
+        Options,
+        prog=path.name,
+        description=script.get("__doc__") or "",
+        args=argv,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        run = _prepare(path, script.get("QUESTION"), options)
+        with plots.style():
+            main(run)
+        if not run.written:
+            raise InputError("expected main to end with report.write(...), it wrote nothing")
+    except InputError as error:
+        print(f"{path.name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    return run.written[-1]
+
+
+def _prepare(path: Path, question: Any, options: Options) -> Run:
+    """Check everything that can be checked before training."""
+    if not isinstance(question, str) or not question:
+        raise InputError(f"expected QUESTION = '...' in {path.name}, got {question!r}")
+    asked = [mode for mode in ("smoke", "quick", "full") if getattr(options, mode)]
+    if len(asked) > 1:
+        raise InputError(f"expected at most one of --smoke, --quick and --full, got --{' --'.join(asked)}")
+    mode = asked[0] if asked else "default"
+    if options.workers is not None:
+        check_whole("command line", "--workers", options.workers)
+    root = path.parent.parent if path.parent.name == "experiments" else path.parent
+    results = options.results or root / "results"
+    figures = options.figures or (results / "figures" if mode in SCRATCH else root / "figures")
+    if mode in SCRATCH:
+        _spare(figures, path.stem, mode)
+    for flag, folder in (("--results", results), ("--figures", figures)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{flag}: expected a folder, got {folder} ({error.strerror})") from None
+        if not os.access(folder, os.W_OK):
+            raise InputError(f"{flag}: expected a folder that can be written, got {folder}")
+    device = str(resolve_device(options.device))
+    return Run(path.stem, question, mode, device, options.workers, results, figures, versions(path.parent, device))
+
+
+def _spare(figures: Path, name: str, mode: str) -> None:
+    """Refuse to replace what a default or full run left, or what nobody can tell."""
+    there = [figures / f"{name}.{kind}" for kind in KINDS]
+    if not any(file.exists() for file in there):
+        return
+    try:
+        before = json.loads(there[0].read_text(encoding="utf-8"))["mode"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = "unknown"
+    if before not in SCRATCH:
+        raise InputError(f"--{mode} would replace {figures / name}.* of a run in mode {before}; give another --figures")
+
+
+def write(
+    run: Run,
+    figure: Figure,
+    *,
+    statistics: Mapping[str, Interval],
+    verdict: Mapping[str, Verdict],
+    controls: Mapping[str, Mapping[str, Any]],
+    instances: int,
+    steps: int,
+    engine: str,
+) -> dict[str, Any]:
+    """Write NAME.png, NAME.svg and NAME.json into `run.figures`, print them as a table, and return the document.
+
+    The files are written beside their places and then moved there, so that an interrupted run leaves whole files. The
+    same figure gives the same bytes.
+
+    Args:
+        statistics: name -> interval; a number that is not finite (undefined, unbounded) becomes null.
+        verdict: hypothesis -> "supported", "rejected" or "undecided" (`stats.decide`).
+        controls: name -> anything JSON can hold; intervals and arrays are converted.
+        instances: networks trained; steps: optimiser steps each took (the most, where they differ).
+        engine: "general", "fused", or what else trained them.
+
+    Raises:
+        InputError: the document does not fit the form (`check_form`); then nothing is written.
+    """
+    document = _plain(
+        {
+            "experiment": run.name,
+            "question": run.question,
+            "mode": run.mode,
+            "statistics": statistics,
+            "verdict": verdict,
+            "controls": controls,
+            "instances": instances,
+            "steps": steps,
+            "seconds": round(time.perf_counter() - run.started, 2),
+            "engine": engine,
+            "versions": run.versions,
+        }
+    )
+    check_form(document)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    beside = {kind: run.figures / f".{run.name}.{os.getpid()}.{kind}" for kind in KINDS}
+    try:
+        with mpl.rc_context({"svg.hashsalt": run.name}):
+            figure.savefig(beside["png"], dpi=150)
+            figure.savefig(beside["svg"], dpi=150, metadata={"Date": None})
+        beside["json"].write_text(text, encoding="utf-8")
+        for kind, file in beside.items():  # JSON first: it says whose pictures may be replaced
+            os.replace(file, run.figures / f"{run.name}.{kind}")
+    finally:
+        for file in beside.values():
+            file.unlink(missing_ok=True)
+    run.written.append(document)
+    print(_table(document))
+    print(f"{run.figures / run.name}.png, .svg, .json")
+    return document
+
+
+def _table(document: dict[str, Any]) -> str:
+    """The document for a terminal."""
+    estimates = pd.DataFrame.from_dict(document["statistics"], orient="index").astype(float)
+    size = f"{document['instances']} instances, {document['steps']} steps, {document['seconds']:g} s"
+    parts = [
+        f"{document['question']}\n{document['mode']}: {size}, engine {document['engine']}",
+        estimates.to_string(float_format="{:.4g}".format, na_rep="-"),
+        pd.Series(document["verdict"]).to_string(),
+    ]
+    return "\n\n".join(["", *parts]) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's own types; numbers that are not finite become null."""
+    if isinstance(value, Interval):
+        value = value.asdict()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor | pd.Series):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    raise InputError(f"report: expected numbers, text, lists and mappings, got {type(value).__name__}: {value!r:.60}")
+
+
+FORM: dict[str, type] = {
+    "experiment": str,
+    "question": str,
+    "mode": str,
+    "statistics": dict,
+    "verdict": dict,
+    "controls": dict,
+    "instances": int,
+    "steps": int,
+    "seconds": float,
+    "engine": str,
+    "versions": dict,
+}
+
+
+def check_form(document: Mapping[str, Any]) -> None:
+    """Refuse a document that is not of the form every experiment writes.
+
+    Exactly the keys of FORM, none empty: at least one statistic, verdict and control. A statistic is {value, low, high}
+    with low <= value <= high to a relative 1e-9 (rounding), null where undefined or unbounded.
+    """
+
+    def refuse(where: str, expected: str, got: Any) -> None:
+        raise InputError(f"report: {where} must be {expected}, got {got!r:.80}")
+
+    if not isinstance(document, Mapping) or set(document) != set(FORM):
+        refuse("the document", f"a mapping with the keys {', '.join(FORM)}", sorted(document))
+    for key, kind in FORM.items():
+        value = document[key]
+        if kind in (int, float):
+            kind = numbers.Integral if kind is int else numbers.Real
+            if isinstance(value, bool) or not isinstance(value, kind) or not value >= 0:
+                refuse(key, "a number >= 0" if kind is numbers.Real else "a whole number >= 0", value)
+        elif not isinstance(value, kind) or not value:
+            refuse(key, f"a filled {kind.__name__}", value)
+    if document["mode"] not in MODES:
+        refuse("mode", f"one of {', '.join(MODES)}", document["mode"])
+    for name, statistic in document["statistics"].items():
+        if not isinstance(statistic, Mapping) or set(statistic) != {"value", "low", "high"}:
+            refuse(f"statistic {name!r}", "{value, low, high}", statistic)
+        ends = [statistic[key] for key in ("low", "value", "high")]
+        if any(isinstance(x, bool) or not (x is None or isinstance(x, numbers.Real)) for x in ends):
+            refuse(f"statistic {name!r}", "three numbers or nulls", statistic)
+        known = [x for x in ends if x is not None]
+        slack = 1e-9 * max(map(abs, known), default=0)
+        ordered = all(a <= b + slack for a, b in itertools.pairwise(known))
+        if not (ordered and all(map(math.isfinite, known))):
+            refuse(f"statistic {name!r}", "finite with low <= value <= high", statistic)
+    for name, found in document["verdict"].items():
+        if found not in get_args(Verdict):
+            refuse(f"verdict {name!r}", f"one of {', '.join(get_args(Verdict))}", found)
+    for name, control in document["controls"].items():
+        if not isinstance(control, Mapping):
+            refuse(f"control {name!r}", "a mapping", control)

@@ -1,0 +1,213 @@
+"""Results on disk: a folder that is identified by what defines it, and filled chunk by chunk.
+
+    <name>-<hash>/config.json            what defines the numbers; versions and git commit beside it
+                  arrays.safetensors     arrays named in the config, where there are any
+                  00000.parquet          one row per instance: axes, measures, errors (written last: it marks the chunk done)
+                  00000.features.parquet one row per instance and feature, where a measure gives vectors
+                  00000.safetensors      weights, loss history, snapshots
+
+Every file is written beside its place and moved there at once, so a file that exists is whole whatever happened.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file
+
+import toysup
+from toysup.checks import InputError
+
+__all__ = ["Store", "digest_of", "source_digest", "versions"]
+
+# the modules whose code decides the numbers in a result; plots, statistics and theory are not among them
+DEFINING = ("checks", "random", "features", "tasks", "shapes", "models", "setting", "ensemble", "measure")
+
+
+def digest_of(account: Any) -> str:
+    """Hash of a JSON-ready account."""
+    return hashlib.sha256(json.dumps(account, sort_keys=True).encode()).hexdigest()
+
+
+def _without_prose(source: str) -> str:
+    """Code as its syntax tree without docstrings: comments and layout do not change a result."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            node.body = body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+@lru_cache(maxsize=1)
+def _package_source() -> str:
+    root = Path(toysup.__file__).parent
+    files = [f for name in DEFINING for f in [root / f"{name}.py", *sorted((root / name).glob("*.py"))] if f.exists()]
+    return "".join(_without_prose(f.read_text()) for f in files)
+
+
+def source_digest(objects: Iterable[Any]) -> str:
+    """Hash of the code that defines the numbers: the package's, and that of the user's own classes and functions."""
+    sources = [_package_source()]
+    for thing in objects:
+        if not thing.__module__.startswith("toysup."):
+            try:
+                sources.append(_without_prose(inspect.cleandoc(inspect.getsource(thing))))
+            except (OSError, TypeError, SyntaxError):
+                sources.append(thing.__qualname__)  # typed at a prompt: its name has to do
+    return hashlib.sha256("".join(sources).encode()).hexdigest()
+
+
+@lru_cache
+def versions(folder: Path | None = None, device: str = "cpu") -> dict[str, Any]:
+    """What ran: versions of Python and libraries, the git commit of `folder` (null outside a repository), the machine.
+
+    `folder` is the package's own unless given. `dirty` says whether a Python file of the repository differs from the
+    commit; figures that a run is about to redraw don't count.
+    """
+    folder = folder or Path(toysup.__file__).parent
+    found: dict[str, Any] = {"python": platform.python_version(), "toysup": toysup.__version__}
+    found |= {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy", "numba")}
+    commit = _git(folder, "rev-parse", "HEAD")
+    changed = _git(folder, "status", "--porcelain", "--", ":/*.py") if commit else None
+    found |= {"commit": commit, "dirty": bool(changed) if commit else None}
+    found |= {"platform": platform.platform(), "cpus": os.cpu_count()}
+    return found | {"device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints, or None where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    write(beside)
+    os.replace(beside, path)
+
+
+class Store:
+    """One folder of results. Opening it checks that it was made by the same config; nothing in it is overwritten."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, parent: Path, name: str, identity: dict[str, Any], arrays: dict[str, np.ndarray]) -> Store:
+        """The folder for `identity` below `parent`, made if it is not there.
+
+        InputError where a folder of that name holds other results, or cannot be made.
+        """
+        digest = digest_of(identity)
+        store = cls(Path(parent) / f"{name}-{digest[:12]}")
+        try:
+            store.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"results: cannot make the folder {store.path}: {error.strerror}") from None
+        if (store.path / "config.json").exists():
+            found = digest_of(store.config()["identity"])
+            if found != digest:
+                raise InputError(
+                    f"results: {store.path} was made by another config ({found[:12]}, expected {digest[:12]}); "
+                    "move it away or choose another folder"
+                )
+            return store
+        if any(store.path.glob("*.parquet")):
+            raise InputError(f"results: {store.path} holds results but no config.json; move it away")
+        if arrays:
+            _write(store.path / "arrays.safetensors", lambda p: save_arrays(arrays, p))
+        text = json.dumps({"identity": identity, "versions": versions()}, indent=1)
+        _write(store.path / "config.json", lambda p: p.write_text(text))
+        return store
+
+    def config(self) -> dict[str, Any]:
+        """The config as written; InputError where there is none or it is damaged."""
+        path = self.path / "config.json"
+        try:
+            config = json.loads(path.read_text())
+            if "identity" not in config:
+                raise ValueError
+        except FileNotFoundError:
+            raise InputError(f"results: no config.json in {self.path}, expected a folder that a sweep made") from None
+        except (OSError, ValueError):
+            raise InputError(f"results: {path} is damaged; move the folder away and rerun") from None
+        return config
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Arrays that the config names by hash."""
+        path = self.path / "arrays.safetensors"
+        return load_arrays(path) if path.exists() else {}
+
+    def _file(self, chunk: int, kind: str) -> Path:
+        return self.path / f"{chunk:05d}.{kind}"
+
+    def finished(self) -> set[int]:
+        """Numbers of the chunks that are there, each checked to be readable.
+
+        InputError naming the first file that is truncated or damaged.
+        """
+        done = {int(path.name[:5]) for path in self.path.glob("[0-9]*.parquet") if path.name.count(".") == 1}
+        for chunk in done:
+            self.table(chunk, columns=["row"])
+            self.weights(chunk, [])
+        return done
+
+    def write(
+        self, chunk: int, table: pd.DataFrame, features: pd.DataFrame | None, tensors: dict[str, torch.Tensor]
+    ) -> None:
+        """Keep one finished chunk; the table comes last and makes it count as finished."""
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        _write(self._file(chunk, "safetensors"), lambda p: save_file(whole, p))
+        if features is not None:
+            _write(self._file(chunk, "features.parquet"), lambda p: features.to_parquet(p, index=False))
+        _write(self._file(chunk, "parquet"), lambda p: table.to_parquet(p, index=False))
+
+    def table(self, chunk: int, kind: str = "parquet", columns: list[str] | None = None) -> pd.DataFrame | None:
+        """A chunk's table (kind "parquet") or per-feature table ("features.parquet", None where there is none)."""
+        path = self._file(chunk, kind)
+        if kind != "parquet" and not path.exists():
+            return None
+        try:
+            return pd.read_parquet(path, columns=columns)
+        except FileNotFoundError:
+            raise InputError(f"results: {path} is missing; rerun the sweep to finish it") from None
+        except (OSError, ValueError):  # pyarrow's errors derive from these
+            raise self._damaged(path) from None
+
+    def weights(self, chunk: int, prefixes: Iterable[str] = ("",)) -> dict[str, torch.Tensor]:
+        """A chunk's tensors whose names start with one of the prefixes, stacked over its instances."""
+        path = self._file(chunk, "safetensors")
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {k: file.get_tensor(k) for k in file.keys() if k.startswith(tuple(prefixes))}  # noqa: SIM118
+        except FileNotFoundError:
+            raise InputError(f"results: {path} is missing; rerun the sweep to finish it") from None
+        except (OSError, SafetensorError):
+            raise self._damaged(path) from None
+
+    @staticmethod
+    def _damaged(path: Path) -> InputError:
+        table = f"{path.name[:5]}.parquet"
+        also = "" if path.name == table else f" together with {table}"
+        return InputError(f"results: {path} is truncated or damaged; delete it{also} and rerun to train that chunk again")
