@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numbers
+import sys
 from typing import Any
 
 import numpy as np
-import torch
 
 __all__ = ["InputError", "check_interval", "check_whole", "concrete"]
 
@@ -17,7 +17,8 @@ class InputError(ValueError):
 
 def concrete(value: Any) -> np.ndarray | None:
     """The numbers in `value` as an array, or None where they are not known yet (a tensor under vmap or compile)."""
-    if isinstance(value, torch.Tensor):
+    torch = sys.modules.get("torch")  # a tensor can only have come from where torch was imported
+    if torch is not None and isinstance(value, torch.Tensor):
         if torch._C._functorch.is_functorch_wrapped_tensor(value) or type(value) is not torch.Tensor:
             return None
         return value.detach().cpu().numpy()

@@ -233,8 +233,8 @@ class _Rates:
 class Trained:
     """A stack after training. All tensors lead with the instance axis and lie on the CPU.
 
-    `history` is the training loss averaged over `HISTORY` (or fewer) equal stretches of training; `diverged_step` is the
-    step at which an instance's loss or gradient stopped being finite and it was frozen, -1 where it never did.
+    `history` is the training loss averaged over `HISTORY` (or fewer) equal stretches of training; `diverged_step` is
+    the step at which an instance's loss or gradient stopped being finite and it was frozen, -1 where it never did.
     """
 
     stack: Stack
@@ -344,7 +344,7 @@ def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Calla
 
 
 def worth_compiling(stack: Stack) -> bool:
-    """Whether a stack is so much work that compiling its step is repaid; a property of the stack, not of the machine."""
+    """Whether a stack is so much work that compiling its step is repaid; a property of the stack alone."""
     setting = stack.setting
     return len(stack) * setting.steps * setting.batch * _units(setting) >= WORTH_COMPILING and sys.platform != "win32"
 

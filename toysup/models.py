@@ -8,6 +8,7 @@ once for each instance under a torch seed of its own, so either way an instance'
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -61,7 +62,7 @@ def _empty(*shape: int) -> nn.Parameter:
 class TiedAutoencoder(nn.Module):
     """x' = ReLU(W W^T x + b), W of shape (n_features, width): Elhage et al. 2022, "ReLU output model".
 
-    `relu=False` is their linear model. W starts as xavier_normal over (n_features, width), b at zero, as in their notebook.
+    `relu=False` is their linear model. As in their notebook W starts as xavier_normal over (n_features, width), b at 0.
     """
 
     def __init__(self, n_in: int, n_out: int, *, width: int, relu: bool = True) -> None:
@@ -94,7 +95,7 @@ class MLP(nn.Module):
         check_whole("MLP", "width", width)
         check_whole("MLP", "depth", depth)
         sizes = [n_in] + [width] * depth
-        self.weights = nn.ParameterList(_empty(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.weights = nn.ParameterList(_empty(a, b) for a, b in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(_empty(width) for _ in range(depth))
         self.W_out, self.b_out = _empty(width, n_out), _empty(n_out)
         self.relu = relu
@@ -147,7 +148,9 @@ class ResidualMLP(nn.Module):
         if embedding not in ("frozen", "trained"):
             raise InputError(f"ResidualMLP: embedding must be frozen or trained, got {embedding!r}")
         if unembedding not in ("tied", "frozen", "trained", "coordinates"):
-            raise InputError(f"ResidualMLP: unembedding must be tied, frozen, trained or coordinates, got {unembedding!r}")
+            raise InputError(
+                f"ResidualMLP: unembedding must be tied, frozen, trained or coordinates, got {unembedding!r}"
+            )
         if unembedding == "tied" and n_in != n_out:
             raise InputError(f"ResidualMLP: a tied unembedding needs equal inputs and outputs, got {n_in} and {n_out}")
         if unembedding == "coordinates" and n_out > shape.width:
@@ -216,7 +219,7 @@ def _marks_last(depth: int) -> list[bool]:
 
 
 class UntiedAutoencoder(ResidualMLP):
-    """x' = ReLU(D(x W_E) W_U^T + b): trained encoder, `depth` residual decoder blocks of `hidden` neurons, trained decoder.
+    """x' = ReLU(D(x W_E) W_U^T + b): trained encoder, `depth` residual decoder blocks, trained decoder.
 
     With depth 0 it is the untied form of the ReLU output model. Depth and width at equal 2 d h L ask whether a deeper
     decoder recovers more features from a narrower code.

@@ -8,9 +8,9 @@ AVX-512 core it was the fastest: 10.5 times torch.rand, against 7.1 (Philox-10),
     key     = (seed, stream)
     counter = (sample block, feature, step mod 2^32, step div 2^32)
 
-One call gives four words. They serve the samples s, s + 16, s + 32 and s + 48 of one block of 64 samples, so that a SIMD
-register holds consecutive samples of one feature and no word is thrown away, whatever the number of features. A draw
-never depends on the batch size, on the other instances, on threads, the device or a restart.
+One call gives four words. They serve the samples s, s + 16, s + 32 and s + 48 of one block of 64 samples, so that a
+SIMD register holds consecutive samples of one feature and no word is thrown away, whatever the number of features. A
+draw never depends on the batch size, on the other instances, on threads, the device or a restart.
 """
 
 from __future__ import annotations

@@ -25,7 +25,19 @@ from toysup.checks import InputError, check_interval, check_whole
 from toysup.features import Features
 from toysup.tasks import Task
 
-__all__ = ["Adam", "Constant", "Cosine", "Model", "Setting", "bind", "describe", "get_path", "is_dynamic", "rebuild", "set_paths"]
+__all__ = [
+    "Adam",
+    "Constant",
+    "Cosine",
+    "Model",
+    "Setting",
+    "bind",
+    "describe",
+    "get_path",
+    "is_dynamic",
+    "rebuild",
+    "set_paths",
+]
 
 SEEDS = ("seed", "data_seed", "init_seed")
 
@@ -60,7 +72,7 @@ class Constant:
 class Cosine:
     """Linear warm-up over the first `warmup` share of steps, then half a cosine down to `final` of the peak.
 
-    multiplier(t) = (t + 1) / w for t < w, then final + (1 - final) (1 + cos(pi s)) / 2 with s from 0 to 1 over the rest.
+    multiplier(t) = (t + 1) / w for t < w, then final + (1 - final) (1 + cos(pi s)) / 2, s from 0 to 1 over the rest.
     """
 
     warmup: float = 0.02
@@ -167,7 +179,7 @@ def get_path(setting: Any, path: str) -> Any:
 
 
 def set_paths(owner: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """A validated copy with dotted paths replaced, all at once, so that fields which must agree are checked together."""
+    """A validated copy with dotted paths replaced, all at once, so that fields that must agree are checked together."""
     heads: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         head, _, rest = path.partition(".")

@@ -97,8 +97,8 @@ def shapes_at_budget(
 ) -> list[BudgetedShape]:
     """Every (width, depth) whose live parameters lie within `tolerance` (relative) of `budget`, shallowest first.
 
-    With a `hidden_ratio` r, hidden = round(r d); with None, hidden is free and chosen to come nearest to the budget, for
-    every width with d / 4 <= hidden <= 4 d. `read` as in `Shape.live_parameters`; widths below it are left out.
+    With a `hidden_ratio` r, hidden = round(r d); with None, hidden is free and chosen to come nearest to the budget,
+    for every width with d / 4 <= hidden <= 4 d. `read` as in `Shape.live_parameters`; widths below it are left out.
 
     Raises InputError where no shape qualifies, naming the nearest.
     """

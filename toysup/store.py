@@ -2,7 +2,7 @@
 
     <name>-<hash>/config.json            what defines the numbers; versions and git commit beside it
                   arrays.safetensors     arrays named in the config, where there are any
-                  00000.parquet          one row per instance: axes, measures, errors (written last: it marks the chunk done)
+                  00000.parquet          one row per instance: measures, errors (written last: marks the chunk done)
                   00000.features.parquet one row per instance and feature, where a measure gives vectors
                   00000.safetensors      weights, loss history, snapshots
 
@@ -51,7 +51,12 @@ def _without_prose(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             node.body = body[1:] or [ast.Pass()]
     return ast.dump(tree)
 
@@ -75,7 +80,6 @@ def source_digest(objects: Iterable[Any]) -> str:
     return hashlib.sha256("".join(sources).encode()).hexdigest()
 
 
-@lru_cache
 def versions(folder: Path | None = None, device: str = "cpu") -> dict[str, Any]:
     """What ran: versions of Python and libraries, the git commit of `folder` (null outside a repository), the machine.
 
@@ -200,7 +204,7 @@ class Store:
         path = self._file(chunk, "safetensors")
         try:
             with safe_open(path, framework="pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys() if k.startswith(tuple(prefixes))}  # noqa: SIM118
+                return {k: file.get_tensor(k) for k in file.keys() if k.startswith(tuple(prefixes))}
         except FileNotFoundError:
             raise InputError(f"results: {path} is missing; rerun the sweep to finish it") from None
         except (OSError, SafetensorError):
@@ -210,4 +214,6 @@ class Store:
     def _damaged(path: Path) -> InputError:
         table = f"{path.name[:5]}.parquet"
         also = "" if path.name == table else f" together with {table}"
-        return InputError(f"results: {path} is truncated or damaged; delete it{also} and rerun to train that chunk again")
+        return InputError(
+            f"results: {path} is truncated or damaged; delete it{also} and rerun to train that chunk again"
+        )

@@ -301,7 +301,9 @@ def _run_in_workers(jobs: list[_Job], rest: tuple[Any, ...], workers: int, tell:
             for future in done:
                 future.result()
     except BrokenProcessPool:
-        raise RuntimeError("a worker was killed (out of memory?); finished chunks are kept, run again to go on") from None
+        raise RuntimeError(
+            "a worker was killed (out of memory?); finished chunks are kept, run again to go on"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         queue.put(None)
@@ -324,7 +326,7 @@ def sweep(
     """Train and measure every instance of the grid; chunks already finished in `results` are not trained again.
 
     results: parent folder; the sweep's own is `<name>-<hash>` below it. None keeps everything in a temporary folder.
-    workers: processes that share the chunks (CPU on Linux; default: one for each core). The numbers do not depend on it.
+    workers: processes that share the chunks (CPU on Linux; default: one for each core); the numbers don't depend on it.
     compile: None decides by the amount of work in each shape. snapshots: steps after which weights are kept as well.
     progress: True or False for the bar; None shows it on a terminal only.
 
@@ -378,12 +380,14 @@ def sweep(
     answer = Results(store, grid, jobs, temporary)
     diverged = int((answer.table["diverged_step"] >= 0).sum())
     if diverged:
-        warnings.warn(f"{name}: {diverged} of {len(grid)} instances diverged and were frozen (diverged_step)", stacklevel=2)
+        warnings.warn(
+            f"{name}: {diverged} of {len(grid)} instances diverged and were frozen (diverged_step)", stacklevel=2
+        )
     return answer
 
 
 class Results:
-    """A sweep's answers: `table` (one row per instance), `features` (one per instance and feature), and the networks."""
+    """A sweep's answers: `table` (a row per instance), `features` (a row per instance and feature) and the networks."""
 
     def __init__(self, store: Store, grid: Grid, jobs: list[_Job], temporary: Any = None) -> None:
         self.store, self.grid, self._jobs, self._temporary = store, grid, jobs, temporary
@@ -401,7 +405,7 @@ class Results:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """Axes, measures with their `_error`s, train_loss, diverged_step (-1: never) and engine, in the grid's order."""
+        """Axes, measures and their `_error`s, train_loss, diverged_step (-1: never) and engine, in the grid's order."""
         return self._gather("parquet").sort_values("row", ignore_index=True)
 
     @cached_property
@@ -429,7 +433,14 @@ class Results:
         parameters = {n.partition(".")[2]: t for n, t in tensors.items() if n.startswith("parameters.")}
         _, buffers = initial_values(stack)  # frozen: the same pure draw as at the start
         return Trained(
-            stack, parameters, buffers, task_constants(stack), tensors["history"], tensors["diverged_step"], snapshots, ""
+            stack,
+            parameters,
+            buffers,
+            task_constants(stack),
+            tensors["history"],
+            tensors["diverged_step"],
+            snapshots,
+            "",
         )
 
     def measure(self, measure: Measure) -> pd.DataFrame:

@@ -29,7 +29,7 @@ Constants = dict[str, Tensor]
 class Task(ABC):
     """The interface: one instance, batch first. Subclasses are frozen dataclasses."""
 
-    def check(self, features: Features) -> None:
+    def check(self, features: Features) -> None:  # noqa: B027 (most tasks can use any features)
         """Refuse features that this task cannot use, with an InputError."""
 
     def n_inputs(self, features: Features) -> int:
@@ -66,9 +66,9 @@ class Task(ABC):
     def baseline(self, features: Features, constants: Constants) -> Float[Tensor, " score"]:
         """Expected error of the best constant output; 1 - error / baseline is the recovered share (R^2 or bits)."""
 
-    def features_per_score(self, features: Features) -> float:
+    def features_per_score(self, features: Features) -> Float[Tensor, ""]:
         """How many features one entry of `errors` stands for."""
-        return 1.0
+        return torch.ones(())
 
     def trivial_losses(
         self, features: Features, constants: Constants, width: int | None = None
@@ -130,9 +130,7 @@ class Regression(Task):
         mean, second, _ = self.target_moments(features, constants)
         return (second - mean * mean).expand(self.n_outputs(features))
 
-    def trivial_losses(
-        self, features: Features, constants: Constants, width: int | None = None
-    ) -> dict[str, Tensor]:
+    def trivial_losses(self, features: Features, constants: Constants, width: int | None = None) -> dict[str, Tensor]:
         if isinstance(self.exponent, float | int) and self.exponent != 2:
             return {}
         mean, second, gain = (m.expand(self.n_outputs(features)) for m in self.target_moments(features, constants))
@@ -210,7 +208,8 @@ class And(Regression):
         super().check(features)
         most = features.n_features * (features.n_features - 1) // 2
         if self.n_pairs > most:
-            raise InputError(f"And: n_pairs must be at most {most} for {features.n_features} features, got {self.n_pairs}")
+            n = features.n_features
+            raise InputError(f"And: n_pairs must be at most {most} for {n} features, got {self.n_pairs}")
 
     def n_outputs(self, features: Features) -> int:
         return self.n_pairs
@@ -285,8 +284,8 @@ class Memory(Task):
     def baseline(self, features: OnePerGroup, constants: Constants) -> Tensor:
         return torch.full((features.n_active,), math.log(self.n_labels))
 
-    def features_per_score(self, features: OnePerGroup) -> float:
-        return features.n_features / features.n_active
+    def features_per_score(self, features: OnePerGroup) -> Tensor:
+        return features.n_offered / features.n_active
 
     def trivial_losses(
         self, features: OnePerGroup, constants: Constants, width: int | None = None

@@ -35,8 +35,8 @@ def directions(trained: Trained) -> Float[Tensor, "instance feature width"]:
 def dimensionality(W: Float[Tensor, "*stack feature width"]) -> Float[Tensor, "*stack feature"]:
     """D_i = |W_i|^2 / sum_j (W^_i . W_j)^2, the share of a dimension that feature i has to itself; 0 where W_i = 0.
 
-    Elhage et al. 2022, "The geometry of superposition". In [0, 1], and sum_i D_i <= rank W: antipodal 1/2, triangle 2/3,
-    tetrahedron 3/4, pentagon 2/5, orthonormal 1.
+    Elhage et al. 2022, "The geometry of superposition". In [0, 1], and sum_i D_i <= rank W: antipodal 1/2, triangle
+    2/3, tetrahedron 3/4, pentagon 2/5, orthonormal 1.
     """
     squared = W.square().sum(-1)
     overlap = (W @ W.mT).square().sum(-1)
@@ -62,6 +62,6 @@ def feature_dimensionality(trained: Trained) -> Float[Tensor, "instance feature"
 
 
 def dimensions_per_feature(trained: Trained) -> Float[Tensor, " instance"]:
-    """D* = m / |W|_F^2 (Elhage et al. 2022): width over the sum of squared norms, infinite where nothing is embedded."""
+    """D* = m / |W|_F^2 (Elhage et al. 2022): width over summed squared norms, infinite where nothing is embedded."""
     W = directions(trained)
     return W.shape[-1] / W.square().sum((-2, -1))

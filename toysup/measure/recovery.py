@@ -1,7 +1,8 @@
 """How much a trained instance recovered, from its own output on held-out data.
 
-R^2_i = 1 - E error_i / baseline_i, the baseline being the best constant. The primary count is F_eff = sum_i max(0, R^2_i);
-for labels the same formula reads bits: F (1 - CE / ln C). Never mix R^2 counts with accuracy counts in one comparison.
+R^2_i = 1 - E error_i / baseline_i, the baseline being the best constant. The primary count is F_eff =
+sum_i max(0, R^2_i); for labels the same formula reads bits: F (1 - CE / ln C).
+ Never mix R^2 counts with accuracy counts in one comparison.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from toysup.ensemble import Trained
 from toysup.measure.held_out import Estimate, held_out, over_groups
 
 __all__ = ["accuracy_recovered", "held_out_loss", "r_squared", "recovered", "recovered_at"]
+
+
+def _weight(trained: Trained) -> torch.Tensor:
+    """Features that one score stands for, (instance,)."""
+    return trained.per_instance(lambda setting, _: setting.task.features_per_score(setting.features))
 
 
 def held_out_loss(trained: Trained) -> Estimate:
@@ -33,7 +39,7 @@ def recovered(trained: Trained) -> Estimate:
 
     Its sampling error keeps the set of features with R^2 > 0 fixed.
     """
-    weight = trained.setting.task.features_per_score(trained.setting.features)
+    weight = _weight(trained)
     seen = held_out(trained)
     share = 1 - seen.errors / seen.baseline
     counted = (share.mean(0) > 0).to(share.dtype)
@@ -41,11 +47,10 @@ def recovered(trained: Trained) -> Estimate:
 
 
 def recovered_at(threshold: float) -> Callable[[Trained], torch.Tensor]:
-    """A measure F(theta): how many features have R^2 > threshold, (instance,); its column is `recovered_at_50` for 0.5."""
+    """A measure F(theta): how many features have R^2 > theta, (instance,); its column is `recovered_at_50` for 0.5."""
 
     def count(trained: Trained) -> torch.Tensor:
-        weight = trained.setting.task.features_per_score(trained.setting.features)
-        return weight * (r_squared(trained).value > threshold).sum(-1).to(torch.float32)
+        return _weight(trained) * (r_squared(trained).value > threshold).sum(-1)
 
     count.__name__ = f"recovered_at_{round(100 * threshold)}"
     count.__doc__ = f"Features with R^2 > {threshold}, (instance,)."
@@ -58,5 +63,4 @@ def accuracy_recovered(trained: Trained) -> Estimate:
     if seen.hits is None:
         raise InputError(f"accuracy_recovered: needs a task with labels such as Memory, got {type(task).__name__}")
     chance = 1 / task.n_labels
-    weight = task.features_per_score(trained.setting.features)
-    return over_groups(weight * ((seen.hits - chance) / (1 - chance)).clamp(min=0).sum(-1))
+    return over_groups(_weight(trained) * ((seen.hits - chance) / (1 - chance)).clamp(min=0).sum(-1))
