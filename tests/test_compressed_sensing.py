@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize, minimize_scalar
 from scipy.stats import norm
 
+from toysup.checks import InputError
 from toysup.theory import (
     bayes_amp_ratio,
     elhage_ratio,
@@ -232,6 +233,6 @@ def test_welch_is_reached_by_simplices():
     ],
 )
 def test_bad_input(call, message):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value) == message

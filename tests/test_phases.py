@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import differential_evolution
 
+from toysup.checks import InputError
 from toysup.theory import configuration, expected_loss, toy_optimum
 
 ANTIPODAL = np.array([[1.0], [-1.0]])
@@ -353,6 +354,6 @@ def test_theory_needs_no_torch():
     ],
 )
 def test_bad_input(call, message):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value) == message

@@ -42,16 +42,18 @@ def check_interval(
     high: float = np.inf,
     *,
     open_low: bool = False,
+    open_high: bool = False,
     length: int | None = None,
 ) -> None:
-    """Refuse numbers outside [low, high] ((low, high] if `open_low`) and arrays that are not of `length`."""
+    """Refuse numbers outside [low, high], an end excluded if open, and arrays that are not of `length`."""
     array = concrete(value)
     if array is None:
         return
-    bad = ~np.isfinite(array) | (array > high) | ((array <= low) if open_low else (array < low))
+    bad = ~np.isfinite(array) | (array > high) | (array < low)
+    bad |= (open_low & (array == low)) | (open_high & (array == high))
     if bad.any():
-        bracket = "(" if open_low else "["
+        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
         worst = np.asarray(array)[bad].flat[0]
-        raise InputError(f"{where}: {name} must lie in {bracket}{low:g}, {high:g}], got {worst:g}")
+        raise InputError(f"{where}: {name} must lie in {interval}, got {worst:g}")
     if length is not None and array.ndim and array.shape[-1] not in (1, length):
         raise InputError(f"{where}: {name} has {array.shape[-1]} entries, expected one number or {length}")

@@ -153,7 +153,8 @@ class Setting:
 
     def build(self) -> nn.Module:
         """A fresh one-instance module of the right sizes (its values are not the initial draw)."""
-        return self.model(self.task.n_inputs(self.features), self.task.n_outputs(self.features))
+        with torch.random.fork_rng(devices=[]):  # modules may draw; the caller's generator stays as it was
+            return self.model(self.task.n_inputs(self.features), self.task.n_outputs(self.features))
 
 
 def _child(owner: Any, name: str, path: str) -> Any:
@@ -186,8 +187,8 @@ def set_paths(owner: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
         heads.setdefault(head, {})[rest] = value
     new = {}
     for head, below in heads.items():
-        current = _child(owner, head, prefix + head)
-        new[head] = below[""] if "" in below else set_paths(current, below, prefix + head + ".")
+        current = below.pop("", _child(owner, head, prefix + head))
+        new[head] = set_paths(current, below, prefix + head + ".") if below else current
     if isinstance(owner, Model):
         return Model(owner.build, **{**owner.arguments, **new})
     return dataclasses.replace(owner, **new)
@@ -231,7 +232,7 @@ def describe(value: Any, arrays: dict[str, np.ndarray] | None = None) -> Any:
         own = {f.name: describe(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
         return {"type": _name(type(value)), "fields": own}
     if isinstance(value, torch.Tensor | np.ndarray):
-        array = np.ascontiguousarray(value)
+        array = np.asarray(value, order="C")
         digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
         if arrays is not None:
             arrays[digest] = array

@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import subprocess
+import textwrap
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -74,7 +75,7 @@ def source_digest(objects: Iterable[Any]) -> str:
     for thing in objects:
         if not thing.__module__.startswith("toysup."):
             try:
-                sources.append(_without_prose(inspect.cleandoc(inspect.getsource(thing))))
+                sources.append(_without_prose(textwrap.dedent(inspect.getsource(thing))))
             except (OSError, TypeError, SyntaxError):
                 sources.append(thing.__qualname__)  # typed at a prompt: its name has to do
     return hashlib.sha256("".join(sources).encode()).hexdigest()
@@ -107,8 +108,12 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    write(beside)
-    os.replace(beside, path)
+    try:
+        write(beside)
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as error:  # a full disk, a folder that may not be written to
+        beside.unlink(missing_ok=True)
+        raise InputError(f"results: cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 class Store:
@@ -130,18 +135,13 @@ class Store:
         except OSError as error:
             raise InputError(f"results: cannot make the folder {store.path}: {error.strerror}") from None
         if (store.path / "config.json").exists():
-            found = digest_of(store.config()["identity"])
-            if found != digest:
-                raise InputError(
-                    f"results: {store.path} was made by another config ({found[:12]}, expected {digest[:12]}); "
-                    "move it away or choose another folder"
-                )
+            store.identity(digest)
             return store
         if any(store.path.glob("*.parquet")):
             raise InputError(f"results: {store.path} holds results but no config.json; move it away")
         if arrays:
             _write(store.path / "arrays.safetensors", lambda p: save_arrays(arrays, p))
-        text = json.dumps({"identity": identity, "versions": versions()}, indent=1)
+        text = json.dumps({"identity": identity, "digest": digest, "versions": versions()}, indent=1)
         _write(store.path / "config.json", lambda p: p.write_text(text))
         return store
 
@@ -154,14 +154,28 @@ class Store:
                 raise ValueError
         except FileNotFoundError:
             raise InputError(f"results: no config.json in {self.path}, expected a folder that a sweep made") from None
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             raise InputError(f"results: {path} is damaged; move the folder away and rerun") from None
         return config
 
+    def identity(self, expected: str | None = None) -> dict[str, Any]:
+        """What defines the numbers; InputError where it is not what they were made by, or not what is `expected`."""
+        config = self.config()
+        found, expected = digest_of(config["identity"]), expected or config.get("digest")
+        if found != expected:
+            raise InputError(
+                f"results: {self.path} was made by another config ({found[:12]}, expected {str(expected)[:12]}); "
+                "move it away or choose another folder"
+            )
+        return config["identity"]
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """Arrays that the config names by hash."""
+        """Arrays that the config names by hash; InputError where they are damaged."""
         path = self.path / "arrays.safetensors"
-        return load_arrays(path) if path.exists() else {}
+        try:
+            return load_arrays(path) if path.exists() else {}
+        except (OSError, SafetensorError):
+            raise InputError(f"results: {path} is damaged; move the folder away and rerun") from None
 
     def _file(self, chunk: int, kind: str) -> Path:
         return self.path / f"{chunk:05d}.{kind}"

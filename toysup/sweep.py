@@ -11,11 +11,13 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -74,6 +76,10 @@ class Grid:
     axes: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        own = {
+            key: dict(given) if isinstance(given, Mapping) else _listed(key, given) for key, given in self.axes.items()
+        }
+        object.__setattr__(self, "axes", own)  # copies, so that an iterator is read once
         seen: set[str] = set()
         for axis in self._axes:
             for path in axis.paths:
@@ -92,7 +98,7 @@ class Grid:
             values = list(given.values()) if isinstance(given, Mapping) else list(given)
             if not values:
                 raise InputError(f"Grid: axis {key!r} has no values")
-            rows = [(value,) for value in values] if isinstance(key, str) else [tuple(value) for value in values]
+            rows = [(value,) if isinstance(key, str) else tuple(_listed(key, value)) for value in values]
             wrong = [row for row in rows if len(row) != len(paths)]
             if wrong:
                 raise InputError(f"Grid: axis {key!r} needs {len(paths)} values at each point, got {len(wrong[0])}")
@@ -129,6 +135,7 @@ class Grid:
 
     def _stack(self, rows: np.ndarray) -> tuple[Stack, np.ndarray]:
         first = self.setting_of(rows[0])
+        first.build()  # so that a model that cannot be built is refused before anything is trained
         columns: dict[str, np.ndarray] = {}
         for number, axis in enumerate(self._axes):
             points = self._index[number, rows]
@@ -141,7 +148,7 @@ class Grid:
                     together = dict(zip(axis.paths, axis.values[point], strict=True))
                     set_paths(first, together)
                 if path in SEEDS:
-                    columns[path] = np.array([first.seed if v is None else v for v in values], dtype=np.int64)[inverse]
+                    columns[path] = np.array([-1 if v is None else v for v in values], dtype=np.int64)[inverse]
                 else:
                     arrays = [np.asarray(v, dtype=np.float64) for v in values]
                     shape = np.broadcast_shapes(*[a.shape for a in arrays])
@@ -149,8 +156,9 @@ class Grid:
         seed = columns.pop("seed", np.full(len(rows), first.seed, dtype=np.int64))
         seeds = []
         for name in ("data_seed", "init_seed"):
-            own = getattr(first, name)
-            seeds.append(columns.pop(name, seed if own is None else np.full(len(rows), own, dtype=np.int64)))
+            fixed = -1 if getattr(first, name) is None else getattr(first, name)
+            own = columns.pop(name, np.full(len(rows), fixed, dtype=np.int64))
+            seeds.append(np.where(own < 0, seed, own))
         return Stack(first, *seeds, columns), rows
 
     def setting_of(self, row: int) -> Setting:
@@ -179,6 +187,13 @@ class Grid:
                         if all(isinstance(v, int | float | str) for v in own):
                             columns.setdefault(f.name, np.array(own)[points])
         return pd.DataFrame(columns)
+
+
+def _listed(key: Any, values: Any) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError:
+        raise InputError(f"Grid: axis {key!r} needs a list of values, got {values!r}") from None
 
 
 def _cell(value: Any) -> Any:
@@ -216,15 +231,16 @@ def _frames(job: _Job, trained: Trained, measures: Sequence[Measure]) -> tuple[p
     long: dict[str, Any] = {}
     for measure in measures:
         answer = measure(trained)
-        value, error = answer if isinstance(answer, tuple) else (answer, None)
+        value, error = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
         for name, tensor in ((measure.__name__, value), (f"{measure.__name__}_error", error)):
-            if tensor is None:
+            if tensor is None and name != measure.__name__:
                 continue
-            array = torch.as_tensor(tensor).numpy()
-            if array.ndim not in (1, 2) or len(array) != len(trained):
+            array = tensor.numpy(force=True) if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
+            if array.dtype.kind not in "biuf" or array.ndim not in (1, 2) or len(array) != len(trained):
+                got = tuple(array.shape) if array.dtype.kind in "biuf" else repr(tensor)
                 raise InputError(
                     f"measure {measure.__name__}: expected (instance,) or (instance, feature) with "
-                    f"{len(trained)} instances, got {tuple(array.shape)}"
+                    f"{len(trained)} instances, got {got}"
                 )
             if array.ndim == 1:
                 wide[name] = array
@@ -311,6 +327,24 @@ def _run_in_workers(jobs: list[_Job], rest: tuple[Any, ...], workers: int, tell:
         _WORK.clear()
 
 
+class _Temporary:
+    """A folder that goes when this does."""
+
+    def __init__(self) -> None:
+        self.path = tempfile.mkdtemp(prefix="toysup-")
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def _own_code(grid: Grid) -> list[Any]:
+    """The classes and functions that the grid's settings are made of, in order."""
+    found = []
+    for stack, _ in grid.groups:
+        setting, schedule = stack.setting, stack.setting.optimizer.schedule
+        found += [type(setting.features), type(setting.task), setting.model.build]
+        found.append(type(schedule) if dataclasses.is_dataclass(schedule) else schedule)
+    return list(dict.fromkeys(found))
+
+
 def sweep(
     grid: Grid,
     measures: Sequence[Measure] = (held_out_loss, recovered),
@@ -342,21 +376,26 @@ def sweep(
         raise InputError(f"sweep: two measures are called {max(names, key=names.count)}")
     if workers is not None:
         check_whole("sweep", "workers", workers)
-    check_snapshots(grid.setting, snapshots)
+    taken = {*grid.table.columns, "feature", "train_loss", "diverged_step", "engine"}
+    clash = [name for name in names if taken & {name, f"{name}_error"}]
+    if clash:
+        raise InputError(f"sweep: a measure is called {clash[0]}, as another column of the table is")
+    snapshots = [int(step) for step in snapshots]
+    for stack, _ in grid.groups:
+        check_snapshots(stack.setting, snapshots)
 
     arrays: dict[str, np.ndarray] = {}
-    own = [type(grid.setting.features), type(grid.setting.task), grid.setting.model.build, *measures]
     identity = {
         "setting": describe(grid.setting, arrays),
-        "axes": describe({k: v if isinstance(v, Mapping) else list(v) for k, v in grid.axes.items()}, arrays),
+        "axes": describe(grid.axes, arrays),
         "measures": names,
-        "snapshots": list(snapshots),
+        "snapshots": snapshots,
         "device": device.type,
         "compile": compile,
-        "source": source_digest(own),
+        "source": source_digest([*_own_code(grid), *measures]),
     }
-    temporary = tempfile.TemporaryDirectory(prefix="toysup-") if results is None else None
-    store = Store.create(Path(temporary.name if temporary else results), name, identity, arrays)
+    temporary = _Temporary() if results is None else None
+    store = Store.create(Path(temporary.path if temporary else results), name, identity, arrays)
     jobs = _jobs(grid, device, compile)
     finished = store.finished()
     todo = [job for job in jobs if job.chunk not in finished]
@@ -371,7 +410,7 @@ def sweep(
             bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
             bar.update(done)
 
-        rest = (store, list(measures), device, list(snapshots))
+        rest = (store, list(measures), device, snapshots)
         if forked:
             _run_in_workers(todo, rest, count, tell)
         else:
@@ -399,6 +438,8 @@ class Results:
 
     def _gather(self, kind: str) -> pd.DataFrame:
         parts = [part for job in self._jobs if (part := self.store.table(job.chunk, kind)) is not None]
+        if 0 < len(parts) < len(self._jobs):
+            raise InputError(f"results: {self.path} lacks some of its {kind} files; move it away and rerun")
         if not parts:
             return pd.DataFrame({"row": pd.Series(dtype=int)})
         return self.grid.table.merge(pd.concat(parts, ignore_index=True), on="row", validate="one_to_many")
@@ -443,11 +484,15 @@ class Results:
             "",
         )
 
-    def measure(self, measure: Measure) -> pd.DataFrame:
-        """A further measure of all instances from the weights on disk; table as in `table` or `features`."""
+    def measure(self, measure: Measure, snapshot: int | None = None) -> pd.DataFrame:
+        """A further measure of all instances from the weights on disk, at the end or at a snapshot.
+
+        A table as in `table` or, for a vector, as in `features`.
+        """
         parts = []
         for chunk, job in enumerate(self._jobs):
-            wide, long = _frames(job, self.trained(chunk), [measure])
+            trained = self.trained(chunk)
+            wide, long = _frames(job, trained if snapshot is None else trained.at(snapshot), [measure])
             parts.append(wide.drop(columns=["train_loss", "diverged_step"]) if long is None else long)
         return self.grid.table.merge(pd.concat(parts, ignore_index=True), on="row")
 
@@ -465,10 +510,12 @@ class Results:
 def load(path: Path | str) -> Results:
     """A finished sweep from its folder. InputError where it is unfinished, damaged or needs classes not at hand."""
     store = Store(Path(path))
-    identity, arrays = store.config()["identity"], store.arrays()
+    identity, arrays = store.identity(), store.arrays()
     grid = Grid(rebuild(identity["setting"], arrays), rebuild(identity["axes"], arrays))
     jobs = _jobs(grid, torch.device(identity["device"]), identity["compile"])
     missing = {job.chunk for job in jobs} - store.finished()
     if missing:
         raise InputError(f"results: {path} lacks {len(missing)} of {len(jobs)} chunks; rerun its sweep to finish it")
+    if any(not np.array_equal(store.table(job.chunk, columns=["row"])["row"], job.rows) for job in jobs):
+        raise InputError(f"results: {path} was cut into other chunks, by another version; rerun its sweep")
     return Results(store, grid, jobs)

@@ -13,7 +13,14 @@ from toysup.measure.geometry import (
     interference,
 )
 from toysup.measure.held_out import Estimate, held_out
-from toysup.measure.recovery import accuracy_recovered, held_out_loss, r_squared, recovered, recovered_at
+from toysup.measure.recovery import (
+    accuracy_recovered,
+    features_offered,
+    held_out_loss,
+    r_squared,
+    recovered,
+    recovered_at,
+)
 
 __all__ = [
     "Estimate",
@@ -23,6 +30,7 @@ __all__ = [
     "directions",
     "feature_dimensionality",
     "feature_norm",
+    "features_offered",
     "held_out",
     "held_out_loss",
     "interference",

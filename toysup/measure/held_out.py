@@ -1,7 +1,8 @@
 """Errors on data no instance was trained on, each with its sampling error.
 
 Held-out draws have a stream of their own. Sparser data is evaluated on more samples: enough that a feature of mean
-activity is seen active about a thousand times. Each instance's number of samples depends on that instance alone.
+activity is seen active about a thousand times, but no more than a quarter of the training samples (16,384 at least), so
+that looking never costs more than learning. Each instance's number of samples depends on that instance alone.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def samples_wanted(trained: Trained) -> Int[Tensor, " instance"]:
     """Held-out samples for each instance: a multiple of GROUPS * BATCH that shows a mean feature active ~1000 times."""
     active = trained.per_instance(lambda setting, _: setting.features.expected_active)
     density = active.reshape(len(trained), -1)[:, 0] / trained.setting.features.n_features
-    wanted = (ACTIVE_SAMPLES / density).clamp(FEWEST, MOST)
+    most = min(MOST, max(FEWEST, trained.setting.steps * trained.setting.batch // 4))
+    wanted = (ACTIVE_SAMPLES / density).clamp(FEWEST, most)
     return (wanted / (GROUPS * BATCH)).ceil().long() * GROUPS * BATCH
 
 

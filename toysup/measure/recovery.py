@@ -2,7 +2,7 @@
 
 R^2_i = 1 - E error_i / baseline_i, the baseline being the best constant. The primary count is F_eff =
 sum_i max(0, R^2_i); for labels the same formula reads bits: F (1 - CE / ln C).
- Never mix R^2 counts with accuracy counts in one comparison.
+Never mix R^2 counts with accuracy counts in one comparison.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from toysup.checks import InputError
 from toysup.ensemble import Trained
 from toysup.measure.held_out import Estimate, held_out, over_groups
 
-__all__ = ["accuracy_recovered", "held_out_loss", "r_squared", "recovered", "recovered_at"]
+__all__ = ["accuracy_recovered", "features_offered", "held_out_loss", "r_squared", "recovered", "recovered_at"]
 
 
 def _weight(trained: Trained) -> torch.Tensor:
     """Features that one score stands for, (instance,)."""
     return trained.per_instance(lambda setting, _: setting.task.features_per_score(setting.features))
+
+
+def _shares(trained: Trained) -> torch.Tensor:
+    """1 - error / baseline, (group, instance, score); 0 for a score whose target never varies."""
+    seen = held_out(trained)
+    return torch.where(seen.baseline > 0, 1 - seen.errors / seen.baseline, 0.0)
 
 
 def held_out_loss(trained: Trained) -> Estimate:
@@ -30,8 +36,16 @@ def held_out_loss(trained: Trained) -> Estimate:
 
 def r_squared(trained: Trained) -> Estimate:
     """R^2 of each score (feature, pair or label group), (instance, score), at most 1."""
-    seen = held_out(trained)
-    return over_groups(1 - seen.errors / seen.baseline)
+    return over_groups(_shares(trained))
+
+
+def features_offered(trained: Trained) -> torch.Tensor:
+    """How many features ever occur, (instance,): what `recovered` can reach at most, and the load's numerator."""
+
+    def count(setting, _):
+        return (setting.features.activity > 0).expand(setting.features.n_features).sum().to(torch.float32)
+
+    return trained.per_instance(count)
 
 
 def recovered(trained: Trained) -> Estimate:
@@ -40,8 +54,7 @@ def recovered(trained: Trained) -> Estimate:
     Its sampling error keeps the set of features with R^2 > 0 fixed.
     """
     weight = _weight(trained)
-    seen = held_out(trained)
-    share = 1 - seen.errors / seen.baseline
+    share = _shares(trained)
     counted = (share.mean(0) > 0).to(share.dtype)
     return over_groups(weight * (share * counted).sum(-1))
 
@@ -52,7 +65,7 @@ def recovered_at(threshold: float) -> Callable[[Trained], torch.Tensor]:
     def count(trained: Trained) -> torch.Tensor:
         return _weight(trained) * (r_squared(trained).value > threshold).sum(-1)
 
-    count.__name__ = f"recovered_at_{round(100 * threshold)}"
+    count.__name__ = f"recovered_at_{100 * threshold:g}"
     count.__doc__ = f"Features with R^2 > {threshold}, (instance,)."
     return count
 

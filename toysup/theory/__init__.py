@@ -1,19 +1,15 @@
 """References that need no training: compressed sensing, one-step decoding, and the exact toy phase diagram."""
 
-from .compressed_sensing import (
-    OneStep,
+from toysup.theory.compressed_sensing import (
     bayes_amp_ratio,
     elhage_ratio,
     inverse_density,
     l1_ratio,
     l1_weak_threshold,
-    one_step_r2,
-    one_step_r2_gaussian,
-    one_step_ratio,
-    random_frame,
     welch_coherence,
 )
-from .phases import ToyOptimum, configuration, expected_loss, toy_optimum
+from toysup.theory.one_step import OneStep, one_step_r2, one_step_r2_gaussian, one_step_ratio, random_frame
+from toysup.theory.phases import ToyOptimum, configuration, expected_loss, toy_optimum
 
 __all__ = [
     "OneStep",

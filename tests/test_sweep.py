@@ -1,0 +1,453 @@
+"""A grid is the product of its axes; a sweep is training every setting alone, however it is cut, shared and ordered."""
+
+import dataclasses
+import json
+import os
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import toysup.ensemble
+from toysup.checks import InputError
+from toysup.ensemble import Stack, chunks, train
+from toysup.features import PowerLaw, Sparse, SparseUniform
+from toysup.measure import feature_norm, held_out_loss, r_squared, recovered
+from toysup.models import MLP, ResidualMLP, TiedAutoencoder
+from toysup.setting import Model, Setting, get_path, set_paths
+from toysup.shapes import Shape
+from toysup.sweep import Grid, sweep
+from toysup.tasks import AbsoluteValue, Identity, Regression
+
+SMALL = Setting(SparseUniform(4, 0.3), Identity(), Model(TiedAutoencoder, width=2), steps=8, batch=16)
+
+
+def run(grid, measures=(held_out_loss,), **options):
+    return sweep(grid, measures, progress=False, **{"workers": 1, "device": "cpu"} | options)
+
+
+# ------------------------------------------------------------------------------------------------------------- grids
+
+
+def test_rows_are_the_product_of_the_axes_with_the_first_varying_slowest():
+    grid = Grid(SMALL, {"features.density": [0.1, 0.2], "seed": range(3)})
+    assert len(grid) == 6
+    assert grid.table.to_dict("list") == {
+        "row": list(range(6)),
+        "density": [0.1] * 3 + [0.2] * 3,
+        "seed": [0, 1, 2] * 2,
+    }
+    for row, (density, seed) in enumerate([(p, s) for p in (0.1, 0.2) for s in range(3)]):
+        assert grid.setting_of(row) == dataclasses.replace(SMALL, features=SparseUniform(4, density), seed=seed)
+
+
+def test_a_grid_without_axes_is_one_instance():
+    grid = Grid(SMALL)
+    assert len(grid) == 1 and grid.setting_of(0) is SMALL and grid.table.to_dict("list") == {"row": [0]}
+    assert run(grid).table["held_out_loss"].notna().all()
+
+
+AXES = {
+    "zipped": {("features.density", "optimizer.lr"): [(0.1, 1e-2), (0.5, 1e-3)], "seed": [4, 5]},
+    "labels": {"task": {"copy": Identity(), "fold": AbsoluteValue()}, "features.density": [0.1, 0.3]},
+    "static": {"model.width": [1, 3], "features.n_features": [4, 6], "optimizer.lr": [1e-2, 1e-3], "steps": [3, 4]},
+    "arrays": {"task.importance": [np.ones(4), np.linspace(0, 1, 4), 0.5], "features.density": [0.1, np.full(4, 0.2)]},
+    "seeds": {"seed": [1, 2], "data_seed": [None, 7], "init_seed": [8, None]},
+    "part of a whole": {"features": [SparseUniform(4, 0.1), SparseUniform(5, 0.2)], "features.density": [0.3, 0.4]},
+    "zipped static": {("features.n_features", "task.importance"): [(4, np.ones(4)), (5, np.zeros(5))]},
+    "exponents": {"task.exponent": [2.0, 3.5], "optimizer.weight_decay": [0.0, 0.1], "optimizer.beta1": [0.9, 0.5]},
+}
+
+
+@pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
+def test_stacks_hold_what_setting_of_says_for_every_row(axes):
+    grid = Grid(SMALL, axes)
+    rows = np.concatenate([rows for _, rows in grid.groups])
+    assert sorted(rows) == list(range(len(grid)))
+    for stack, own in grid.groups:
+        for position, row in enumerate(own):
+            expected = grid.setting_of(row)
+            assert stack.data_seed[position] == expected.resolved_seed("data_seed")
+            assert stack.init_seed[position] == expected.resolved_seed("init_seed")
+            for path, values in stack.varying.items():
+                np.testing.assert_array_equal(*np.broadcast_arrays(values[position], get_path(expected, path)))
+            # what does not vary is the template's own; seeds have been compared
+            left = {path: get_path(expected, path) for path in stack.varying}
+            same = {name: getattr(expected, name) for name in ("seed", "data_seed", "init_seed")}
+            rest = set_paths(stack.setting, left | same)
+            for name in ("features", "task", "optimizer", "steps", "batch"):
+                assert repr(getattr(rest, name)) == repr(getattr(expected, name))
+            assert rest.model.arguments == expected.model.arguments
+
+
+@pytest.mark.parametrize(
+    ("axes", "groups"),
+    [
+        ({"features.density": [0.1, 0.2], "task.importance": [1.0, 2.0], "task.exponent": [2.0, 4.0]}, 1),
+        ({"optimizer.lr": [1e-2, 1e-3], "seed": [0, 1], "data_seed": [3, 4], "init_seed": [5, 6]}, 1),
+        ({"model.width": [1, 2, 3], "seed": [0, 1]}, 3),
+        ({"model.width": [1, 2, 2], "seed": [0, 1]}, 2),  # equal values are one shape
+        ({"features.n_features": [4, 5], "features.density": [0.1, 0.2]}, 2),
+        ({"task": [Identity(), AbsoluteValue()], "steps": [2, 3]}, 4),
+        ({("model.width", "features.density"): [(1, 0.1), (1, 0.2), (2, 0.3)]}, 2),
+    ],
+)
+def test_only_static_axes_split_a_grid_into_shapes(axes, groups):
+    assert len(Grid(SMALL, axes).groups) == groups
+
+
+def test_table_columns_have_last_names_unless_two_clash():
+    setting = Setting(PowerLaw(4, 1.0, 0.2), Identity(), Model(TiedAutoencoder, width=2))
+    grid = Grid(setting, {"features.exponent": [0.5, 1.0], "task.exponent": [2.0], "optimizer.lr": [0.1]})
+    assert list(grid.table) == ["row", "features.exponent", "task.exponent", "lr"]
+
+
+def test_shapes_and_labels_in_the_table():
+    setting = Setting(SparseUniform(4), Identity(), Model(ResidualMLP, shape=Shape(4, 1)))
+    grid = Grid(setting, {"model.shape": [Shape(8, 1), Shape(4, 4, 2)], "task": {"a": Identity(), "b": Identity(2.0)}})
+    table = grid.table
+    assert table["shape"].tolist() == ["8x1", "8x1", "4x4h2", "4x4h2"]
+    assert table["width"].tolist() == [8, 8, 4, 4] and table["depth"].tolist() == [1, 1, 4, 4]
+    assert table["hidden"].tolist() == [8, 8, 2, 2]
+    assert table["task"].tolist() == ["a", "b"] * 2 and table["importance"].tolist() == [1, 2] * 2
+    kinds = table.dtypes
+    assert kinds["width"].kind == "i" and kinds["importance"].kind == "f"
+
+
+def test_an_iterator_is_read_once():
+    grid = Grid(SMALL, {"seed": iter(range(3)), ("features.density", "optimizer.lr"): zip([0.1], [0.2], strict=True)})
+    assert grid.axes["seed"] == [0, 1, 2] and len(Grid(SMALL, grid.axes)) == 3
+
+
+BAD_GRIDS = {
+    "Adam has lr, weight_decay, beta1, beta2, eps, schedule, not 'rate'": {"optimizer.rate": [0.1]},
+    "unknown axis 'width': Setting has features, task, model": {"width": [1]},
+    "unknown axis 'model.depth': Model has width, relu, not 'depth'": {"model.depth": [1]},
+    "unknown axis 'features.density.x': float has no fields": {"features.density.x": [1]},
+    "axis 'seed' has no values": {"seed": []},
+    "axis 'seed' has no values ": {"seed": {}},
+    "axis 'features.density' needs a list of values, got 0.1": {"features.density": 0.1},
+    "needs 2 values at each point, got 3": {("seed", "features.density"): [(1, 0.1, 2)]},
+    "needs a list of values, got 3": {("seed", "features.density"): [3]},
+    "axis 'seed' is given twice": {"seed": [1], ("seed", "features.density"): [(2, 0.1)]},
+    "density must lie in (0, 1], got 1.5": {"features.density": [0.1, 0.2, 1.5]},
+    "density must lie in (0, 1], got 1.6": {("seed", "features.density"): [(1, 0.1), (1, 1.6)]},
+    "density must lie in (0, 1], got 0": {"model.width": [1, 2], "features.density": [0.1, 0.0]},
+    "lr must lie in (0, inf], got -1": {"optimizer.lr": [1e-3, -1]},
+    "exponent must lie in (1, inf], got 1": {"task.exponent": [2.0, 1.0]},
+    "importance has 3 entries, expected one number or 4": {"task.importance": [np.ones(4), np.ones(3)]},
+    "seed must be a whole number >= 0, got -1": {"seed": [0, -1]},
+    "data_seed must be a whole number >= 0, got 0.5": {"data_seed": [None, 0.5]},
+    "seed must lie in [0, 2^32)": {"seed": [2**32]},
+    "width must be a whole number >= 1, got 0": {"model.width": [2, 0]},
+    "steps must be a whole number >= 1, got 0": {"steps": [3, 0]},
+    "task must be a Task, got 3": {"task": [Identity(), 3]},
+    "a setting may hold numbers, arrays": {"model.width": [object()]},
+}
+
+
+@pytest.mark.parametrize("message", BAD_GRIDS)
+def test_bad_grids_are_refused_in_one_line_when_they_are_declared(message):
+    with pytest.raises(InputError) as caught:
+        Grid(SMALL, BAD_GRIDS[message])
+    assert message.strip() in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------------ sweeps
+
+GRID = Grid(
+    SMALL, {"model.width": [1, 2], "features.density": [0.2, 0.6], "optimizer.lr": [1e-2, 1e-1], "seed": [3, 4]}
+)
+MEASURES = (held_out_loss, recovered, r_squared, feature_norm)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return run(GRID, MEASURES, results=tmp_path_factory.mktemp("results"), snapshots=[0, 5])
+
+
+def test_a_sweep_is_training_each_setting_alone(results):
+    table = results.table
+    assert len(table) == len(GRID) and table["row"].tolist() == list(range(len(GRID)))
+    assert list(table)[:5] == ["row", "width", "density", "lr", "seed"]
+    for row in (0, 3, 6, 9, 12, 15):
+        setting = GRID.setting_of(row)
+        alone = train(Stack.of(setting, [setting.seed]), device="cpu")
+        for name, parameter in results.model(row).named_parameters():
+            # 8 steps of Adam carry the rounding of a larger batched product, 1e-7 of each gradient
+            torch.testing.assert_close(parameter.detach(), alone.parameters[name][0], rtol=1e-4, atol=1e-5)
+        found = table.loc[row]
+        assert found["train_loss"] == pytest.approx(alone.history[0, -1].item(), rel=1e-4)
+        assert found["held_out_loss"] == pytest.approx(held_out_loss(alone).value.item(), rel=1e-4)
+        assert found["held_out_loss_error"] == pytest.approx(held_out_loss(alone).error.item(), rel=1e-3)
+        assert found["recovered"] == pytest.approx(recovered(alone).value.item(), rel=1e-3, abs=1e-4)
+        own = results.features[results.features["row"] == row]
+        assert own["feature"].tolist() == [0, 1, 2, 3]
+        assert own["r_squared"].to_numpy() == pytest.approx(r_squared(alone).value[0].numpy(), rel=1e-3, abs=1e-4)
+        assert own["feature_norm"].to_numpy() == pytest.approx(feature_norm(alone)[0].numpy(), rel=1e-3, abs=1e-4)
+        assert results.history(row) == pytest.approx(alone.history[0].numpy(), rel=1e-4)
+
+
+def test_workers_change_nothing(results, tmp_path):
+    shared = run(GRID, MEASURES, results=tmp_path, workers=2, snapshots=[0, 5])
+    assert shared.path.name == results.path.name
+    pd.testing.assert_frame_equal(shared.table, results.table, check_exact=True)
+    pd.testing.assert_frame_equal(shared.features, results.features, check_exact=True)
+
+
+def test_the_order_of_axes_changes_only_the_order_of_rows(results):
+    turned = run(Grid(SMALL, dict(reversed(GRID.axes.items()))), MEASURES).table
+    keys = ["width", "density", "lr", "seed"]
+    columns = [*keys, "held_out_loss", "recovered", "train_loss"]
+    both = [t.sort_values(keys, ignore_index=True)[columns] for t in (turned, results.table)]
+    pd.testing.assert_frame_equal(*both, rtol=1e-4)
+
+
+def test_a_chunk_for_every_instance_changes_nothing(results, monkeypatch):
+    monkeypatch.setattr(toysup.ensemble, "CACHE_BYTES", 1)
+    cut = run(GRID, MEASURES)
+    assert len(list(cut.path.glob("*.safetensors"))) == len(GRID)
+    pd.testing.assert_frame_equal(cut.table, results.table, rtol=1e-4)
+
+
+def test_padding_is_dropped():
+    cut = run(Grid(SMALL, {"seed": range(5)}))  # two chunks of three
+    assert cut.table["seed"].tolist() == [0, 1, 2, 3, 4]
+    assert [len(cut.trained(chunk)) for chunk in range(2)] == [3, 2]
+
+
+@given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 4096))
+@settings(deadline=None, max_examples=100)
+def test_chunks_are_of_equal_size_and_hold_every_instance_once(instances, n_features, batch):
+    setting = dataclasses.replace(SMALL, features=SparseUniform(n_features, 0.5), batch=batch)
+    parts = chunks(Stack.of(setting, range(instances)), torch.device("cpu"))
+    size = len(parts[0])
+    assert {len(part) for part in parts} == {size}
+    together = np.concatenate(parts)
+    assert together[:instances].tolist() == list(range(instances))
+    assert (together[instances:] == instances - 1).all() and len(together) - instances < size
+    assert size == 1 or 4 * size * batch * n_features <= toysup.ensemble.CACHE_BYTES
+    assert len(parts) >= min(2, instances)  # so that two workers share them
+
+
+def test_snapshots_come_back(results):
+    trained = results.trained(0)
+    assert sorted(trained.snapshots) == [0, 5]
+    again = train(trained.stack, device="cpu", snapshots=[0, 5])
+    for step in (0, 5):
+        torch.testing.assert_close(trained.snapshots[step], again.snapshots[step], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(trained.snapshots[0]["W"], trained.parameters["W"])
+
+
+def test_snapshots_are_checked_against_every_number_of_steps():
+    grid = Grid(SMALL, {"steps": [4, 12]})
+    with pytest.raises(InputError, match=r"snapshots must lie in \[0, steps=4\], got 10"):
+        run(grid, snapshots=[10])
+    longer = run(Grid(SMALL, {"steps": [12]}), snapshots=np.array([10]))  # SMALL itself has 8 steps
+    assert list(longer.trained(0).snapshots) == [10]
+
+
+def test_a_further_measure_from_disk_is_the_column_of_the_sweep(results):
+    again = results.measure(held_out_loss)
+    both = ["held_out_loss", "held_out_loss_error"]
+    pd.testing.assert_frame_equal(again[both], results.table[both], check_exact=True)
+    vectors = results.measure(r_squared)
+    pd.testing.assert_series_equal(vectors["r_squared"], results.features["r_squared"], check_exact=True)
+    assert vectors["row"].tolist() == results.features["row"].tolist()
+
+
+def test_snapshots_are_measured_like_the_end(results):
+    chunk = results.trained(0)
+    rows = len(chunk)
+    for step in (0, 5):
+        found = results.measure(held_out_loss, snapshot=step)["held_out_loss"][:rows]
+        assert found.tolist() == held_out_loss(chunk.at(step)).value.tolist()
+        assert (found != results.table["held_out_loss"][:rows]).all()
+    with pytest.raises(InputError, match=r"snapshots were taken at \[0, 5\], not at 4"):
+        results.measure(held_out_loss, snapshot=4)
+
+
+def test_a_row_that_is_not_there(results):
+    for row in (-1, 16):
+        with pytest.raises(InputError, match=r"row must lie in \[0, 16\)"):
+            results.model(row)
+
+
+def test_diverged_instances_are_counted_aloud_and_leave_the_others_alone():
+    grid = Grid(SMALL, {"optimizer.lr": [1e-2, 1e30], "seed": [0, 1]})
+    with pytest.warns(UserWarning, match="2 of 4 instances diverged"):
+        table = run(grid).table
+    assert (table["diverged_step"] >= 0).tolist() == [False, False, True, True]
+    fine = run(Grid(SMALL, {"optimizer.lr": [1e-2], "seed": [0, 1]})).table
+    assert table["held_out_loss"][:2].tolist() == pytest.approx(fine["held_out_loss"].tolist(), rel=1e-4)
+
+
+def test_results_that_nobody_asked_to_keep_go_when_they_do():
+    kept = run(Grid(SMALL), [])
+    path = kept.path
+    assert path.exists() and kept.features.empty
+    del kept
+    assert not path.exists()
+
+
+# ------------------------------------------------------------------------------------------ what a user writes himself
+
+
+@dataclass(frozen=True)
+class Squares(Sparse):
+    """Independent features active with probability `density` and then U^2."""
+
+    density: float = 0.3
+
+    def transform(self, uniforms):
+        return torch.where(uniforms < self.density, (uniforms / self.density).square(), 0)
+
+    @property
+    def mean(self):
+        return self.activity / 3
+
+    @property
+    def second_moment(self):
+        return self.activity / 5
+
+
+@dataclass(frozen=True)
+class Halved(Regression):
+    def target(self, x, constants):
+        return x / 2
+
+    def target_moments(self, features, constants):
+        return features.mean / 2, features.second_moment / 4, features.variance / 4
+
+
+class TwoLinears(nn.Module):
+    """No `initial`, no `record`: any module will do."""
+
+    def __init__(self, n_in, n_out, *, width=3):
+        super().__init__()
+        self.first, self.second = nn.Linear(n_in, width), nn.Linear(width, n_out)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+
+def first_weight(trained):
+    return trained.parameters["first.weight"][:, 0, 0]
+
+
+def test_own_classes_go_through_workers_wherever_they_are_defined():
+    @dataclass(frozen=True)
+    class Thirds(Halved):
+        def target(self, x, constants):
+            return x / 3
+
+    def bias(trained):
+        return trained.parameters["second.bias"], torch.zeros_like(trained.parameters["second.bias"])
+
+    setting = Setting(Squares(4), Halved(), Model(TwoLinears), steps=4, batch=16)
+    grid = Grid(
+        setting, {"task": {"half": Halved(), "third": Thirds()}, "features.density": [0.2, 0.4], "seed": [1, 2]}
+    )
+    shared, alone = (run(grid, [held_out_loss, first_weight, bias], workers=w) for w in (2, 1))
+    pd.testing.assert_frame_equal(shared.table, alone.table, check_exact=True)
+    pd.testing.assert_frame_equal(shared.features, alone.features, check_exact=True)
+    assert set(shared.features) == {"row", "task", "density", "seed", "feature", "bias", "bias_error"} | {
+        "importance",
+        "exponent",
+    }
+    model = shared.model(5)
+    assert isinstance(model, TwoLinears)
+    assert model.first.weight[0, 0].item() == pytest.approx(shared.table["first_weight"][5])
+
+
+def three_numbers(trained):
+    return torch.zeros(3 + len(trained))
+
+
+def one_number(trained):
+    return 1.0
+
+
+def nothing(trained):
+    return None
+
+
+def a_cube(trained):
+    return torch.zeros(len(trained), 2, 2)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_measure_of_the_wrong_shape_is_refused(workers):
+    with pytest.raises(InputError) as caught:
+        run(Grid(SMALL, {"seed": [0, 1]}), [three_numbers], workers=workers)
+    assert str(caught.value) == (
+        "measure three_numbers: expected (instance,) or (instance, feature) with 1 instances, got (4,)"
+    )
+
+
+@pytest.mark.parametrize(("measure", "got"), [(one_number, r"\(\)"), (nothing, "None"), (a_cube, r"\(1, 2, 2\)")])
+def test_what_is_not_one_number_or_vector_for_each_instance_is_refused(measure, got):
+    with pytest.raises(InputError, match=f"measure {measure.__name__}: expected .* got {got}"):
+        run(Grid(SMALL), [measure])
+
+
+def density(trained):
+    return torch.zeros(len(trained))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measures": [recovered, recovered]}, "two measures are called recovered"),
+        ({"measures": [density]}, "a measure is called density, as another column of the table is"),
+        ({"measures": ["recovered"]}, "a measure must be a named function of a Trained, got 'recovered'"),
+        ({"workers": 0}, "workers must be a whole number >= 1, got 0"),
+        ({"snapshots": [9]}, "snapshots must lie in [0, steps=8], got 9"),
+        ({"device": "nowhere"}, "device: expected one of"),
+    ],
+)
+def test_bad_sweeps_are_refused_before_training(options, message, monkeypatch, tmp_path):
+    monkeypatch.setattr("toysup.sweep.train_chunk", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(InputError) as caught:
+        run(Grid(SMALL, {"features.density": [0.1]}), results=tmp_path, **options)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+PARENT = os.getpid()
+
+
+def fatal_for_the_second(trained):
+    if os.getpid() != PARENT and trained.stack.data_seed[0] == 1:
+        time.sleep(0.5)  # so that the first chunk is done
+        os._exit(9)
+    return torch.zeros(len(trained))
+
+
+def test_a_killed_worker_is_said_and_finished_chunks_are_kept(tmp_path):
+    grid = Grid(SMALL, {"seed": [0, 1]})
+    with pytest.raises(RuntimeError, match=r"a worker was killed .* run again to go on"):
+        run(grid, [fatal_for_the_second], results=tmp_path, workers=2)
+    (path,) = tmp_path.iterdir()
+    assert [p.name for p in path.glob("*.parquet")] == ["00000.parquet"]
+    assert len(run(grid, [fatal_for_the_second], results=tmp_path).table) == 2  # here it does no harm
+
+
+def test_config_says_what_ran(results):
+    config = json.loads((results.path / "config.json").read_text())
+    assert config["identity"]["measures"] == ["held_out_loss", "recovered", "r_squared", "feature_norm"]
+    assert config["identity"]["snapshots"] == [0, 5] and config["identity"]["device"] == "cpu"
+    assert {"python", "torch", "numpy", "toysup", "commit", "dirty"} <= set(config["versions"])
+
+
+def test_models_of_different_classes_are_an_axis():
+    grid = Grid(SMALL, {"model": {"tied": Model(TiedAutoencoder, width=2), "mlp": Model(MLP, width=3)}, "seed": [0, 1]})
+    answer = run(grid)
+    assert answer.table["model"].tolist() == ["tied", "tied", "mlp", "mlp"]
+    assert [type(answer.model(row)) for row in (1, 2)] == [TiedAutoencoder, MLP]
