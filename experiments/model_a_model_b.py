@@ -30,8 +30,9 @@ import numpy as np
 import pandas as pd
 
 from toysup import plots, report, stats
+from toysup.ensemble import Trained
 from toysup.features import OnePerGroup, SparseUniform
-from toysup.measure import features_offered, held_out_loss, recovered
+from toysup.measure import Estimate, features_offered, held_out_loss, recovered
 from toysup.models import ResidualMLP, UntiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.shapes import Shape, model_b_of
@@ -47,10 +48,19 @@ WITHIN = 1.1  # a prediction is met within 10%; the three are a factor of 2 apar
 COLOURS = dict(zip("AB", plots.category_colours("AB").values(), strict=True))
 
 
-def grid_of(task: str, run: report.Run, shapes: dict[str, Shape], lrs: list[float], steps: int) -> Grid:
-    """The task's settings: both shapes, all loads, learning rates and seeds."""
-    batch, optimizer = run.pick(default=512, smoke=64), Adam(beta2=0.99, schedule=Cosine())
-    common = {"optimizer.lr": lrs, "seed": range(run.pick(default=8, smoke=2))}
+def untrained(trained: Trained) -> Estimate:
+    """Recovered before the first step."""
+    return recovered(trained.at(0))
+
+
+def grid_of(task: str, run: report.Run, shapes: dict[str, Shape]) -> Grid:
+    """The task's settings: both shapes, all loads, learning rates (one of them at half the length too) and seeds."""
+    batch, optimizer = run.pick(default=512, quick=256, smoke=64), Adam(beta2=0.99, schedule=Cosine())
+    lrs, steps = run.pick(default=[0.015, 0.03], quick=[0.02]), run.pick(default=4000, quick=1000, smoke=4)
+    if task == "representation":  # its best rates are lower, for both shapes
+        lrs = [lr / 3 for lr in lrs]
+    trainings = [(steps, lr) for lr in lrs] + [(steps // 2, lrs[-1])]
+    common = {("steps", "optimizer.lr"): trainings, "seed": range(run.pick(default=8, smoke=2))}
     if task == "representation":
         model = Model(UntiedAutoencoder, width=shapes["A"].width)
         sizes = run.pick(default=[32, 64, 128, 256, 512], quick=[32, 64, 128, 256], smoke=[8, 16])
@@ -59,7 +69,7 @@ def grid_of(task: str, run: report.Run, shapes: dict[str, Shape], lrs: list[floa
         return Grid(setting, axes | {"features.n_features": sizes} | common)
     active = ACTIVE[task]
     most, low, high = 2.0, -2 if active == 1 else -6, 1 if active == 1 else -1
-    loads = 2.0 ** np.linspace(low, high, run.pick(default=10, quick=7, smoke=2))
+    loads = 2.0 ** np.linspace(low, high, run.pick(default=9, quick=6, smoke=2))
     facts = OnePerGroup(active * round(most * shapes["A"].live_parameters(active * LABELS) / active), active)
     setting = Setting(facts, Memory(LABELS), Model(ResidualMLP, shape=shapes["A"], unembedding="coordinates"),
                       optimizer, steps, batch)  # fmt: skip
@@ -86,36 +96,24 @@ def b_over_a(table: pd.DataFrame, column: str = "recovered") -> stats.Interval:
 
 def main(run: report.Run) -> None:
     a = run.pick(default=Shape(16, 8), quick=Shape(16, 4), smoke=Shape(16, 4))
-    rates = run.pick(default=[0.0075, 0.015, 0.03], quick=[0.015, 0.03], smoke=[0.01])
     reads = {task: active and active * LABELS for task, active in ACTIVE.items()}
     shapes = {task: {"A": a, "B": model_b_of(a, read)} for task, read in reads.items()}
     tables, short, instances, engines = {}, {}, 0, set()
-    steps = run.pick(default=4000, quick=1000, smoke=4)
-
-    def trained(task: str, lrs: list[float], length: int, start: bool = False) -> pd.DataFrame:
-        """One row per instance; with `start` of the untrained networks, from their snapshots at step 0."""
-        nonlocal instances
-        lrs = [lr / 3 for lr in lrs] if task == "representation" else lrs  # its best rates are lower at both shapes
-        grid = grid_of(task, run, shapes[task], lrs, length)
-        answer = sweep(grid, [held_out_loss, recovered, features_offered], results=run.results, name=task,
-                       device=run.device, workers=run.workers, snapshots=(0,) if start else ())  # fmt: skip
-        instances += len(grid)
-        table = answer.table
-        engines.update(table["engine"])
-        if start:
-            untrained = answer.measure(recovered, snapshot=0).sort_values("row", ignore_index=True)
-            table = table.assign(untrained=untrained["recovered"])
+    for task in ACTIVE:
+        grid = grid_of(task, run, shapes[task])
+        table = sweep(grid, [held_out_loss, recovered, features_offered, untrained], results=run.results, name=task,
+                      device=run.device, workers=run.workers, snapshots=(0,)).table  # fmt: skip
         model = np.where(table["width"] == a.width, "A", "B")
         load = table["features_offered"] / a.live_parameters(reads[task])
         full = table["recovered"] >= 0.99 * table["features_offered"]
-        return table.assign(model=model, load=load, loss=table["held_out_loss"], full=full)
+        table = table.assign(model=model, load=load, loss=table["held_out_loss"], full=full)
+        whole = table["steps"] == table["steps"].max()
+        tables[task], short[task] = table[whole], table[~whole]
+        instances += len(grid)
+        engines.update(table["engine"])
 
-    for task in ACTIVE:
-        tables[task] = trained(task, rates, steps)
-        short[task] = trained(task, rates[-1:], max(1, steps // 2), start=True)
-
-    statistics, verdict, controls = {}, {}, {"note_table": {}, "learning_rate": {}, "half_the_training": {}}
-    controls |= {"untrained": {}, "held_out_load": {}, "by_load": {}}
+    statistics, verdict = {}, {}
+    controls = {name: {} for name in ("learning_rate", "half_the_training", "untrained", "held_out_load", "by_load")}
     met: dict[str, list] = {name: [] for name in PREDICTED}
     invariant: dict[str, list] = {"1pct": [], "3pct": []}
     both = []
@@ -126,7 +124,7 @@ def main(run: report.Run) -> None:
                                                             (ratio.value, ratio.low, ratio.high)))  # fmt: skip
         for name, factor in PREDICTED.items():
             met[name].append(stats.decide(ratio, (factor / WITHIN, factor * WITHIN)))
-            controls.setdefault("hypothesis_by_task", {})[f"{task}_{name}"] = met[name][-1]
+            verdict[f"{task}_{name}"] = met[name][-1]
         loss = stats.equivalence_by_load(best(table, "A", "loss"), best(table, "B", "loss"), slack="full")
         count = stats.equivalence_by_load(best(table, "A"), best(table, "B"), value="recovered")
         for load, row in loss.iterrows():
@@ -138,17 +136,18 @@ def main(run: report.Run) -> None:
             both.append(stats.every(invariant["3pct"][-1], stats.decide(theirs, math.log1p(0.03))))
         controls["held_out_load"][task] = b_over_a(table, "held_out")
         controls["half_the_training"][task] = b_over_a(short[task])
-        controls["untrained"][task] = short[task].groupby("model")["untrained"].max().to_dict()
+        controls["untrained"][task] = table.groupby("model")["untrained"].max().to_dict()
         for lr in sorted(table["lr"].unique()):
             controls["learning_rate"][f"{task} {lr:.3g}"] = b_over_a(table[table["lr"] == lr])
-    verdict = {f"shape_invariant_{name}": stats.every(*found) for name, found in invariant.items() if found}
+    verdict |= {f"shape_invariant_{name}": stats.every(*found) for name, found in invariant.items()}
     verdict |= {name: stats.every(*found) for name, found in met.items()} | {"contradiction": stats.some(*both)}
 
     note = note_table(tables, shapes, reads)
     controls["note_table"] = note.to_dict("index")
     print(note.to_string(float_format="{:.3g}".format))
-    report.write(run, draw(tables, short, shapes, reads, statistics), statistics=statistics, verdict=verdict,
-                 controls=controls, instances=instances, steps=steps, engine=", ".join(sorted(engines)))  # fmt: skip
+    figure = draw(tables, shapes, reads, statistics, verdict)
+    report.write(run, figure, statistics=statistics, verdict=verdict, controls=controls, instances=instances,
+                 steps=int(table["steps"].max()), engine=", ".join(sorted(engines)))  # fmt: skip
 
 
 def note_table(tables: dict, shapes: dict, reads: dict) -> pd.DataFrame:
@@ -169,7 +168,7 @@ def note_table(tables: dict, shapes: dict, reads: dict) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows | {"the note assumes B/A": assumed}, orient="index")
 
 
-def draw(tables: dict, short: dict, shapes: dict, reads: dict, statistics: dict) -> plots.Figure:
+def draw(tables: dict, shapes: dict, reads: dict, statistics: dict, verdict: dict) -> plots.Figure:
     """Recovered against load for each task, the ratios at capacity, and the loss ratios."""
     figure, axes = plots.figure(2, 3, width=13, height=4)
     for ax, (task, table) in zip(axes.flat, tables.items(), strict=False):
@@ -185,12 +184,17 @@ def draw(tables: dict, short: dict, shapes: dict, reads: dict, statistics: dict)
                 plots.null(ax, loads, shape.width, f"linear (PCA), d = {shape.width}")
         else:
             plots.reference(ax, loads, budget, "2 bits per parameter")
-        untrained = short[task].groupby("load")["untrained"].max()
-        plots.null(ax, untrained.index, untrained.clip(lower=1), "untrained (or below 1)")
-        ax.set(xlabel="load: features offered / parameters", ylabel="features recovered (F_eff)", yscale="log")
+        floor = chosen["recovered"].clip(lower=1).min() / 4
+        before = table.groupby("load")["untrained"].max()
+        plots.null(ax, before.index, before.clip(lower=floor), f"untrained: at most {before.max():.2g}")
+        ax.set(xlabel="load: features offered / parameters", ylabel="features recovered (F_eff)", yscale="log",
+               ylim=(0.85 * floor, None))  # fmt: skip
         ratio = statistics[f"{task}_B_over_A"]
         ax.set_title(f"{task.replace('_', ', ')}: B holds {ratio.value:.2f} x A")
         ax.legend(fontsize=8, loc="lower right")
+    met = {name: [task for task in tables if verdict[f"{task}_{name}"] == "supported"] for name in PREDICTED}
+    told = [f"{name} on {len(tasks)} of {len(tables)} tasks" for name, tasks in met.items()]
+    title = "Capacity follows " + ", ".join(told)
     for row, task in enumerate(tables):
         ratio = statistics[f"{task}_B_over_A"]
         axes[1, 1].errorbar(ratio.value, -row, xerr=[[ratio.value - ratio.low], [ratio.high - ratio.value]], fmt="ok",
@@ -199,7 +203,7 @@ def draw(tables: dict, short: dict, shapes: dict, reads: dict, statistics: dict)
         axes[1, 1].axvline(factor, color=plots.GREY, linestyle="--", linewidth=1)
         axes[1, 1].annotate(name, (factor, 0.45), ha="center", fontsize=9, color=plots.GREY)
     axes[1, 1].set(xscale="log", xlabel="capacity of B over A (95% interval)", xlim=(0.35, 2.9), ylim=(-3.5, 0.9),
-                   title="Neither neurons nor parameters: it is the task")  # fmt: skip
+                   title=title)  # fmt: skip
     axes[1, 1].set_yticks([-row for row in range(len(tables))], [task.replace("_", ", ") for task in tables])
     axes[1, 1].set_xticks([0.5, 1, 2], ["1/2", "1", "2"])
     axes[1, 1].minorticks_off()

@@ -6,13 +6,15 @@ summed across, so each instance's gradient is its own. Data come from `random.un
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import dataclasses
+import importlib
 import json
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -27,11 +29,11 @@ from toysup.checks import InputError
 from toysup.random import Stream, uniforms
 from toysup.setting import Setting, bind, describe
 
-__all__ = ["Stack", "Trained", "bound", "chunks", "resolve_device", "train", "train_chunk", "worth_compiling"]
+__all__ = ["Stack", "Trained", "bound", "chunks", "resolve_device", "train", "train_chunk", "work", "worth_compiling"]
 
-CACHE_BYTES = 2 << 20  # one chunk's batch of features; 1-4 MiB was best on the machines measured
+CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
 HISTORY = 50  # stretches of training over which the loss is averaged and kept
-WORTH_COMPILING = 4e9  # steps x samples x units from which compiling (5-20 s) is repaid: about 40 s of eager work
+WORTH_COMPILING = 1e9  # steps x samples x units from which compiling (6-10 s, 1 s from its cache) is repaid
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,11 @@ def _units(setting: Setting) -> int:
 def chunks(stack: Stack, device: torch.device) -> list[np.ndarray]:
     """Instance indices, cut so that a chunk's batch stays in cache (CPU) or in memory (CUDA).
 
-    Depends on the stack and the kind of device only, never on the number of workers. The number of chunks is even
-    where there are several, so that two workers share them, and their sizes are equal, so that one compilation serves.
+    Depends on the stack and the kind of device only, never on the number of workers. On the CPU there are two chunks at
+    least, so that two workers share them, and all sizes are equal, so that one compilation serves.
     """
     room = CACHE_BYTES if device.type == "cpu" else 1 << 30
-    widest = max(stack.setting.features.n_uniforms, stack.setting.task.n_outputs(stack.setting.features))
-    size = max(1, room // (4 * stack.setting.batch * widest))
+    size = max(1, room // (4 * stack.setting.batch * _units(stack.setting)))
     count = -(-len(stack) // size)
     if device.type == "cpu" and len(stack) > 1:
         count = min(len(stack), 2 * -(-count // 2))
@@ -118,8 +119,8 @@ def _keep_freed_memory() -> None:
         pass  # another C library: slower, not wrong
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
     """One torch thread: small operations lose more by waiting for each other than they gain."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -153,8 +154,10 @@ def initial_values(stack: Stack) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             raise InputError(f"{type(template).__name__}.initial() says nothing about {sorted(unknown)[0]}")
         values = {}
         for position, (name, tensor) in enumerate(tensors.items()):
-            draws = uniforms(stack.init_seed, position, tensor.numel(), 1, stream=Stream.INIT)
-            values[name] = rules[name](draws.reshape(len(stack), *tensor.shape))
+            if callable(rules[name]):
+                draws = uniforms(stack.init_seed, position, tensor.numel(), 1, stream=Stream.INIT)
+                values[name] = rules[name](draws.reshape(len(stack), *tensor.shape))
+        values |= {name: values[rules[name]].clone() for name in tensors if name not in values}
     else:
         built = []
         with torch.random.fork_rng(devices=[]):
@@ -192,16 +195,16 @@ def _update(setting: Setting, module: nn.Module) -> Callable[..., Any]:
     def step(parameters, first, second, alive, frozen, draws, rates):
         gradients, (_, losses) = grad_and_value(total, has_aux=True)(parameters, *frozen, draws)
         alive = alive & losses.isfinite()
-        for gradient in gradients.values():
-            alive = alive & gradient.flatten(1).isfinite().all(1)
+        for gradient in gradients.values():  # squared: an infinite second moment would end training unnoticed
+            alive = alive & gradient.square().flatten(1).isfinite().all(1)
         new_parameters, new_first, new_second = {}, {}, {}
         for name, gradient in gradients.items():
             shape = (-1,) + (1,) * (gradient.ndim - 1)
-            beta1, beta2, eps, step_size, root, decay = (rate.view(shape) for rate in rates.unbind())
+            share1, share2, eps, step_size, root, decay = (rate.view(shape) for rate in rates.unbind())
             lives = alive.view(shape)
             gradient = torch.where(lives, gradient, 0.0)
-            m = first[name] + (1 - beta1) * (gradient - first[name])
-            v = beta2 * second[name] + (1 - beta2) * gradient * gradient
+            m = first[name] + share1 * (gradient - first[name])
+            v = second[name] + share2 * (gradient * gradient - second[name])
             moved = decay * parameters[name] - step_size * m / (root * v.sqrt() + eps)
             new_parameters[name] = torch.where(lives, moved, parameters[name])
             new_first[name], new_second[name] = m, v
@@ -222,10 +225,10 @@ class _Rates:
             setattr(self, name, np.broadcast_to(np.asarray(value, dtype=np.float64), len(stack)))
 
     def at(self, step: int) -> Tensor:
-        """(6, instance): beta1, beta2, eps, step size, 1 / sqrt(1 - beta2^t), 1 - lr * decay."""
+        """(6, instance): 1 - beta1, 1 - beta2, eps, step size, 1 / sqrt(1 - beta2^t), 1 - lr * decay."""
         t, lr = step + 1, self.lr * self.schedule(step, self.steps)
         size, root = lr / (1 - self.beta1**t), 1 / np.sqrt(1 - self.beta2**t)
-        rates = np.stack([self.beta1, self.beta2, self.eps, size, root, 1 - lr * self.weight_decay])
+        rates = np.stack([1 - self.beta1, 1 - self.beta2, self.eps, size, root, 1 - lr * self.weight_decay])
         return torch.from_numpy(rates.astype(np.float32))
 
 
@@ -234,7 +237,8 @@ class Trained:
     """A stack after training. All tensors lead with the instance axis and lie on the CPU.
 
     `history` is the training loss averaged over `HISTORY` (or fewer) equal stretches of training; `diverged_step` is
-    the step at which an instance's loss or gradient stopped being finite and it was frozen, -1 where it never did.
+    the step at which an instance's loss or squared gradient stopped being finite and it was frozen, -1 where it never
+    did.
     """
 
     stack: Stack
@@ -260,6 +264,12 @@ class Trained:
         module.load_state_dict({k: v[instance] for k, v in {**self.parameters, **self.buffers}.items()})
         return module
 
+    def at(self, step: int) -> Trained:
+        """The stack as it was at a snapshot, to be measured like the end. InputError where none was taken."""
+        if step not in self.snapshots:
+            raise InputError(f"Trained: snapshots were taken at {sorted(self.snapshots)}, not at {step}")
+        return dataclasses.replace(self, parameters=self.snapshots[step], kept={})
+
     def take(self, instances: Sequence[int]) -> Trained:
         """Some of the instances, in the order given."""
         index = torch.as_tensor(np.asarray(instances))
@@ -272,6 +282,11 @@ class Trained:
         return Trained(self.stack.take(instances), *kept, self.diverged_step[index], snapshots, self.engine)
 
     @cached_property
+    def _module(self) -> nn.Module:
+        """The code of one instance, whose own values are never used."""
+        return self.setting.build()
+
+    @cached_property
     def values(self) -> dict[str, Tensor]:
         """The fields that differ by instance, as tensors."""
         return _as_tensors(self.stack, torch.device("cpu"))
@@ -282,18 +297,18 @@ class Trained:
         def one(values, constants, _):
             return function(bound(self.setting, values), constants)
 
-        with _one_thread():
+        with one_thread():
             return vmap(one)(self.values, self.constants, torch.zeros(len(self)))
 
     def forward(self, x: Tensor, record: bool = False) -> Any:
         """Every instance's output on its own inputs x (instance, batch, ...)."""
-        module = self.setting.build()
+        module = self._module
         extra = {"record": True} if record else {}
 
         def one(parameters, buffers, x):
             return functional_call(module, {**parameters, **buffers}, (x,), extra)
 
-        with torch.no_grad(), _one_thread():
+        with torch.no_grad(), one_thread():
             return vmap(one)(self.parameters, self.buffers, x)
 
     def batch(self, number: int, size: int = 1024, stream: Stream = Stream.HELD_OUT) -> tuple[Tensor, Tensor]:
@@ -304,7 +319,7 @@ class Trained:
             here = bound(self.setting, values)
             return here.task.batch(here.features, constants, draws)
 
-        with torch.no_grad(), _one_thread():
+        with torch.no_grad(), one_thread():
             return vmap(one)(self.values, self.constants, draws)
 
 
@@ -321,18 +336,28 @@ def _step_for(stack: Stack, device: torch.device, compile: bool) -> tuple[Callab
         if len(_STEPS) >= 32:
             _STEPS.pop(next(iter(_STEPS)))
         function = _update(setting, setting.build())
+        if compile:
+            load_compiler()
         compiled = _compiled(function, _first_arguments(stack, device)) if compile else None
         _STEPS[key] = (compiled, "general, compiled") if compiled else (function, "general, eager")
     return _STEPS[key]
 
 
-def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any] | None:
-    """The function compiled and tried once, or None where this machine cannot (no compiler, an unsupported model)."""
+@lru_cache(maxsize=1)
+def load_compiler() -> None:
+    """Load torch.compile's machinery (some seconds) once, before workers are forked that will all need it."""
     for name in ("torch._dynamo", "torch._inductor"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for limit in ("recompile_limit", "cache_size_limit"):  # each stack is a compilation of its own: a sweep has many
         if hasattr(torch._dynamo.config, limit):
             setattr(torch._dynamo.config, limit, 10_000)
+    with contextlib.suppress(Exception):  # without it compiling is refused or falls back, where it is tried
+        importlib.import_module("torch._inductor.config").compile_threads = 1  # sweeps compile in workers already
+    _compiled(lambda x: x + 1, (torch.zeros(1),))
+
+
+def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any] | None:
+    """The function compiled and tried once, or None where this machine cannot (no compiler, an unsupported model)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -343,10 +368,15 @@ def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Calla
         return None
 
 
+def work(stack: Stack) -> int:
+    """Numbers touched in training a stack: steps x samples x units. Eager, a core does about 1e8 a second."""
+    setting = stack.setting
+    return len(stack) * setting.steps * setting.batch * _units(setting)
+
+
 def worth_compiling(stack: Stack) -> bool:
     """Whether a stack is so much work that compiling its step is repaid; a property of the stack alone."""
-    setting = stack.setting
-    return len(stack) * setting.steps * setting.batch * _units(setting) >= WORTH_COMPILING and sys.platform != "win32"
+    return work(stack) >= WORTH_COMPILING and sys.platform != "win32"
 
 
 def train(
@@ -401,7 +431,7 @@ def train_chunk(
     """`train` for a stack that is one chunk already."""
     check_snapshots(stack.setting, snapshots)
     _keep_freed_memory()
-    with _one_thread():
+    with one_thread():
         step_function, engine = _step_for(stack, device, compile)
         return _run(stack, step_function, engine, device, set(snapshots), on_progress)
 

@@ -22,7 +22,8 @@ from toysup.shapes import Shape
 
 __all__ = ["MLP", "Activations", "ResidualMLP", "TiedAutoencoder", "UntiedAutoencoder", "normal", "unit_rows"]
 
-Initial = dict[str, Callable[[Tensor], Tensor]]  # name of a parameter or buffer -> map from uniforms of its shape
+# name of a parameter or buffer -> map from uniforms of its shape, or the name of another that it starts equal to
+Initial = dict[str, Callable[[Tensor], Tensor] | str]
 
 
 class Activations(NamedTuple):
@@ -221,11 +222,16 @@ def _marks_last(depth: int) -> list[bool]:
 class UntiedAutoencoder(ResidualMLP):
     """x' = ReLU(D(x W_E) W_U^T + b): trained encoder, `depth` residual decoder blocks, trained decoder.
 
-    With depth 0 it is the untied form of the ReLU output model. Depth and width at equal 2 d h L ask whether a deeper
-    decoder recovers more features from a narrower code.
+    With depth 0 it is the untied form of the ReLU output model. The decoder starts equal to the encoder: from
+    independent starts 12 to 30% of the features of n = 32 at p = 0.05 died within 2,000 steps and never came back.
     """
 
     def __init__(self, n_in: int, n_out: int, *, width: int, depth: int = 0, hidden: int | None = None) -> None:
         super().__init__(
             n_in, n_out, shape=Shape(width, depth, hidden), embedding="trained", unembedding="trained", relu=True
         )
+        if n_in != n_out:
+            raise InputError(f"UntiedAutoencoder: inputs and outputs must agree, got {n_in} and {n_out}")
+
+    def initial(self) -> Initial:
+        return {**super().initial(), "W_U": "W_E"}

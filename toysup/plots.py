@@ -87,7 +87,7 @@ def band(
         ax.fill_between(line.index, line["low"], line["high"], color=colour, alpha=0.2, linewidth=0)
     if log:
         ax.set_xscale("log", base=2)
-        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}" if x >= 1 else f"1/{1 / x:g}")
     ax.set(xlabel=x, ylabel=y)
     return ax
 

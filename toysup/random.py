@@ -132,6 +132,20 @@ def _uniforms_torch(seeds: Tensor, step: int, batch: int, n: int, stream: int) -
     return (((words >> 1).to(torch.float32) + 0.5) * float(_SCALE)).clamp(max=float(_TOP))
 
 
+def _whole_seeds(seed: int | np.ndarray | Tensor) -> Int[Tensor, " instance"]:
+    try:
+        given = torch.as_tensor(seed)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        given = None
+    if given is None or given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise InputError(f"uniforms: seed must be a whole number in [0, 2^32), or an array of them, got {seed!r}")
+    seeds = given.to(torch.int64).reshape(-1).cpu()
+    if not bool(((seeds >= 0) & (seeds < 2**32)).all()):
+        worst = int(seeds[(seeds < 0) | (seeds >= 2**32)][0])
+        raise InputError(f"uniforms: seed must lie in [0, 2^32), got {worst}")
+    return seeds
+
+
 def uniforms(
     seed: int | Int[np.ndarray, " instance"] | Int[Tensor, " instance"],
     step: int,
@@ -145,23 +159,26 @@ def uniforms(
 ) -> Float[Tensor, "instance batch n"]:
     """Float32 uniforms in the open interval (0, 1), a pure function of (seed, stream, step, sample, feature).
 
-    `seed` is one whole number in [0, 2^32) or one for each instance; `step` >= 0. A single seed gives (1, batch, n).
+    `seed` is one whole number in [0, 2^32) or one for each instance; `step` lies in [0, 2^63). A single seed gives
+    (1, batch, n).
     `threads` splits the instances among threads and `out` is memory to reuse (both CPU only); neither changes a value.
 
-    Raises InputError for a seed or step outside its range and for sizes below one.
+    Raises InputError for a seed or step outside its range, for sizes below one and for `out` of another shape or dtype.
     """
     check_whole("uniforms", "batch", batch)
     check_whole("uniforms", "n", n)
     check_whole("uniforms", "step", step, at_least=0)
-    seeds = torch.as_tensor(seed).to(torch.int64).reshape(-1).cpu()
-    if not bool(((seeds >= 0) & (seeds < 2**32)).all()):
-        worst = int(seeds[(seeds < 0) | (seeds >= 2**32)][0])
-        raise InputError(f"uniforms: seed must lie in [0, 2^32), got {worst}")
+    if step >= 2**63:
+        raise InputError(f"uniforms: step must lie in [0, 2^63), got {step}")
+    seeds = _whole_seeds(seed)
     device = torch.device(device)
     if device.type != "cpu":
         return _uniforms_torch(seeds.to(device), step, batch, n, stream)
+    shape = (len(seeds), batch, n)
     if out is None:
-        out = torch.empty(len(seeds), batch, n)
+        out = torch.empty(shape)
+    elif out.shape != shape or out.dtype != torch.float32:  # the compiled loops check no bounds
+        raise InputError(f"uniforms: out must be float32 of shape {shape}, got {out.dtype} of {tuple(out.shape)}")
     array, keys = out.numpy(), seeds.numpy()
     if threads > 1 and len(seeds) > 1:
         with ThreadPoolExecutor(threads) as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -110,9 +111,11 @@ def shapes_at_budget(
     nearest: BudgetedShape | None = None
     for depth in range(1, max_depth + 1) if depths is None else depths:
         check_whole("shapes_at_budget", "depth", depth)
-        for width in range(read or 1, budget + 1):
+        for width in range(read or 1, math.floor((1 + tolerance) * budget) + 1):  # live >= width
             hidden = max(1, round(hidden_ratio * width)) if hidden_ratio else _hidden_for(budget, width, depth, read)
-            if not hidden_ratio and not width / 4 <= hidden <= 4 * width:
+            if not hidden_ratio and hidden < width / 4:
+                break  # wider ones have fewer still
+            if not hidden_ratio and hidden > 4 * width:
                 continue
             shape = Shape(width, depth, hidden)
             live = shape.live_parameters(read)

@@ -20,15 +20,18 @@ from toysup.checks import InputError, check_interval, check_whole
 __all__ = [
     "Interval",
     "Verdict",
+    "best_setting",
     "bootstrap",
     "capacity",
     "check_columns",
     "decide",
+    "equivalence_by_load",
     "every",
     "exponents",
     "mean",
     "ratio",
     "share",
+    "some",
     "tost",
 ]
 
@@ -91,6 +94,15 @@ def every(*verdicts: Verdict) -> Verdict:
     if "rejected" in verdicts:
         return "rejected"
     return "undecided" if "undecided" in verdicts else "supported"
+
+
+def some(*verdicts: Verdict) -> Verdict:
+    """The verdict on "at least one of these holds": supported if any is, rejected if all are, else undecided."""
+    if not verdicts:
+        raise InputError("some: expected at least one verdict, got none")
+    if "supported" in verdicts:
+        return "supported"
+    return "undecided" if "undecided" in verdicts else "rejected"
 
 
 def _sample(where: str, values: ArrayLike, low: float = -np.inf) -> np.ndarray:
@@ -232,6 +244,20 @@ def check_columns(where: str, table: pd.DataFrame, *names: str) -> None:
             raise InputError(f"{where}: the table has no column {name!r}, only {sorted(map(str, table.columns))}")
 
 
+def best_setting(table: pd.DataFrame, over: str, by: list[str], score: str, *, lowest: bool = False) -> pd.DataFrame:
+    """The rows of the value of `over` (a learning rate, say) whose mean `score` is best, for each combination of `by`.
+
+    The choice is made by the mean over all seeds, the same way for every shape compared; what it adds to the mean is at
+    most its standard error. Values with a NaN score (an instance diverged) are not eligible unless all are.
+    """
+    check_columns("best_setting", table, over, score, *by)
+    means = table.groupby([*by, over])[score].agg(lambda column: column.mean(skipna=False))
+    signed = means.fillna(np.inf if lowest else -np.inf) * (1 if lowest else -1)
+    chosen = signed.groupby(level=by).idxmin()
+    keys = pd.MultiIndex.from_frame(table[[*by, over]])
+    return table[keys.isin(chosen.tolist())]
+
+
 def capacity(
     table: pd.DataFrame, *, load: str = "load", recovered: str = "recovered", seed: str = "seed"
 ) -> pd.DataFrame:
@@ -294,6 +320,29 @@ def tost(log_ratios: ArrayLike, margin: float, level: float = 0.05) -> tuple[boo
 
 
 CONTRASTS = {"a": (0, 1, 0), "b": (0, 0, 1), "a-2b": (0, 1, -2)}  # weights of (c, a, b)
+
+
+def equivalence_by_load(
+    a: pd.DataFrame, b: pd.DataFrame, *, load: str = "load", value: str = "loss", slack: str | None = None
+) -> pd.DataFrame:
+    """ln(b / a) of a positive value at each load, paired by seed, with the interval that `tost` compares to a margin.
+
+    Args:
+        a, b: one row per (load, seed), of two shapes on the same data.
+        slack: a column that is true where a row has nothing left to lose; a load is slack if it is so for all rows.
+
+    Returns:
+        Indexed by load: `value`, `low`, `high` (90%, natural log; undefined where a value is not positive) and `slack`.
+    """
+    rows = {}
+    for at, ours in a.groupby(load):
+        pair = ours.merge(b[b[load] == at], on="seed", suffixes=("_a", "_b"))
+        ours, theirs = (pair[f"{value}_{model}"].to_numpy() for model in "ab")
+        positive = bool((ours > 0).all() and (theirs > 0).all())
+        free = bool(pair[[f"{slack}_a", f"{slack}_b"]].to_numpy().all()) if slack else False
+        interval = tost(np.log(theirs / ours), 0.01)[1] if positive else UNDEFINED
+        rows[at] = {**interval.asdict(), "slack": free}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(load)
 
 
 def exponents(

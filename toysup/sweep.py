@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import struct
 import sys
 import tempfile
 import threading
@@ -39,9 +40,11 @@ from toysup.ensemble import (
     check_snapshots,
     chunks,
     initial_values,
+    load_compiler,
     resolve_device,
     task_constants,
     train_chunk,
+    work,
     worth_compiling,
 )
 from toysup.measure import held_out_loss, recovered
@@ -214,6 +217,7 @@ class _Job:
     stack: Stack
     rows: np.ndarray  # rows of the table; shorter than the stack where the last chunk is padded
     compile: bool
+    turn: int  # its number within its group
 
 
 def _jobs(grid: Grid, device: torch.device, compile: bool | None) -> list[_Job]:
@@ -222,7 +226,7 @@ def _jobs(grid: Grid, device: torch.device, compile: bool | None) -> list[_Job]:
         wanted = worth_compiling(stack) if compile is None else compile
         for number, part in enumerate(chunks(stack, device)):
             real = min(len(part), len(rows) - number * len(part))
-            jobs.append(_Job(len(jobs), stack.take(part), rows[part[:real]], wanted))
+            jobs.append(_Job(len(jobs), stack.take(part), rows[part[:real]], wanted, number))
     return jobs
 
 
@@ -291,19 +295,25 @@ def _worker_start(parent: int) -> None:
     torch.set_num_threads(1)
 
 
+WORTH_FORKING = 2e8  # `ensemble.work` below which one process is done before workers have warmed up
+NEWS = struct.Struct("dd")  # (instance-steps done, mean loss): short enough for a pipe to take it whole, without a lock
+
+
 def _worker_job(position: int) -> str:
-    queue = _WORK["queue"]
-    return _perform(_WORK["jobs"][position], *_WORK["rest"], lambda done, loss: queue.put((done, loss)))
+    def tell(done: int, loss: float) -> None:
+        os.write(_WORK["news"], NEWS.pack(done, loss))
+
+    return _perform(_WORK["jobs"][position], *_WORK["rest"], tell)
 
 
 def _run_in_workers(jobs: list[_Job], rest: tuple[Any, ...], workers: int, tell: Callable[[int, float], None]) -> None:
     context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    _WORK.update(jobs=jobs, rest=rest, queue=queue)
+    read, news = os.pipe()
+    _WORK.update(jobs=jobs, rest=rest, news=news)
 
-    def listen() -> None:
-        while (said := queue.get()) is not None:
-            tell(*said)
+    def listen() -> None:  # until the last writer is gone
+        while said := os.read(read, NEWS.size):
+            tell(*NEWS.unpack(said))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads, as DataLoader does
@@ -322,8 +332,9 @@ def _run_in_workers(jobs: list[_Job], rest: tuple[Any, ...], workers: int, tell:
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        queue.put(None)
+        os.close(news)
         listener.join()
+        os.close(read)
         _WORK.clear()
 
 
@@ -398,11 +409,15 @@ def sweep(
     store = Store.create(Path(temporary.path if temporary else results), name, identity, arrays)
     jobs = _jobs(grid, device, compile)
     finished = store.finished()
-    todo = [job for job in jobs if job.chunk not in finished]
+    # by turns of the groups, so that workers compile different shapes at the same time rather than the same one twice
+    todo = sorted((job for job in jobs if job.chunk not in finished), key=lambda job: (job.turn, job.chunk))
+    if any(job.compile for job in todo):
+        load_compiler()
 
     steps = sum(len(job.stack) * job.stack.setting.steps for job in todo)
     count = min(len(todo), workers or len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1)
-    forked = count > 1 and device.type == "cpu" and threading.current_thread() is threading.main_thread()
+    enough = workers or sum(work(job.stack) for job in todo) >= WORTH_FORKING
+    forked = enough and count > 1 and device.type == "cpu" and threading.current_thread() is threading.main_thread()
     with tqdm(total=steps, unit="step", unit_scale=True, desc=f"{name}: {len(grid):,} instances",
               disable=None if progress is None else not progress) as bar:  # fmt: skip
 

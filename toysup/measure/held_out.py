@@ -1,8 +1,9 @@
 """Errors on data no instance was trained on, each with its sampling error.
 
-Held-out draws have a stream of their own. Sparser data is evaluated on more samples: enough that a feature of mean
-activity is seen active about a thousand times, but no more than a quarter of the training samples (16,384 at least), so
-that looking never costs more than learning. Each instance's number of samples depends on that instance alone.
+Held-out draws have a stream of their own. Sparser data is evaluated on more samples: enough that each score (a feature,
+or a group of them with a label) sees about a thousand active ones, but no more than a quarter of the training samples
+(16,384 at least), so that looking never costs more than learning. Each instance's number of samples depends on that
+instance alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, vmap
 
-from toysup.ensemble import Trained, bound
+from toysup.ensemble import Trained, bound, one_thread
+from toysup.setting import Setting
 
 __all__ = ["Estimate", "HeldOut", "held_out"]
 
@@ -47,9 +49,13 @@ class HeldOut:
 
 
 def samples_wanted(trained: Trained) -> Int[Tensor, " instance"]:
-    """Held-out samples for each instance: a multiple of GROUPS * BATCH that shows a mean feature active ~1000 times."""
-    active = trained.per_instance(lambda setting, _: setting.features.expected_active)
-    density = active.reshape(len(trained), -1)[:, 0] / trained.setting.features.n_features
+    """Held-out samples for each instance: a multiple of GROUPS * BATCH that shows a mean score active ~1000 times."""
+
+    def density_of(setting: Setting, constants: dict[str, Tensor]) -> Tensor:
+        scores = setting.task.baseline(setting.features, constants).numel()
+        return setting.features.expected_active / scores
+
+    density = trained.per_instance(density_of).reshape(len(trained), -1)[:, 0].clamp(max=1)
     most = min(MOST, max(FEWEST, trained.setting.steps * trained.setting.batch // 4))
     wanted = (ACTIVE_SAMPLES / density).clamp(FEWEST, most)
     return (wanted / (GROUPS * BATCH)).ceil().long() * GROUPS * BATCH
@@ -58,7 +64,8 @@ def samples_wanted(trained: Trained) -> Int[Tensor, " instance"]:
 def held_out(trained: Trained) -> HeldOut:
     """Evaluate every instance on its held-out stream, once: the answer is kept with `trained` for the next measure."""
     if "held_out" not in trained.kept:
-        trained.kept["held_out"] = _evaluate(trained)
+        with torch.no_grad(), one_thread():
+            trained.kept["held_out"] = _evaluate(trained)
     return trained.kept["held_out"]
 
 
