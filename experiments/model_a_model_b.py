@@ -56,7 +56,7 @@ def untrained(trained: Trained) -> Estimate:
 def grid_of(task: str, run: report.Run, shapes: dict[str, Shape]) -> Grid:
     """The task's settings: both shapes, all loads, learning rates (one of them at half the length too) and seeds."""
     batch, optimizer = run.pick(default=512, quick=256, smoke=64), Adam(beta2=0.99, schedule=Cosine())
-    lrs, steps = run.pick(default=[0.015, 0.03], quick=[0.02]), run.pick(default=4000, quick=1000, smoke=4)
+    lrs, steps = run.pick(default=[0.015, 0.03], quick=[0.02]), run.pick(default=4000, quick=800, smoke=4)
     if task == "representation":  # its best rates are lower, for both shapes
         lrs = [lr / 3 for lr in lrs]
     trainings = [(steps, lr) for lr in lrs] + [(steps // 2, lrs[-1])]
@@ -99,17 +99,18 @@ def main(run: report.Run) -> None:
     reads = {task: active and active * LABELS for task, active in ACTIVE.items()}
     shapes = {task: {"A": a, "B": model_b_of(a, read)} for task, read in reads.items()}
     tables, short, instances, engines = {}, {}, 0, set()
-    for task in ACTIVE:
-        grid = grid_of(task, run, shapes[task])
-        table = sweep(grid, [held_out_loss, recovered, features_offered, untrained], results=run.results, name=task,
-                      device=run.device, workers=run.workers, snapshots=(0,)).table  # fmt: skip
+    grids = {task: grid_of(task, run, shapes[task]) for task in ACTIVE}
+    measures = [held_out_loss, recovered, features_offered, untrained]
+    answers = sweep(grids, measures, results=run.results, device=run.device, workers=run.workers, snapshots=(0,))
+    for task, answer in answers.items():
+        table = answer.table
         model = np.where(table["width"] == a.width, "A", "B")
         load = table["features_offered"] / a.live_parameters(reads[task])
         full = table["recovered"] >= 0.99 * table["features_offered"]
         table = table.assign(model=model, load=load, loss=table["held_out_loss"], full=full)
         whole = table["steps"] == table["steps"].max()
         tables[task], short[task] = table[whole], table[~whole]
-        instances += len(grid)
+        instances += len(table)
         engines.update(table["engine"])
 
     statistics, verdict = {}, {}

@@ -29,7 +29,18 @@ from toysup.checks import InputError
 from toysup.random import Stream, uniforms
 from toysup.setting import Setting, bind, describe
 
-__all__ = ["Stack", "Trained", "bound", "chunks", "resolve_device", "train", "train_chunk", "work", "worth_compiling"]
+__all__ = [
+    "Stack",
+    "Trained",
+    "bound",
+    "chunks",
+    "resolve_device",
+    "step_key",
+    "train",
+    "train_chunk",
+    "work",
+    "worth_compiling",
+]
 
 CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
 HISTORY = 50  # stretches of training over which the loss is averaged and kept
@@ -326,16 +337,22 @@ class Trained:
 _STEPS: dict[tuple[str, bool], tuple[Callable[..., Any], str]] = {}
 
 
-def _step_for(stack: Stack, device: torch.device, compile: bool) -> tuple[Callable[..., Any], str]:
-    """(one step of all instances, engine name), kept for the next chunk that differs in numbers only."""
-    setting = stack.setting
+def step_key(stack: Stack, device: torch.device) -> str:
+    """What a stack's step function depends on: stacks with the same key are served by one compilation."""
+    setting = bound(stack.setting, dict.fromkeys(stack.varying))
     static = [describe(setting.features), describe(setting.task), describe(setting.model), setting.batch]
     own = [id(type(setting.features)), id(type(setting.task)), id(setting.model.build)]  # two classes may share a name
-    key = (json.dumps([static, own, sorted(stack.varying), len(stack), str(device)]), compile)
+    shapes = sorted((path, values.shape) for path, values in stack.varying.items())
+    return json.dumps([static, own, shapes, len(stack), str(device)])
+
+
+def _step_for(stack: Stack, device: torch.device, compile: bool) -> tuple[Callable[..., Any], str]:
+    """(one step of all instances, engine name), kept for the next chunk that differs in numbers only."""
+    key = (step_key(stack, device), compile)
     if key not in _STEPS:
         if len(_STEPS) >= 32:
             _STEPS.pop(next(iter(_STEPS)))
-        function = _update(setting, setting.build())
+        function = _update(stack.setting, stack.setting.build())
         if compile:
             load_compiler()
         compiled = _compiled(function, _first_arguments(stack, device)) if compile else None
@@ -374,9 +391,9 @@ def work(stack: Stack) -> int:
     return len(stack) * setting.steps * setting.batch * _units(setting)
 
 
-def worth_compiling(stack: Stack) -> bool:
-    """Whether a stack is so much work that compiling its step is repaid; a property of the stack alone."""
-    return work(stack) >= WORTH_COMPILING and sys.platform != "win32"
+def worth_compiling(*stacks: Stack) -> bool:
+    """Whether stacks that share one step are so much work that compiling it is repaid; a property of them alone."""
+    return sum(map(work, stacks)) >= WORTH_COMPILING and sys.platform != "win32"
 
 
 def train(
