@@ -29,7 +29,7 @@ __all__ = ["Grid"]
 class _Axis:
     paths: tuple[str, ...]
     values: tuple[tuple[Any, ...], ...]  # one tuple of values, in the order of paths, for each point
-    labels: tuple[str, ...] | None
+    labels: tuple[Any, ...] | None  # text or numbers, for the table
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Grid:
         axes = []
         for key, given in self.axes.items():
             paths = (key,) if isinstance(key, str) else tuple(key)
-            labels = tuple(map(str, given)) if isinstance(given, Mapping) else None
+            labels = tuple(given) if isinstance(given, Mapping) else None
             values = list(given.values()) if isinstance(given, Mapping) else list(given)
             if not values:
                 raise InputError(f"Grid: axis {key!r} has no values")

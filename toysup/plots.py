@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -19,7 +20,19 @@ from numpy.typing import ArrayLike
 from toysup import stats
 from toysup.checks import InputError, check_interval
 
-__all__ = ["band", "category_colours", "category_legend", "figure", "null", "phase_map", "reference", "style"]
+__all__ = [
+    "GREY",
+    "axes_legend",
+    "band",
+    "boundaries",
+    "category_colours",
+    "category_legend",
+    "figure",
+    "null",
+    "phase_map",
+    "reference",
+    "style",
+]
 
 MARKERS = "osD^vP*Xhd"
 GREY = "0.35"
@@ -50,6 +63,22 @@ def category_colours(names: Iterable[Any]) -> dict[Any, tuple[float, float, floa
     if len(distinct) > len(palette):
         raise InputError(f"category_colours: expected at most {len(palette)} names, got {len(distinct)}")
     return dict(zip(distinct, palette, strict=False))
+
+
+def axes_legend(ax: Axes, colours: Mapping[Any, Any]) -> None:
+    """Colour patches under one panel, for a row of maps that share `colours` while other rows have their own."""
+    patches = [Patch(facecolor=colour, label=str(name)) for name, colour in colours.items()]
+    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9)
+
+
+def boundaries(ax: Axes, cells: pd.DataFrame, *, log: bool = True) -> Axes:
+    """Lines between neighbouring cells of different value, for a map whose index is y and whose columns are x."""
+    values = cells.to_numpy()
+    x, y = (_edges(axis.to_numpy(dtype=np.float64), log) for axis in (cells.columns, cells.index))
+    upright = [[(x[j + 1], y[i]), (x[j + 1], y[i + 1])] for i, j in np.argwhere(values[:, 1:] != values[:, :-1])]
+    level = [[(x[j], y[i + 1]), (x[j + 1], y[i + 1])] for i, j in np.argwhere(values[1:] != values[:-1])]
+    ax.add_collection(LineCollection(upright + level, colors="black", linewidths=1))
+    return ax
 
 
 def category_legend(figure: Figure, colours: Mapping[Any, Any]) -> None:

@@ -326,6 +326,16 @@ class Results:
             parts.append(wide.drop(columns=["train_loss", "diverged_step"]) if long is None else long)
         return self.grid.table.merge(pd.concat(parts, ignore_index=True), on="row")
 
+    def parameters(self, name: str) -> np.ndarray:
+        """One parameter of every instance, (row, ...), where all have it in one shape (InputError otherwise)."""
+        whole = f"parameters.{name}"
+        found = [self.store.weights(job.chunk, [whole]).get(whole) for job in self.jobs]
+        arrays = [tensor.numpy() for tensor in found if tensor is not None]
+        if len(arrays) < len(found) or len({array.shape[1:] for array in arrays}) > 1:
+            raise InputError(f"results: no parameter {name!r} that all instances have in one shape")
+        order = np.argsort(np.concatenate([job.rows for job in self.jobs]))
+        return np.concatenate(arrays)[order]
+
     def model(self, row: int) -> nn.Module:
         """The trained network of one row, as an ordinary module."""
         job, at = self._find(row)
