@@ -56,20 +56,20 @@ def untrained(trained: Trained) -> Estimate:
 def grid_of(task: str, run: report.Run, shapes: dict[str, Shape]) -> Grid:
     """The task's settings: both shapes, all loads, learning rates (one of them at half the length too) and seeds."""
     batch, optimizer = run.pick(default=512, quick=256, smoke=64), Adam(beta2=0.99, schedule=Cosine())
-    lrs, steps = run.pick(default=[0.015, 0.03], quick=[0.02]), run.pick(default=4000, quick=800, smoke=4)
+    lrs, steps = run.pick(default=[0.015, 0.03], quick=[0.02]), run.pick(default=3000, quick=800, smoke=4)
     if task == "representation":  # its best rates are lower, for both shapes
         lrs = [lr / 3 for lr in lrs]
     trainings = [(steps, lr) for lr in lrs] + [(steps // 2, lrs[-1])]
     common = {("steps", "optimizer.lr"): trainings, "seed": range(run.pick(default=8, smoke=2))}
     if task == "representation":
         model = Model(UntiedAutoencoder, width=shapes["A"].width)
-        sizes = run.pick(default=[32, 64, 128, 256, 512], quick=[32, 64, 128, 256], smoke=[8, 16])
+        sizes = run.pick(default=[32, 64, 128, 256, 384], quick=[32, 64, 128, 256], smoke=[8, 16])
         axes = {("model.width", "model.depth", "model.hidden"): [(s.width, s.depth, s.hidden) for s in shapes.values()]}
         setting = Setting(SparseUniform(8, DENSITY), Identity(), model, optimizer, steps, batch)
         return Grid(setting, axes | {"features.n_features": sizes} | common)
     active = ACTIVE[task]
     most, low, high = 2.0, -2 if active == 1 else -6, 1 if active == 1 else -1
-    loads = 2.0 ** np.linspace(low, high, run.pick(default=9, quick=6, smoke=2))
+    loads = 2.0 ** np.linspace(low, high, run.pick(default=8, quick=6, smoke=2))
     facts = OnePerGroup(active * round(most * shapes["A"].live_parameters(active * LABELS) / active), active)
     setting = Setting(facts, Memory(LABELS), Model(ResidualMLP, shape=shapes["A"], unembedding="coordinates"),
                       optimizer, steps, batch)  # fmt: skip

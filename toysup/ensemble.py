@@ -44,7 +44,7 @@ __all__ = [
 
 CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
 HISTORY = 50  # stretches of training over which the loss is averaged and kept
-WORTH_COMPILING = 1e9  # steps x samples x units from which compiling (6-10 s, 1 s from its cache) is repaid
+WORTH_COMPILING = 3e8  # `work` from which compiling (6-10 s, 1-2 s from its cache) is repaid
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,12 @@ def initial_values(stack: Stack) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             if callable(rules[name]):
                 draws = uniforms(stack.init_seed, position, tensor.numel(), 1, stream=Stream.INIT)
                 values[name] = rules[name](draws.reshape(len(stack), *tensor.shape))
-        values |= {name: values[rules[name]].clone() for name in tensors if name not in values}
+        for name in [name for name in tensors if name not in values]:
+            if rules[name] not in values:
+                raise InputError(
+                    f"{type(template).__name__}.initial(): {name} is to start as {rules[name]!r}, not drawn"
+                )
+            values[name] = values[rules[name]].clone()
     else:
         built = []
         with torch.random.fork_rng(devices=[]):

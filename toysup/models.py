@@ -29,7 +29,8 @@ Initial = dict[str, Callable[[Tensor], Tensor] | str]
 class Activations(NamedTuple):
     """What a model computes on the way: hidden neurons after their nonlinearity, and the stream that layers write to.
 
-    `neurons` is (batch, layer, neuron); `residual` is (batch, layer + 1, width), its first entry the embedded input.
+    `neurons` is (batch, layer, neuron). `residual` is (batch, stream, width): the embedded input, then the stream after
+    each block; in models without a residual stream the same as `neurons`.
     """
 
     neurons: Float[Tensor, "batch layer neuron"]

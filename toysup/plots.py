@@ -68,7 +68,7 @@ def category_colours(names: Iterable[Any]) -> dict[Any, tuple[float, float, floa
 def axes_legend(ax: Axes, colours: Mapping[Any, Any]) -> None:
     """Colour patches under one panel, for a row of maps that share `colours` while other rows have their own."""
     patches = [Patch(facecolor=colour, label=str(name)) for name, colour in colours.items()]
-    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9)
+    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=9)
 
 
 def boundaries(ax: Axes, cells: pd.DataFrame, *, log: bool = True) -> Axes:
