@@ -77,91 +77,67 @@ def grid_of(task: str, run: report.Run, shapes: dict[str, Shape]) -> Grid:
     return Grid(setting, axes | {"features.offered": loads / most} | common)
 
 
-def best(table: pd.DataFrame, model: str, score: str = "recovered") -> pd.DataFrame:
-    """One model's rows, each load at the learning rate that suits it best."""
-    own = table[table["model"] == model]
-    return stats.best_setting(own, "lr", ["load"], score, lowest=score == "loss")
-
-
-def capacities(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Recovered at capacity of A and of B, one row per seed."""
-    return {model: stats.capacity(best(table, model)) for model in "AB"}
-
-
-def b_over_a(table: pd.DataFrame, column: str = "recovered") -> stats.Interval:
-    """Recovered at capacity, B over A, paired by seed."""
-    held = capacities(table)
-    return stats.ratio(held["B"][column], held["A"][column], paired=True)
-
-
 def main(run: report.Run) -> None:
-    a = run.pick(default=Shape(16, 8), quick=Shape(16, 4), smoke=Shape(16, 4))
+    a = run.pick(default=Shape(16, 8), quick=Shape(16, 4))
     reads = {task: active and active * LABELS for task, active in ACTIVE.items()}
     shapes = {task: {"A": a, "B": model_b_of(a, read)} for task, read in reads.items()}
-    tables, short, instances, engines = {}, {}, 0, set()
     grids = {task: grid_of(task, run, shapes[task]) for task in ACTIVE}
     measures = [held_out_loss, recovered, features_offered, untrained]
     answers = sweep(grids, measures, results=run.results, device=run.device, workers=run.workers, snapshots=(0,))
+    tables = {}
     for task, answer in answers.items():
-        table = answer.table
-        model = np.where(table["width"] == a.width, "A", "B")
-        load = table["features_offered"] / a.live_parameters(reads[task])
-        full = table["recovered"] >= 0.99 * table["features_offered"]
-        table = table.assign(model=model, load=load, loss=table["held_out_loss"], full=full)
-        whole = table["steps"] == table["steps"].max()
-        tables[task], short[task] = table[whole], table[~whole]
-        instances += len(table)
-        engines.update(table["engine"])
+        model = np.where(answer.table["width"] == a.width, "A", "B")
+        load = answer.table["features_offered"] / a.live_parameters(reads[task])
+        tables[task] = answer.table.assign(model=model, load=load, loss=answer.table["held_out_loss"])
 
+    steps = max(int(table["steps"].max()) for table in tables.values())
     statistics, verdict = {}, {}
     controls = {name: {} for name in ("learning_rate", "half_the_training", "untrained", "held_out_load", "by_load")}
-    met: dict[str, list] = {name: [] for name in PREDICTED}
-    invariant: dict[str, list] = {"1pct": [], "3pct": []}
-    both = []
-    for task, table in tables.items():
-        ratio = b_over_a(table)
-        statistics[f"{task}_B_over_A"] = ratio
-        statistics[f"{task}_a_minus_2b"] = stats.Interval(*(math.log2(x) if x > 0 else math.nan for x in
-                                                            (ratio.value, ratio.low, ratio.high)))  # fmt: skip
+    pairs = {task: stats.compare(table[table["steps"] == steps]) for task, table in tables.items()}
+    for task, pair in pairs.items():
+        ratio = statistics[f"{task}_B_over_A"] = pair.ratio()
+        logs = [math.log2(x) if x > 0 else math.nan for x in (ratio.value, ratio.low, ratio.high)]
+        statistics[f"{task}_a_minus_2b"] = stats.Interval(*logs)  # F ~ d^a L^b gives B / A = 2^(a - 2b)
         for name, factor in PREDICTED.items():
-            met[name].append(stats.decide(ratio, (factor / WITHIN, factor * WITHIN)))
-            verdict[f"{task}_{name}"] = met[name][-1]
-        loss = stats.equivalence_by_load(best(table, "A", "loss"), best(table, "B", "loss"), slack="full")
-        count = stats.equivalence_by_load(best(table, "A"), best(table, "B"), value="recovered")
-        for load, row in loss.iterrows():
-            controls["by_load"][f"{task} {load:.3g}"] = {**row, "recovered": dict(count.loc[load])}
-        for load in loss.index[~loss["slack"].astype(bool)]:
-            ours, theirs = (stats.Interval(*t.loc[load, ["value", "low", "high"]]) for t in (loss, count))
-            for name, margin in (("1pct", 0.01), ("3pct", 0.03)):
-                invariant[name].append(stats.decide(ours, math.log1p(margin)))
-            both.append(stats.every(invariant["3pct"][-1], stats.decide(theirs, math.log1p(0.03))))
-        controls["held_out_load"][task] = b_over_a(table, "held_out")
-        controls["half_the_training"][task] = b_over_a(short[task])
+            verdict[f"{task}_{name}"] = stats.decide(ratio, (factor / WITHIN, factor * WITHIN))
+        table = tables[task]
+        controls["held_out_load"][task] = pair.ratio("held_out")
+        controls["half_the_training"][task] = stats.compare(table[table["steps"] < steps]).ratio()
         controls["untrained"][task] = table.groupby("model")["untrained"].max().to_dict()
-        for lr in sorted(table["lr"].unique()):
-            controls["learning_rate"][f"{task} {lr:.3g}"] = b_over_a(table[table["lr"] == lr])
-    verdict |= {f"shape_invariant_{name}": stats.every(*found) for name, found in invariant.items()}
-    verdict |= {name: stats.every(*found) for name, found in met.items()} | {"contradiction": stats.some(*both)}
+        for lr, rows in table[table["steps"] == steps].groupby("lr"):
+            controls["learning_rate"][f"{task} {lr:.3g}"] = stats.compare(rows).ratio()
+        for load in pair.loss.index:
+            by_load = {"ln_loss": dict(pair.loss.loc[load]), "ln_recovered": dict(pair.count.loc[load])}
+            controls["by_load"][f"{task} {load:.3g}"] = by_load
+    for name in PREDICTED:
+        verdict[name] = stats.every(*(verdict[f"{task}_{name}"] for task in ACTIVE))
+    for percent in (1, 3):
+        found = [v for pair in pairs.values() for v in pair.equal(percent / 100).values()]
+        verdict[f"shape_invariant_{percent}pct"] = stats.every(*found)
+    both = [
+        stats.every(v, pair.equal(0.03, "count")[at]) for pair in pairs.values() for at, v in pair.equal(0.03).items()
+    ]
+    verdict["contradiction"] = stats.some(*both)
 
-    note = note_table(tables, shapes, reads)
+    note = note_table(pairs, shapes, reads)
     controls["note_table"] = note.to_dict("index")
     print(note.to_string(float_format="{:.3g}".format))
-    figure = draw(tables, shapes, reads, statistics, verdict)
-    report.write(run, figure, statistics=statistics, verdict=verdict, controls=controls, instances=instances,
-                 steps=int(table["steps"].max()), engine=", ".join(sorted(engines)))  # fmt: skip
+    engine = ", ".join(sorted({engine for table in tables.values() for engine in table["engine"]}))
+    report.write(run, draw(tables, pairs, shapes, reads, verdict), statistics=statistics, verdict=verdict,
+                 controls=controls, instances=sum(map(len, tables.values())), steps=steps, engine=engine)  # fmt: skip
 
 
-def note_table(tables: dict, shapes: dict, reads: dict) -> pd.DataFrame:
-    """The note's table, measured: at capacity, for each task and model, beside what the note assumes of B over A."""
+def note_table(pairs: dict, shapes: dict, reads: dict) -> pd.DataFrame:
+    """The note's table, measured at capacity, for each task and model, beside what the note assumes of B over A."""
     rows = {}
-    for task, table in tables.items():
-        held = {model: frame["recovered"].mean() for model, frame in capacities(table).items()}
-        for model, shape in shapes[task].items():
-            total, neurons = held[model], shape.note_neurons
+    for task, pair in pairs.items():
+        for (model, shape), held in zip(shapes[task].items(), pair.capacities, strict=True):
+            total = held["recovered"].mean()
             rows[f"{task} {model}"] = {
-                "layers": shape.depth, "width": shape.width, "neurons": neurons, "hidden neurons": shape.neurons,
-                "parameters": shape.live_parameters(reads[task]), "features": total, "per layer": total / shape.depth,
-                "per neuron": total / neurons, "n / m": total / shape.width,
+                "layers": shape.depth, "width": shape.width, "neurons": shape.note_neurons,
+                "hidden neurons": shape.neurons, "parameters": shape.live_parameters(reads[task]),
+                "features": total, "per layer": total / shape.depth,
+                "per neuron": total / shape.note_neurons, "n / m": total / shape.width,
             }  # fmt: skip
         rows[f"{task} B/A"] = {k: rows[f"{task} B"][k] / v if v else math.nan for k, v in rows[f"{task} A"].items()}
     assumed = {"layers": 1 / 4, "width": 2, "neurons": 1 / 2, "hidden neurons": 1 / 2, "parameters": 1, "features": 1,
@@ -169,55 +145,58 @@ def note_table(tables: dict, shapes: dict, reads: dict) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows | {"the note assumes B/A": assumed}, orient="index")
 
 
-def draw(tables: dict, shapes: dict, reads: dict, statistics: dict, verdict: dict) -> plots.Figure:
+def draw(tables: dict, pairs: dict, shapes: dict, reads: dict, verdict: dict) -> plots.Figure:
     """Recovered against load for each task, the ratios at capacity, and the loss ratios."""
     figure, axes = plots.figure(2, 3, width=13, height=4)
-    for ax, (task, table) in zip(axes.flat, tables.items(), strict=False):
-        chosen = pd.concat([best(table, model) for model in "AB"])
+    for ax, (task, pair) in zip(axes.flat, pairs.items(), strict=False):
         budget = shapes[task]["A"].live_parameters(reads[task])
-        loads = np.sort(chosen["load"].unique())
-        plots.band(ax, chosen, "load", "recovered", "model", colours=COLOURS, log=True)
-        plots.reference(ax, loads, loads * budget, "all offered")
+        loads = pair.count.index.to_numpy()
+        plots.band(ax, pd.concat([pair.a, pair.b]), "load", "recovered", "model", colours=COLOURS, log=True)
+        plots.reference(ax, loads, loads * budget, "all that is offered")
         if task == "representation":
             for model, shape in shapes[task].items():
                 one_step = [n * one_step_r2(round(n), shape.width, DENSITY).r2 for n in loads * budget]
-                ax.plot(loads, one_step, "--", color=COLOURS[model], linewidth=1, label=f"{model}, one-step decoding")
+                ax.plot(loads, one_step, "--", color=COLOURS[model], label=f"{model}, one-step decoding (theory)")
                 plots.null(ax, loads, shape.width, f"linear (PCA), d = {shape.width}")
         else:
             plots.reference(ax, loads, budget, "2 bits per parameter")
-        floor = chosen["recovered"].clip(lower=1).min() / 4
-        before = table.groupby("load")["untrained"].max()
+        floor = min(pair.a["recovered"].min(), pair.b["recovered"].min()) / 3 + 1e-3
+        before = tables[task].groupby("load")["untrained"].max()
         plots.null(ax, before.index, before.clip(lower=floor), f"untrained: at most {before.max():.2g}")
         ax.set(xlabel="load: features offered / parameters", ylabel="features recovered (F_eff)", yscale="log",
-               ylim=(0.85 * floor, None))  # fmt: skip
-        ratio = statistics[f"{task}_B_over_A"]
-        ax.set_title(f"{task.replace('_', ', ')}: B holds {ratio.value:.2f} x A")
-        ax.legend(fontsize=8, loc="lower right")
-    met = {name: [task for task in tables if verdict[f"{task}_{name}"] == "supported"] for name in PREDICTED}
-    told = [f"{name} on {len(tasks)} of {len(tables)} tasks" for name, tasks in met.items()]
-    title = "Capacity follows " + ", ".join(told)
-    for row, task in enumerate(tables):
-        ratio = statistics[f"{task}_B_over_A"]
-        axes[1, 1].errorbar(ratio.value, -row, xerr=[[ratio.value - ratio.low], [ratio.high - ratio.value]], fmt="ok",
-                            capsize=3)  # fmt: skip
+               ylim=(0.85 * floor, None), title=f"{named(task)}: B holds {pair.ratio().value:.2f} x A")  # fmt: skip
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10)
+    ratios, losses = axes[1, 1], axes[1, 2]
+    for row, (task, pair) in enumerate(pairs.items()):
+        ratio, colour = pair.ratio(), plots.category_colours(pairs)[task]
+        ratios.errorbar(ratio.value, -row, xerr=[[ratio.value - ratio.low], [ratio.high - ratio.value]], fmt="o",
+                        color=colour, capsize=3)  # fmt: skip
+        tight = np.exp(pair.loss.loc[pair.tight(), ["value", "low", "high"]])
+        losses.plot(tight.index, tight["value"], marker="o", color=colour, label=named(task))
+        losses.fill_between(tight.index, tight["low"], tight["high"], color=colour, alpha=0.2)
     for name, factor in PREDICTED.items():
-        axes[1, 1].axvline(factor, color=plots.GREY, linestyle="--", linewidth=1)
-        axes[1, 1].annotate(name, (factor, 0.45), ha="center", fontsize=9, color=plots.GREY)
-    axes[1, 1].set(xscale="log", xlabel="capacity of B over A (95% interval)", xlim=(0.35, 2.9), ylim=(-3.5, 0.9),
-                   title=title)  # fmt: skip
-    axes[1, 1].set_yticks([-row for row in range(len(tables))], [task.replace("_", ", ") for task in tables])
-    axes[1, 1].set_xticks([0.5, 1, 2], ["1/2", "1", "2"])
-    axes[1, 1].minorticks_off()
-    for task, colour in plots.category_colours(tables).items():
-        loss = stats.equivalence_by_load(best(tables[task], "A", "loss"), best(tables[task], "B", "loss"), slack="full")
-        tight = loss[~loss["slack"].astype(bool)]
-        axes[1, 2].plot(tight.index, np.exp(tight["value"]), marker="o", color=colour, label=task.replace("_", ", "))
-        axes[1, 2].fill_between(tight.index, np.exp(tight["low"]), np.exp(tight["high"]), color=colour, alpha=0.2)
-    axes[1, 2].axhspan(1 / 1.03, 1.03, color="0.8", zorder=0, label="equal within 3%")
-    axes[1, 2].set(xscale="log", yscale="log", xlabel="load: features offered / parameters",
-                   ylabel="held-out loss, B over A", title="Loss where something is missed")  # fmt: skip
-    axes[1, 2].legend(fontsize=8)
+        ratios.axvspan(factor / WITHIN, factor * WITHIN, color="0.88", zorder=0)
+        ratios.annotate(name, (factor, 0.45), ha="center", fontsize=10, color=plots.GREY)
+    ratios.set(xscale="log", xlabel="capacity, B over A (95% interval)", xlim=(0.38, 2.7), ylim=(-3.5, 0.9),
+               title="Capacity against what each would predict")  # fmt: skip
+    ratios.set_yticks([-row for row in range(len(pairs))], [named(task) for task in pairs])
+    ratios.set_xticks([0.5, 1, 2], ["1/2", "1", "2"])
+    ratios.minorticks_off()
+    losses.axhspan(1 / 1.03, 1.03, color="0.8", zorder=0, label="equal within 3%")
+    losses.set(xscale="log", yscale="log", xlabel="load: features offered / parameters",
+               ylabel="held-out loss, B over A", title="Loss where something is missed")  # fmt: skip
+    losses.legend(fontsize=9)
+    for ax in axes.flat:
+        ax.yaxis.set_minor_formatter(lambda *_: "")
+    met = {name: [named(task) for task in pairs if verdict[f"{task}_{name}"] == "supported"] for name in PREDICTED}
+    told = [f"{' and '.join(tasks)} follow{'s' * (len(tasks) == 1)} {name}" for name, tasks in met.items() if tasks]
+    figure.suptitle("Equal parameters, half the neurons: " + ("; ".join(told) or "no prediction is met within 10%"))
     return figure
+
+
+def named(task: str) -> str:
+    """A task's name as the figure says it."""
+    return task.replace("_K", ", K=")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""Every experiment runs in its smallest form and writes what DESIGN promises; committed results fit the form too."""
+
+import importlib.util
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+
+from toysup import report
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "experiments").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_smoke(script, tmp_path):
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folders = ["--results", str(tmp_path / "results"), "--figures", str(tmp_path / "figures")]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(Tight|constrained_)layout.*")  # tiny data, odd limits
+        document = report.experiment(module.main, ["--smoke", "--workers", "1", *folders])
+    written = json.loads((tmp_path / "figures" / f"{script.stem}.json").read_text())
+    report.check_form(written)
+    assert written == json.loads(json.dumps(document)) and written["mode"] == "smoke"
+    for kind in ("png", "svg"):
+        assert (tmp_path / "figures" / f"{script.stem}.{kind}").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_committed_result(script):
+    committed = ROOT / "figures" / f"{script.stem}.json"
+    document = json.loads(committed.read_text())
+    report.check_form(document)
+    assert document["experiment"] == script.stem and document["mode"] in ("default", "full")
+    assert committed.with_suffix(".png").exists() and committed.with_suffix(".svg").exists()

@@ -1,0 +1,216 @@
+"""An estimate with its interval, and the one rule that turns an interval into a verdict."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from toysup.checks import InputError, check_interval, check_whole
+
+Verdict = Literal["supported", "rejected", "undecided"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its confidence interval, in the units of the estimate.
+
+    Infinite ends say that the data put no bound (one sample); a NaN value says that the statistic is undefined there.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        for name in ("value", "low", "high"):  # numpy scalars become plain floats, so that repr and JSON stay plain
+            object.__setattr__(self, name, float(getattr(self, name)))
+
+    def within(self, low: float, high: float) -> bool:
+        """Whether the whole interval lies inside [low, high]."""
+        return low <= self.low and self.high <= high
+
+    def excludes(self, x: float) -> bool:
+        """Whether `x` lies outside the interval."""
+        return x < self.low or x > self.high
+
+    def asdict(self) -> dict[str, float]:
+        """The three numbers by name."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+UNDEFINED = Interval(np.nan, -np.inf, np.inf)
+
+
+def decide(interval: Interval, inside: float | tuple[float, float]) -> Verdict:
+    """The verdict on "the statistic lies inside this region": the one rule behind every verdict.
+
+    "supported" if the whole interval lies inside, "rejected" if the whole interval lies outside, else "undecided".
+    A region is (low, high), ends included and possibly infinite; a single number x means (-x, x).
+    """
+    low, high = (-inside, inside) if np.isscalar(inside) else inside
+    if not low <= high:
+        raise InputError(f"decide: inside must be (low, high) with low <= high, got ({low}, {high})")
+    if interval.within(low, high):
+        return "supported"
+    return "rejected" if interval.high < low or interval.low > high else "undecided"
+
+
+def every(*verdicts: Verdict) -> Verdict:
+    """The verdict on "all of these hold": rejected if any is, supported if all are, else undecided.
+
+    If each is supported with error rate alpha, so is the whole (intersection-union test; Berger 1982, Technometrics
+    24:295). A rejection is not corrected for the number of verdicts.
+    """
+    if not verdicts:
+        raise InputError("every: expected at least one verdict, got none")
+    if "rejected" in verdicts:
+        return "rejected"
+    return "undecided" if "undecided" in verdicts else "supported"
+
+
+def some(*verdicts: Verdict) -> Verdict:
+    """The verdict on "at least one of these holds": supported if any is, rejected if all are, else undecided."""
+    if not verdicts:
+        raise InputError("some: expected at least one verdict, got none")
+    if "supported" in verdicts:
+        return "supported"
+    return "undecided" if "undecided" in verdicts else "rejected"
+
+
+def sample(where: str, values: ArrayLike, low: float = -np.inf) -> np.ndarray:
+    """One finite number per unit, as float64."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not array.size:
+        raise InputError(f"{where}: expected one number per seed in one dimension, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        lost = int((~np.isfinite(array)).sum())
+        raise InputError(f"{where}: expected finite samples, got {lost} of {array.size} that are not (diverged?)")
+    check_interval(where, "samples", array, low)
+    return array
+
+
+def mean(samples: ArrayLike, level: float = 0.95) -> Interval:
+    """The mean with Student's t interval. One sample gives infinite ends."""
+    x = sample("mean", samples)
+    if x.size == 1:
+        return Interval(x[0], -np.inf, np.inf)
+    half = stats.t.ppf((1 + level) / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
+    return Interval(x.mean(), x.mean() - half, x.mean() + half)
+
+
+def share(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """successes / trials with its score interval (Wilson 1927, JASA 22:209). No trials: undefined, in [0, 1]."""
+    check_whole("share", "trials", trials, 0)
+    check_whole("share", "successes", successes, 0)
+    if successes > trials:
+        raise InputError(f"share: successes must be at most trials = {trials}, got {successes}")
+    if trials == 0:
+        return Interval(np.nan, 0, 1)
+    ends = stats.binomtest(int(successes), int(trials)).proportion_ci(level, method="wilson")
+    return Interval(successes / trials, ends.low, ends.high)
+
+
+def ratio(numerator: ArrayLike, denominator: ArrayLike, *, paired: bool = False, level: float = 0.95) -> Interval:
+    """mean(numerator) / mean(denominator) for non-negative samples, with a t interval on its logarithm.
+
+    The variance of ln(ratio) is the delta method's (Hedges, Gurevitch & Curtis 1999, Ecology 80:1150) with Welch's
+    degrees of freedom; `paired` takes it from the differences a_i / mean(a) - b_i / mean(b). At 8 seeds its 95%
+    interval covered the truth in 93-95% of simulations (normal and gamma samples).
+
+    Paired samples that are pandas Series must have the same index. A zero numerator gives [0, 0]; a zero denominator an
+    undefined ratio; a single sample infinite ends.
+    """
+    a, b = sample("ratio", numerator, 0), sample("ratio", denominator, 0)
+    if paired and a.size != b.size:
+        raise InputError(f"ratio: paired samples must be of one length, got {a.size} and {b.size}")
+    if paired and isinstance(numerator, pd.Series) and isinstance(denominator, pd.Series):
+        if not numerator.index.equals(denominator.index):
+            raise InputError("ratio: paired samples must have the same index (seeds in the same order)")
+    if b.mean() == 0:
+        return UNDEFINED
+    value = a.mean() / b.mean()
+    if value == 0:
+        return Interval(0, 0, 0)
+    if min(a.size, b.size) == 1:
+        return Interval(value, -np.inf, np.inf)
+    a, b = a / a.mean(), b / b.mean()
+    if paired:
+        variance, freedom = np.var(a - b, ddof=1) / a.size, a.size - 1
+    else:
+        parts = np.array([np.var(a, ddof=1) / a.size, np.var(b, ddof=1) / b.size])
+        variance = parts.sum()
+        freedom = variance**2 / (parts**2 / [a.size - 1, b.size - 1]).sum() if variance else 1
+    half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    return Interval(value, value * np.exp(-half), value * np.exp(half))
+
+
+def expanded(level: float, n: int) -> float:
+    """The level at which a bootstrap interval of n samples covers like a t interval at `level`.
+
+    Bootstrap quantiles are those of a normal with the variance divided by n, not n - 1 (Hesterberg 2015, The American
+    Statistician 69:371, the expanded percentile interval): alpha' / 2 = Phi(-sqrt(n / (n - 1)) t_{alpha/2, n-1}).
+    """
+    return 1 - 2 * stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1))
+
+
+def bootstrap(
+    function: Callable[..., float],
+    *samples: ArrayLike,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    paired: bool = False,
+) -> Interval:
+    """function(*samples) with a bootstrap interval, for statistics that have no closed form (a median, a correlation).
+
+    Resamples the first axis of every sample (one row per seed; together if `paired`). BCa (Efron 1987, JASA 82:171) as
+    in scipy, at Hesterberg's level for few samples; the percentile interval where BCa is undefined, as for constant
+    data. Resamples in which the function is undefined are dropped. The interval is stretched, if need be, to hold the
+    value. One row gives infinite ends. Prefer `mean` and `ratio` where they apply: below 8 samples the bootstrap is
+    too narrow.
+    """
+    arrays = [np.asarray(s) for s in samples]
+    sizes = {len(a) for a in arrays}
+    if not arrays or min(sizes) == 0 or (paired and len(sizes) > 1):
+        raise InputError(f"bootstrap: expected filled samples{' of one length' if paired else ''}, got {sorted(sizes)}")
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # scipy warns wherever BCa is undefined, and so may the function on a resample
+        value = float(function(*arrays))
+        if not np.isfinite(value):
+            return UNDEFINED
+        if min(sizes) == 1:
+            return Interval(value, -np.inf, np.inf)
+        level = expanded(level, min(sizes))
+
+        def statistic(*rows: np.ndarray) -> float:
+            rows = rows * len(arrays) if paired else rows
+            return float(function(*(a[r.astype(int)] for a, r in zip(arrays, rows, strict=True))))
+
+        drawn = stats.bootstrap(
+            [np.arange(len(a)) for a in (arrays[:1] if paired else arrays)],
+            statistic,
+            n_resamples=resamples,
+            vectorized=False,
+            confidence_level=level,
+            rng=np.random.default_rng(seed),
+        )
+        low, high = drawn.confidence_interval
+        if not (np.isfinite(low) and np.isfinite(high)):
+            low, high = percentiles(drawn.bootstrap_distribution, level)
+    return Interval(value, min(low, value), max(high, value))
+
+
+def percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
+    """The central `level` of the finite draws."""
+    finite = draws[np.isfinite(draws)]
+    if not finite.size:
+        return -np.inf, np.inf
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return low, high
