@@ -124,7 +124,8 @@ def main(run: report.Run) -> None:
     print(note.to_string(float_format="{:.3g}".format))
     engine = ", ".join(sorted({engine for table in tables.values() for engine in table["engine"]}))
     report.write(run, draw(tables, pairs, shapes, reads, verdict), statistics=statistics, verdict=verdict,
-                 controls=controls, instances=sum(map(len, tables.values())), steps=steps, engine=engine)  # fmt: skip
+                 controls=controls, instances=sum(map(len, tables.values())), steps=steps, engine=engine,
+                 seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
 
 
 def note_table(pairs: dict, shapes: dict, reads: dict) -> pd.DataFrame:

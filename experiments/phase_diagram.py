@@ -113,7 +113,8 @@ def main(run: report.Run) -> None:
     setting = next(iter(grids.values())).setting
     engine = ", ".join(sorted({e for answer in answers.values() for e in answer.table["engine"]}))
     report.write(run, draw(maps, statistics), statistics=statistics, verdict=verdict, controls=controls, engine=engine,
-                 instances=sum(map(len, grids.values())), steps=setting.steps)  # fmt: skip
+                 instances=sum(map(len, grids.values())), steps=setting.steps,
+                 seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
 
 
 def draw(maps: dict, statistics: dict) -> plots.Figure:

@@ -174,6 +174,7 @@ def write(
     instances: int,
     steps: int,
     engine: str,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """Write NAME.png, NAME.svg and NAME.json into `run.figures`, print them as a table, and return the document.
 
@@ -186,6 +187,8 @@ def write(
         controls: name -> anything JSON can hold; intervals and arrays are converted.
         instances: networks trained; steps: optimiser steps each took (the most, where they differ).
         engine: "general", "fused", or what else trained them.
+        seconds: spent on training, where that was kept (`Results.seconds`), so that redrawing does not look like
+            training; the time since the script started unless given.
 
     Raises:
         InputError: the document does not fit the form (`check_form`); then nothing is written.
@@ -200,7 +203,7 @@ def write(
             "controls": controls,
             "instances": instances,
             "steps": steps,
-            "seconds": round(time.perf_counter() - run.started, 2),
+            "seconds": round(time.perf_counter() - run.started if seconds is None else seconds, 2),
             "engine": engine,
             "versions": run.versions,
         }

@@ -177,6 +177,17 @@ class Store:
         except (OSError, SafetensorError):
             raise InputError(f"results: {path} is damaged; move the folder away and rerun") from None
 
+    def seconds(self, more: float = 0.0) -> float:
+        """Seconds spent on training what is here, over all runs; `more` adds to them."""
+        path = self.path / "seconds.json"
+        try:
+            spent = float(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            spent = 0.0
+        if more:
+            _write(path, lambda p: p.write_text(json.dumps(spent + more)))
+        return spent + more
+
     def _file(self, chunk: int, kind: str) -> Path:
         return self.path / f"{chunk:05d}.{kind}"
 

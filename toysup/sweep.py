@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -209,8 +210,12 @@ def sweep(
             bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
             bar.update(done)
 
+        started = time.perf_counter()
         in_parallel([[piece(job) for job in queue] for queue in _queues(todo, count)], count, tell)
+    elapsed, whole = time.perf_counter() - started, sum(work(job.stack) for job in todo)
     for name, answer in answers.items():
+        mine = sum(work(job.stack) for job in todo if store_of[id(job)] is answer.store)
+        answer.store.seconds(elapsed * mine / whole if mine else 0.0)
         diverged = int((answer.table["diverged_step"] >= 0).sum())
         if diverged:
             said = f"{name}: {diverged} of {len(answer.grid)} instances diverged and were frozen (diverged_step)"
@@ -273,6 +278,11 @@ class Results:
         if not parts:
             return pd.DataFrame({"row": pd.Series(dtype=int)})
         return self.grid.table.merge(pd.concat(parts, ignore_index=True), on="row", validate="one_to_many")
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds spent on training and measuring it, over all runs that had a part in it."""
+        return self.store.seconds()
 
     @cached_property
     def table(self) -> pd.DataFrame:
