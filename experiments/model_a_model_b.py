@@ -17,8 +17,8 @@ where both shapes recover 99% the load is slack, and every bound holds. The cont
 loss and the recovered count both agree within 3%; it is rejected if that is rejected at every one of them.
 
 Each shape is read at the best of several learning rates for each load. Controls: each single rate; whether the best
-rate lies inside the range tried (`learning_rate_bracketed`); half the training length at the middle rate, where B over A may
-not move by more than 10% (`length_does_not_decide`); untrained networks; cross-validated choice of the load.
+rate lies inside the range tried (`learning_rate_bracketed`); half the training length at the middle rate, where B over
+A may not move by more than 10% (`length_does_not_decide`); untrained networks; cross-validated choice of the load.
 
 Two cores: --quick about 1 minute, default about 12, and 1 to 3 minutes more to compile on a first run.
 """
