@@ -122,20 +122,19 @@ def draw(maps: dict, statistics: dict) -> plots.Figure:
     figure, axes = plots.figure(len(maps), 3, width=13, height=4.2)
     for row, ((n, m), cells) in zip(axes, maps.items(), strict=True):
         common = cells[["trained", "optimal"]].stack().value_counts(normalize=True)
-        shown = list(common[common > 0.01].index[:8])
+        shown = list(common[common > 0.003].index[:8])
         cells = cells.assign(**{c: cells[c].where(cells[c].isin(shown), "other") for c in ("trained", "optimal")})
         used = [name for name in [*shown, "other"] if (cells[["trained", "optimal"]] == name).any(axis=None)]
         colours = plots.category_colours(used)
-        agreement = statistics[f"n{n}_m{m}_agreement"].value
         titles = (
             f"trained, n={n}, m={m}: best seed",
             "exact optimum",
-            f"what the best seed misses: {agreement:.1%} agree",
+            "what the best seed misses",
         )
         plots.phase_map(row[0], cells, "density", "importance", "trained", colours=colours)
         plots.phase_map(row[1], cells, "density", "importance", "optimal", colours=colours)
         percent = cells.assign(**{"excess loss, % of zero predictor's": 100 * cells["excess"].clip(lower=0)})
-        plots.phase_map(row[2], percent, "density", "importance", percent.columns[-1], cmap="magma_r")
+        plots.phase_map(row[2], percent, "density", "importance", percent.columns[-1], cmap="magma_r", vmin=0, vmax=1)
         differ = cells[cells["trained"] != cells["optimal"]]
         row[2].plot(differ["density"], differ["importance"], "x", color="#0173b2", markersize=3, label="names differ")
         if len(differ):
@@ -147,7 +146,7 @@ def draw(maps: dict, statistics: dict) -> plots.Figure:
             ax.invert_xaxis()
             ax.set(title=title, xlabel="density p = 1 - S", ylabel="relative importance r of the last feature")
             ax.label_outer()
-        plots.axes_legend(row[1], colours)
+        plots.axes_legend(row[1], colours, below=0.22 if row[1] in axes[-1] else 0.08)
     told = ", ".join(f"{statistics[f'n{n}_m{m}_agreement'].value:.1%} of cells at n={n}, m={m}" for n, m in maps)
     figure.suptitle(f"The best of several seeds finds the exact optimum's configuration in {told}", fontsize=14)
     return figure

@@ -65,10 +65,10 @@ def category_colours(names: Iterable[Any]) -> dict[Any, tuple[float, float, floa
     return dict(zip(distinct, palette, strict=False))
 
 
-def axes_legend(ax: Axes, colours: Mapping[Any, Any]) -> None:
-    """Colour patches under one panel, for a row of maps that share `colours` while other rows have their own."""
+def axes_legend(ax: Axes, colours: Mapping[Any, Any], below: float) -> None:
+    """Colour patches under one panel, `below` its height, for a row of maps that have colours of their own."""
     patches = [Patch(facecolor=colour, label=str(name)) for name, colour in colours.items()]
-    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=9)
+    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -below), ncols=3, fontsize=9)
 
 
 def boundaries(ax: Axes, cells: pd.DataFrame, *, log: bool = True) -> Axes:
