@@ -81,8 +81,8 @@ SAME = 1e-5
 
 
 def steps_arguments(stack):
-    step = ensemble._update(stack.setting, stack.setting.build())
-    parameters, *rest = ensemble._first_arguments(stack, CPU)
+    step = ensemble.step._update(stack.setting, stack.setting.build())
+    parameters, *rest = ensemble.step._first_arguments(stack, CPU)
     return step, parameters, rest
 
 
@@ -182,7 +182,7 @@ def test_order_company_chunks_and_threads_do_not_matter(monkeypatch):
     order = [4, 0, 6, 2]
     assert difference(run(stack.take(order)), together.take(order)).max() < SAME
     for room in (1, 12_000, 1 << 30):  # one by one, a few at a time, all
-        monkeypatch.setattr(ensemble, "CACHE_BYTES", room)
+        monkeypatch.setattr(ensemble.stack, "CACHE_BYTES", room)
         parts = chunks(stack, CPU)
         assert len({len(part) for part in parts}) == 1 and sorted(set(np.concatenate(parts))) == list(range(7))
         again = run(stack)
@@ -200,11 +200,11 @@ def test_order_company_chunks_and_threads_do_not_matter(monkeypatch):
 
 
 def test_chunks_fit_in_the_room_and_depend_on_nothing_else(monkeypatch):
-    monkeypatch.setattr(ensemble, "CACHE_BYTES", 200_000)
+    monkeypatch.setattr(ensemble.stack, "CACHE_BYTES", 20_000)
     for n in (1, 2, 3, 10, 101):
         parts = chunks(Stack.of(tied(), range(n)), CPU)
         sizes = {len(part) for part in parts}
-        assert len(sizes) == 1 and sizes.pop() * BATCH * N * 4 <= 200_000
+        assert len(sizes) == 1 and sizes.pop() * BATCH * N * 4 <= 20_000
         in_order = np.concatenate(parts)
         assert in_order[:n].tolist() == list(range(n)) and set(in_order[n:]) <= {n - 1}
         assert len(in_order) - n < len(parts[0])  # padding never fills a chunk
@@ -266,7 +266,7 @@ def test_the_fused_optimizer_is_torchs(schedule, weight_decay):
     setting = Setting(Given(8), Output(), Model(Scale), Adam(schedule=schedule), steps=steps, batch=1)
     stack = Stack(setting, *np.tile(np.arange(instances), (2, 1)), options)
     step, parameters, (first, second, alive, frozen, _, _) = steps_arguments(stack)
-    rates = ensemble._Rates(stack)
+    rates = ensemble.step._Rates(stack)
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
     references, optimizers, schedulers = [], [], []
     for i in range(instances):
@@ -355,7 +355,7 @@ def test_the_plain_loop_on_its_own_draws_learns_as_well():
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++", "clang"))), reason="no C++ compiler here")
 def test_compiled_equals_eager(monkeypatch, tmp_path):
-    monkeypatch.setattr(ensemble, "_STEPS", {})
+    monkeypatch.setattr(ensemble.step, "_STEPS", {})
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # compiled anew, and nothing left behind
     stack = varied(4, steps=30)
     few = ("features.density", "task.importance", "optimizer.lr")  # the less code, the sooner it is compiled
@@ -372,7 +372,7 @@ def test_without_a_compiler_training_goes_on_quietly(monkeypatch, capfd):
     def broken(*args, **kwargs):
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(ensemble, "_STEPS", {})
+    monkeypatch.setattr(ensemble.step, "_STEPS", {})
     monkeypatch.setattr(torch, "compile", broken)
     stack = varied(3, steps=10)
     trained = run(stack, compile=True)
@@ -381,7 +381,7 @@ def test_without_a_compiler_training_goes_on_quietly(monkeypatch, capfd):
     def late(function, **kwargs):  # torch.compile is lazy: compilers are missed only at the first call
         return broken
 
-    monkeypatch.setattr(ensemble, "_STEPS", {})
+    monkeypatch.setattr(ensemble.step, "_STEPS", {})
     monkeypatch.setattr(torch, "compile", late)
     trained = run(stack, compile=True)
     assert trained.engine == "general, eager" and difference(trained, run(stack)).max() == 0
@@ -398,13 +398,13 @@ def test_a_step_kept_for_one_stack_is_not_used_for_another(monkeypatch):
 
         return Model(Same, width=WIDTH, relu=False)
 
-    monkeypatch.setattr(ensemble, "_STEPS", {})
+    monkeypatch.setattr(ensemble.step, "_STEPS", {})
     base = tied(steps=10)
     settings = [base, tied(steps=10, density=0.5), tied(steps=10, importance=np.arange(N)), tied(steps=10, batch=32)]
     settings += [dataclasses.replace(base, model=model(power)) for power in (1, 2)]
     kept = [run(Stack.of(setting, [0, 1])) for setting in settings]
     for setting, trained in zip(settings, kept, strict=True):
-        ensemble._STEPS.clear()
+        ensemble.step._STEPS.clear()
         assert difference(trained, run(Stack.of(setting, [0, 1]))).max() == 0
     assert min(difference(kept[0], other).min() for other in kept[1:4]) > SAME
     assert difference(kept[0], kept[4]).max() < SAME < difference(kept[4], kept[5]).min()
@@ -455,7 +455,7 @@ def test_a_gradient_whose_square_overflows_is_a_divergence():
 
 
 def test_a_divergence_in_one_chunk_is_reported_at_its_instance(monkeypatch):
-    monkeypatch.setattr(ensemble, "CACHE_BYTES", 1)
+    monkeypatch.setattr(ensemble.stack, "CACHE_BYTES", 1)
     stack = varied()
     lr = stack.varying["optimizer.lr"].copy()
     lr[3] = 1e30

@@ -210,7 +210,7 @@ def test_the_order_of_axes_changes_only_the_order_of_rows(results):
 
 
 def test_a_chunk_for_every_instance_changes_nothing(results, monkeypatch):
-    monkeypatch.setattr(toysup.ensemble, "CACHE_BYTES", 1)
+    monkeypatch.setattr(toysup.ensemble.stack, "CACHE_BYTES", 1)
     cut = run(GRID, MEASURES)
     assert len(list(cut.path.glob("*.safetensors"))) == len(GRID)
     pd.testing.assert_frame_equal(cut.table, results.table, rtol=1e-4)
@@ -232,7 +232,7 @@ def test_chunks_are_of_equal_size_and_hold_every_instance_once(instances, n_feat
     together = np.concatenate(parts)
     assert together[:instances].tolist() == list(range(instances))
     assert (together[instances:] == instances - 1).all() and len(together) - instances < size
-    assert size == 1 or 4 * size * batch * n_features <= toysup.ensemble.CACHE_BYTES
+    assert size == 1 or 4 * size * batch * n_features <= toysup.ensemble.stack.CACHE_BYTES
     assert len(parts) >= min(2, instances)  # so that two workers share them
 
 

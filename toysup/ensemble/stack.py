@@ -1,0 +1,158 @@
+"""What is trained together: instances of one shape as arrays, cut into chunks, with their values at the start."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import vmap
+
+from toysup.checks import InputError
+from toysup.random import Stream, uniforms
+from toysup.setting import Setting, bind
+
+CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
+WORTH_COMPILING = 3e8  # `work` from which compiling (6-10 s, 1-2 s from its cache) is repaid
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Many instances of one shape: a template setting and what differs from it.
+
+    `varying` maps a dotted path to an array with a leading instance axis; the seeds are (instance,) arrays.
+    """
+
+    setting: Setting
+    data_seed: Int[np.ndarray, " instance"]
+    init_seed: Int[np.ndarray, " instance"]
+    varying: Mapping[str, Float[np.ndarray, "instance ..."]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, values in {"init_seed": self.init_seed, **self.varying}.items():
+            if len(values) != len(self):
+                raise InputError(f"Stack: {name} has {len(values)} instances, data_seed has {len(self)}")
+
+    def __len__(self) -> int:
+        return len(self.data_seed)
+
+    def take(self, instances: Sequence[int]) -> Stack:
+        """The stack of some of its instances, in the order given."""
+        index = np.asarray(instances)
+        varying = {path: values[index] for path, values in self.varying.items()}
+        return Stack(self.setting, self.data_seed[index], self.init_seed[index], varying)
+
+    @classmethod
+    def of(cls, setting: Setting, seeds: Sequence[int]) -> Stack:
+        """One setting, many seeds."""
+        seeds = np.asarray(seeds, dtype=np.int64)
+        fixed = {
+            name: np.full_like(seeds, getattr(setting, name)) if getattr(setting, name) is not None else seeds
+            for name in ("data_seed", "init_seed")
+        }
+        return cls(setting, fixed["data_seed"], fixed["init_seed"])
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """The device meant: "auto" is CUDA where there is one, else the CPU. InputError for one that is not here."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.zeros(1, device=resolved)
+    except (RuntimeError, AssertionError):
+        here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise InputError(f"device: expected one of {here} on this machine, got {str(device)!r}") from None
+    return resolved
+
+
+def _units(setting: Setting) -> int:
+    """Numbers that one sample makes one instance touch: uniforms, outputs and hidden activations."""
+    hidden = sum(p.shape[-1] for name, p in setting.build().named_parameters() if p.ndim == 2)
+    return setting.features.n_uniforms + setting.task.n_outputs(setting.features) + hidden
+
+
+def chunks(stack: Stack, device: torch.device) -> list[np.ndarray]:
+    """Instance indices, cut so that a chunk's batch stays in cache (CPU) or in memory (CUDA).
+
+    Depends on the stack and the kind of device only, never on the number of workers. On the CPU there are two chunks at
+    least, so that two workers share them, and all sizes are equal, so that one compilation serves.
+    """
+    room = CACHE_BYTES if device.type == "cpu" else 1 << 30
+    size = max(1, room // (4 * stack.setting.batch * _units(stack.setting)))
+    count = -(-len(stack) // size)
+    if device.type == "cpu" and len(stack) > 1:
+        count = min(len(stack), 2 * -(-count // 2))
+    size = -(-len(stack) // count)
+    index = np.arange(size * -(-len(stack) // size))
+    return [np.minimum(part, len(stack) - 1) for part in index.reshape(-1, size)]  # the last is padded with its last
+
+
+def work(stack: Stack) -> int:
+    """Numbers touched in training a stack: steps x samples x units. Eager, a core does about 1e8 a second."""
+    setting = stack.setting
+    return len(stack) * setting.steps * setting.batch * _units(setting)
+
+
+def worth_compiling(*stacks: Stack) -> bool:
+    """Whether stacks that share one step are so much work that compiling it is repaid; a property of them alone."""
+    return sum(map(work, stacks)) >= WORTH_COMPILING and sys.platform != "win32"
+
+
+def _as_tensors(stack: Stack, device: torch.device) -> dict[str, Tensor]:
+    return {p: torch.as_tensor(np.asarray(v), dtype=torch.float32, device=device) for p, v in stack.varying.items()}
+
+
+def bound(setting: Setting, values: Mapping[str, Tensor]) -> Setting:
+    """One instance's setting inside vmap: the features' and task's varying fields replaced by its own."""
+    return bind(setting, {p: v for p, v in values.items() if p.split(".")[0] in ("features", "task")})
+
+
+def initial_values(stack: Stack) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(parameters, buffers) of every instance at the start, stacked, on the CPU.
+
+    Each instance's values depend on its own init_seed alone.
+    """
+    template = stack.setting.build()
+    names = [name for name, _ in template.named_parameters()]
+    tensors = {**dict(template.named_parameters()), **dict(template.named_buffers())}
+    if hasattr(template, "initial"):
+        rules = template.initial()
+        unknown = set(tensors) - set(rules)
+        if unknown:
+            raise InputError(f"{type(template).__name__}.initial() says nothing about {sorted(unknown)[0]}")
+        values = {}
+        for position, (name, tensor) in enumerate(tensors.items()):
+            if callable(rules[name]):
+                draws = uniforms(stack.init_seed, position, tensor.numel(), 1, stream=Stream.INIT)
+                values[name] = rules[name](draws.reshape(len(stack), *tensor.shape))
+        for name in [name for name in tensors if name not in values]:
+            if rules[name] not in values:
+                raise InputError(
+                    f"{type(template).__name__}.initial(): {name} is to start as {rules[name]!r}, not drawn"
+                )
+            values[name] = values[rules[name]].clone()
+    else:
+        built = []
+        with torch.random.fork_rng(devices=[]):
+            for seed in stack.init_seed:
+                torch.manual_seed(int(seed))
+                module = stack.setting.build()
+                built.append({**dict(module.named_parameters()), **dict(module.named_buffers())})
+        values = {name: torch.stack([one[name].detach() for one in built]) for name in tensors}
+    parameters = {name: values[name].detach().contiguous() for name in names}
+    return parameters, {name: value for name, value in values.items() if name not in parameters}
+
+
+def task_constants(stack: Stack) -> dict[str, Tensor]:
+    """What each instance's task draws once, stacked, on the CPU; a function of its data_seed alone."""
+    task, features = stack.setting.task, stack.setting.features
+    wanted = task.constant_uniforms(features)
+    if not wanted:
+        return {}
+    draws = uniforms(stack.data_seed, 0, wanted, 1, stream=Stream.TASK)[..., 0]
+    return vmap(lambda u: task.constants(features, u))(draws)

@@ -1,0 +1,221 @@
+"""Training a stack from its start to its end, and what is handed back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from toysup.checks import InputError
+from toysup.ensemble.stack import Stack, _as_tensors, bound, chunks, resolve_device, worth_compiling
+from toysup.ensemble.step import _keep_freed_memory, _Rates, _state, _step_for, one_thread
+from toysup.random import Stream, uniforms
+from toysup.setting import Setting
+
+HISTORY = 50  # stretches of training over which the loss is averaged and kept
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A stack after training. All tensors lead with the instance axis and lie on the CPU.
+
+    `history` is the training loss averaged over `HISTORY` (or fewer) equal stretches of training; `diverged_step` is
+    the step at which an instance's loss or squared gradient stopped being finite and it was frozen, -1 where it never
+    did.
+    """
+
+    stack: Stack
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    constants: dict[str, Tensor]
+    history: Float[Tensor, "instance stretch"]
+    diverged_step: Int[Tensor, " instance"]
+    snapshots: dict[int, dict[str, Tensor]]
+    engine: str
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)  # what measures found out and others can use
+
+    def __len__(self) -> int:
+        return len(self.stack)
+
+    @property
+    def setting(self) -> Setting:
+        return self.stack.setting
+
+    def model(self, instance: int) -> nn.Module:
+        """One instance as an ordinary module."""
+        module = self.setting.build()
+        module.load_state_dict({k: v[instance] for k, v in {**self.parameters, **self.buffers}.items()})
+        return module
+
+    def at(self, step: int) -> Trained:
+        """The stack as it was at a snapshot, to be measured like the end. InputError where none was taken."""
+        if step not in self.snapshots:
+            raise InputError(f"Trained: snapshots were taken at {sorted(self.snapshots)}, not at {step}")
+        return dataclasses.replace(self, parameters=self.snapshots[step], kept={})
+
+    def take(self, instances: Sequence[int]) -> Trained:
+        """Some of the instances, in the order given."""
+        index = torch.as_tensor(np.asarray(instances))
+
+        def pick(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor[index] for name, tensor in tensors.items()}
+
+        snapshots = {step: pick(tensors) for step, tensors in self.snapshots.items()}
+        kept = (pick(self.parameters), pick(self.buffers), pick(self.constants), self.history[index])
+        return Trained(self.stack.take(instances), *kept, self.diverged_step[index], snapshots, self.engine)
+
+    @cached_property
+    def _module(self) -> nn.Module:
+        """The code of one instance, whose own values are never used."""
+        return self.setting.build()
+
+    @cached_property
+    def values(self) -> dict[str, Tensor]:
+        """The fields that differ by instance, as tensors."""
+        return _as_tensors(self.stack, torch.device("cpu"))
+
+    def per_instance(self, function: Callable[[Setting, dict[str, Tensor]], Any]) -> Any:
+        """`function(setting, constants)` for each instance, its fields bound, stacked over instances."""
+
+        def one(values, constants, _):
+            return function(bound(self.setting, values), constants)
+
+        with one_thread():
+            return vmap(one)(self.values, self.constants, torch.zeros(len(self)))
+
+    def forward(self, x: Tensor, record: bool = False) -> Any:
+        """Every instance's output on its own inputs x (instance, batch, ...)."""
+        module = self._module
+        extra = {"record": True} if record else {}
+
+        def one(parameters, buffers, x):
+            return functional_call(module, {**parameters, **buffers}, (x,), extra)
+
+        with torch.no_grad(), one_thread():
+            return vmap(one)(self.parameters, self.buffers, x)
+
+    def batch(self, number: int, size: int = 1024, stream: Stream = Stream.HELD_OUT) -> tuple[Tensor, Tensor]:
+        """Every instance's (input, target) for batch `number` of a stream, by default of data it was not trained on."""
+        draws = uniforms(self.stack.data_seed, number, size, self.setting.features.n_uniforms, stream=stream)
+
+        def one(values, constants, draws):
+            here = bound(self.setting, values)
+            return here.task.batch(here.features, constants, draws)
+
+        with torch.no_grad(), one_thread():
+            return vmap(one)(self.values, self.constants, draws)
+
+
+def train(
+    stack: Stack,
+    *,
+    device: str | torch.device = "auto",
+    compile: bool | None = None,
+    snapshots: Sequence[int] = (),
+    on_progress: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """Train every instance of a stack for `setting.steps` steps; each evolves as if it were alone.
+
+    `compile` None decides by the amount of work; True falls back quietly where torch.compile cannot serve. `snapshots`
+    names steps after which the parameters are kept as well (0 keeps the start). `on_progress(instance_steps, loss)` is
+    called now and then with the work done since the last call and the mean loss.
+
+    Raises InputError for a device that is not here or a snapshot outside [0, steps].
+    """
+    device = resolve_device(device)
+    if compile is None:
+        compile = worth_compiling(stack)
+    parts = [
+        train_chunk(stack.take(part), device=device, compile=compile, snapshots=snapshots, on_progress=on_progress)
+        for part in chunks(stack, device)
+    ]
+    return _concatenate(stack, parts)
+
+
+def train_chunk(
+    stack: Stack,
+    *,
+    device: torch.device,
+    compile: bool,
+    snapshots: Sequence[int] = (),
+    on_progress: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """`train` for a stack that is one chunk already."""
+    check_snapshots(stack.setting, snapshots)
+    _keep_freed_memory()
+    with one_thread():
+        step_function, engine = _step_for(stack, device, compile)
+        return _run(stack, step_function, engine, device, set(snapshots), on_progress)
+
+
+def check_snapshots(setting: Setting, snapshots: Sequence[int]) -> None:
+    """Refuse snapshots outside [0, steps]."""
+    outside = [step for step in snapshots if not 0 <= step <= setting.steps]
+    if outside:
+        raise InputError(f"train: snapshots must lie in [0, steps={setting.steps}], got {outside[0]}")
+
+
+def _run(
+    stack: Stack,
+    step_function: Callable[..., Any],
+    engine: str,
+    device: torch.device,
+    snapshots: set[int],
+    on_progress: Callable[[int, float], None] | None,
+) -> Trained:
+    setting, n = stack.setting, len(stack)
+    width, batch, steps = setting.features.n_uniforms, setting.batch, setting.steps
+    parameters, first, second, alive, frozen = _state(stack, device)
+    rates = _Rates(stack)
+    memory = torch.empty(n, batch, width) if device.type == "cpu" else None
+    edges = np.unique(np.linspace(0, steps, min(HISTORY, steps) + 1).astype(int))
+    history, total = [], torch.zeros(n, device=device)
+    lived = torch.zeros(n, dtype=torch.int64, device=device)
+    kept = {0: {k: v.cpu().clone() for k, v in parameters.items()}} if 0 in snapshots else {}
+    reported = 0
+    for step in range(steps):
+        draws = uniforms(stack.data_seed, step, batch, width, device=device, out=memory)
+        parameters, first, second, alive, losses = step_function(
+            parameters, first, second, alive, frozen, draws, rates.at(step).to(device)
+        )
+        total = total + losses
+        lived = lived + alive
+        if step + 1 == edges[len(history) + 1]:
+            history.append(total / (edges[len(history) + 1] - edges[len(history)]))
+            total = torch.zeros_like(total)
+            if on_progress:
+                on_progress((step + 1 - reported) * n, float(history[-1].nanmean()))
+                reported = step + 1
+        if step + 1 in snapshots:
+            kept[step + 1] = {k: v.cpu().clone() for k, v in parameters.items()}
+    buffers, constants, _ = ({k: v.cpu() for k, v in d.items()} for d in frozen)
+    diverged = torch.where(lived < steps, lived, -1).cpu()
+    parameters = {k: v.detach().cpu() for k, v in parameters.items()}
+    return Trained(stack, parameters, buffers, constants, torch.stack(history, 1).cpu(), diverged, kept, engine)
+
+
+def _concatenate(stack: Stack, parts: list[Trained]) -> Trained:
+    """Chunks joined again, the padding of the last one dropped."""
+    n = len(stack)
+
+    def join(pick: Callable[[Trained], dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {k: torch.cat([pick(part)[k] for part in parts])[:n] for k in pick(parts[0])}
+
+    return Trained(
+        stack,
+        join(lambda t: t.parameters),
+        join(lambda t: t.buffers),
+        join(lambda t: t.constants),
+        torch.cat([part.history for part in parts])[:n],
+        torch.cat([part.diverged_step for part in parts])[:n],
+        {step: join(lambda t, step=step: t.snapshots[step]) for step in parts[0].snapshots},
+        parts[0].engine,
+    )
