@@ -59,7 +59,7 @@ def seconds(work: Callable[[], object]) -> float:
 def timed(
     theirs: Callable[[int], object], ours: Callable[[int], object], run: report.Run
 ) -> tuple[np.ndarray, list[int]]:
-    """(repetition, 2): steps per second of both, in turn, each for about the same time; and the steps of a repetition."""
+    """(repetition, 2): steps per second of both, in turn, each for about the same time; and their steps each time."""
     aim, repetitions = run.pick(default=2.0, quick=1.0, smoke=0.0), run.pick(default=7, quick=5, smoke=2)
     steps = [max(2, round(aim / (seconds(lambda f=f: f(4)) / 4))) for f in (theirs, ours)]
     rows = [[n / seconds(lambda n=n, f=f: f(n)) for n, f in zip(steps, (theirs, ours), strict=True)]
