@@ -129,16 +129,22 @@ def _step_for(stack: Stack, device: torch.device, compile: bool) -> tuple[Callab
         if len(_STEPS) >= 32:
             _STEPS.pop(next(iter(_STEPS)))
         function = _update(stack.setting, stack.setting.build())
-        if compile:
-            load_compiler()
-        compiled = _compiled(function, _first_arguments(stack, device)) if compile else None
+        usable = compile and load_compiler()
+        compiled = _compiled(function, _first_arguments(stack, device)) if usable else None
         _STEPS[key] = (compiled, "general, compiled") if compiled else (function, "general, eager")
     return _STEPS[key]
 
 
-@lru_cache(maxsize=1)
-def load_compiler() -> None:
-    """Load torch.compile's machinery (some seconds) once, before workers are forked that will all need it."""
+_LOADED: list[bool] = []  # holds True once torch.compile has worked here
+
+
+def load_compiler() -> bool:
+    """Load torch.compile's machinery (some seconds) once, before workers are forked that will all need it.
+
+    Returns whether it works here; without a C++ compiler it doesn't, and no larger step need be tried.
+    """
+    if _LOADED:
+        return True
     for name in ("torch._dynamo", "torch._inductor"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for limit in ("recompile_limit", "cache_size_limit"):  # each stack is a compilation of its own: a sweep has many
@@ -146,7 +152,9 @@ def load_compiler() -> None:
             setattr(torch._dynamo.config, limit, 10_000)
     with contextlib.suppress(Exception):  # without it compiling is refused or falls back, where it is tried
         importlib.import_module("torch._inductor.config").compile_threads = 1  # sweeps compile in workers already
-    _compiled(lambda x: x + 1, (torch.zeros(1),))
+    works = _compiled(lambda x: x + 1, (torch.zeros(1),)) is not None
+    _LOADED.extend([True] * works)
+    return works
 
 
 def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any] | None:
