@@ -20,7 +20,7 @@ Each shape is read at the best of several learning rates for each load. Controls
 rate lies inside the range tried (`learning_rate_bracketed`); half the training length at the middle rate, where B over
 A may not move by more than 10% (`length_does_not_decide`); untrained networks; cross-validated choice of the load.
 
-Two cores: --quick about 1 minute, default about 12, and 1 to 3 minutes more to compile on a first run.
+Two cores: --quick about 45 seconds, default about 13 minutes, and 1 to 2 minutes more to compile on a first run.
 """
 
 from __future__ import annotations
