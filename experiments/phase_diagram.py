@@ -11,9 +11,9 @@ configuration lies above 90%, and training is near the optimum if the 95th perce
 below 1% of the zero predictor's loss. Controls: no network may beat the optimum by more than float32 resolves, none
 may lose to the zero predictor, and trained names shuffled among the cells say what agreement is worth.
 
-Two cores: --quick under 1 minute (32 x 32 cells x 4 seeds), default about 9 (48 x 48 x 6), plus half a minute to compile
-on a first run. --full is the paper's training length on 256 x 256 cells x 4 seeds for (2, 1) only: 2.6e9 instance-steps,
-4 to 5 hours by the rate measured.
+Two cores: --quick under 1 minute (32 x 32 cells x 4 seeds), default about 9 (48 x 48 x 6), plus half a minute to
+compile on a first run. --full is the paper's training length on 256 x 256 cells x 4 seeds for (2, 1) only: 2.6e9
+instance-steps, 4 to 5 hours by the rate measured.
 """
 
 from __future__ import annotations
