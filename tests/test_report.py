@@ -261,12 +261,12 @@ def test_plots_change_neither_their_table_nor_global_state():
         plots.phase_map(axes[0, 1], frame, "x", "y", "z")
         plots.phase_map(axes[1, 0], frame, "x", "y", "kind", colours=colours)
         plots.null(axes[1, 1], [1, 2], [3, 4], "chance")
-        plots.category_legend(figure, colours)
+        plots.axes_legend(axes[1, 0], colours, below=0.1)
         figure.canvas.draw()
     pd.testing.assert_frame_equal(frame, before)
     assert dict(mpl.rcParams) == parameters
     assert [(ax.get_xlabel(), ax.get_ylabel()) for ax in axes.flat] == [("x", "z"), ("x", "y"), ("x", "y"), ("", "")]
-    assert [text.get_text() for text in figure.legends[0].texts] == ["sparse", "dense"]
+    assert [text.get_text() for text in axes[1, 0].get_legend().texts] == ["sparse", "dense"]
     assert [text.get_text() for text in axes[1, 1].texts] == ["chance"]
     assert axes[1, 1].lines[0].get_linestyle() == ":"
     assert "matplotlib.pyplot" not in sys.modules or not mpl.pyplot.get_fignums()  # no window was made

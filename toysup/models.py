@@ -224,7 +224,7 @@ class UntiedAutoencoder(ResidualMLP):
     """x' = ReLU(D(x W_E) W_U^T + b): trained encoder, `depth` residual decoder blocks, trained decoder.
 
     With depth 0 it is the untied form of the ReLU output model. The decoder starts equal to the encoder: from
-    independent starts 12 to 30% of the features of n = 32 at p = 0.05 died within 2,000 steps and never came back.
+    independent starts 7 to 30% of F_eff was missing at n = 32, p = 0.05 after 2,000 steps; from equal ones under 5%.
     """
 
     def __init__(self, n_in: int, n_out: int, *, width: int, depth: int = 0, hidden: int | None = None) -> None:

@@ -26,7 +26,6 @@ __all__ = [
     "band",
     "boundaries",
     "category_colours",
-    "category_legend",
     "figure",
     "null",
     "phase_map",
@@ -79,12 +78,6 @@ def boundaries(ax: Axes, cells: pd.DataFrame, *, log: bool = True) -> Axes:
     level = [[(x[j], y[i + 1]), (x[j + 1], y[i + 1])] for i, j in np.argwhere(values[1:] != values[:-1])]
     ax.add_collection(LineCollection(upright + level, colors="black", linewidths=1))
     return ax
-
-
-def category_legend(figure: Figure, colours: Mapping[Any, Any]) -> None:
-    """One row of colour patches under the panels of a figure, for maps that share `colours`."""
-    patches = [Patch(facecolor=colour, label=str(name)) for name, colour in colours.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 5))
 
 
 def band(
@@ -168,7 +161,7 @@ def phase_map(
 
     Args:
         table: `x` and `y` positive where `log`. Cells without a row stay light grey.
-        colours: category -> colour (`category_colours`), shared by the maps to be compared, with one `category_legend`.
+        colours: category -> colour (`category_colours`), shared by the maps to be compared, with one `axes_legend`.
             Without it `value` is a number and the map gets its own colour bar.
         mesh: to `Axes.pcolormesh`: cmap, vmin, vmax, norm.
     """

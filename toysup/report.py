@@ -186,7 +186,7 @@ def write(
         verdict: hypothesis -> "supported", "rejected" or "undecided" (`stats.decide`).
         controls: name -> anything JSON can hold; intervals and arrays are converted.
         instances: networks trained; steps: optimiser steps each took (the most, where they differ).
-        engine: "general", "fused", or what else trained them.
+        engine: what trained them, such as "general, compiled".
         seconds: spent on training, where that was kept (`Results.seconds`), so that redrawing does not look like
             training; the time since the script started unless given.
 

@@ -17,7 +17,9 @@ from toysup.random import Stream, uniforms
 from toysup.setting import Setting, bind
 
 CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
-WORTH_COMPILING = 3e8  # `work` from which compiling (6-10 s, 1-2 s from its cache) is repaid
+WORTH_COMPILING = (
+    3e8  # `work`, 3 to 8 s of it eager, from which a cached compilation (1-2 s) is repaid; a new one is 6-10 s
+)
 
 
 @dataclass(frozen=True)
