@@ -25,7 +25,7 @@ def uniform(seed, stream, step, sample, feature):
     """One draw from the layout that toysup.random documents, rounded to float32 as it documents."""
     block, within = divmod(sample, 64)
     word, lane = divmod(within, 16)
-    counter = (16 * block + lane, feature, step & 0xFFFFFFFF, step >> 32)
+    counter = (step & 0xFFFFFFFF, 16 * block + lane, step >> 32, feature)
     bits = philox4x32(counter, (seed, stream), 7)[word] >> 1
     return min((np.float32(bits) + np.float32(0.5)) * np.float32(2.0**-31), np.float32(1 - 2.0**-24))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from toysup.checks import InputError
-from toysup.random import Stream, _uniforms_torch, philox4x32, philox4x32_torch, to_uniform, uniforms
+from toysup.random import Stream, _uniforms_torch, philox4x32_torch, to_uniform, uniforms
 
 FULL = 0xFFFFFFFF
 PI = ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0))
@@ -26,10 +26,6 @@ SEEDS = np.array([0, 1, 2**31 - 1, 2**31, FULL, 123456789])
 ALARM = 1e-5
 
 
-def compiled_words(counter, key, rounds):
-    return tuple(int(word) for word in philox4x32(*np.array([*counter, *key], dtype=np.uint32), rounds))
-
-
 def torch_words(counter, key, rounds):
     return tuple(int(w) for w in philox4x32_torch(*(tuple(map(torch.tensor, part)) for part in (counter, key)), rounds))
 
@@ -37,7 +33,7 @@ def torch_words(counter, key, rounds):
 # ------------------------------------------------------------------------------------------------------- the generator
 
 
-@pytest.mark.parametrize("words", [compiled_words, torch_words, oracles.philox4x32])
+@pytest.mark.parametrize("words", [torch_words, oracles.philox4x32])
 @pytest.mark.parametrize("rounds, counter, key, expected", KNOWN)
 def test_known_answers(rounds, counter, key, expected, words):
     assert words(counter, key, rounds) == expected
@@ -48,17 +44,15 @@ WORD = st.integers(0, FULL)
 
 @given(counter=st.tuples(WORD, WORD, WORD, WORD), key=st.tuples(WORD, WORD), rounds=st.integers(1, 12))
 @settings(max_examples=200, deadline=None)
-def test_both_versions_are_the_integer_arithmetic(counter, key, rounds):
-    expected = oracles.philox4x32(counter, key, rounds)
-    assert compiled_words(counter, key, rounds) == torch_words(counter, key, rounds) == expected
+def test_torch_is_the_integer_arithmetic(counter, key, rounds):
+    assert torch_words(counter, key, rounds) == oracles.philox4x32(counter, key, rounds)
 
 
 def test_a_word_becomes_a_number_inside_the_open_interval():
-    lowest, highest = to_uniform(np.uint32(0)), to_uniform(np.uint32(FULL))
-    assert lowest == 2.0**-32 and highest == 1 - 2.0**-24
-    words = np.unique(np.concatenate([2 ** np.arange(32), 2 ** np.arange(32) - 1, [FULL, FULL - 1, FULL - 128]]))
-    values = np.array([to_uniform(np.uint32(word)) for word in words])
-    assert np.all(np.diff(values) >= 0) and np.all((values > 0) & (values < 1))
+    words = np.unique(np.concatenate([[0], 2 ** np.arange(32), 2 ** np.arange(32) - 1, [FULL, FULL - 1, FULL - 128]]))
+    values = to_uniform(torch.from_numpy(words))
+    assert values[0] == 2.0**-32 and values[-1] == 1 - 2.0**-24
+    assert bool((values.diff() >= 0).all()) and bool(((values > 0) & (values < 1)).all())
 
 
 # ---------------------------------------------------------------------------------------------- two implementations

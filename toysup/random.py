@@ -6,37 +6,45 @@ AVX-512 core it was the fastest: 10.5 times torch.rand, against 7.1 (Philox-10),
 (Threefry4x32-20), medians of nine interleaved repetitions.
 
     key     = (seed, stream)
-    counter = (sample block, feature, step mod 2^32, step div 2^32)
+    counter = (step mod 2^32, lane, step div 2^32, feature),    lane = 16 (sample div 64) + sample mod 16
 
 One call gives four words. They serve the samples s, s + 16, s + 32 and s + 48 of one block of 64 samples, so that a
 SIMD register holds consecutive samples of one feature and no word is thrown away, whatever the number of features. A
 draw never depends on the batch size, on the other instances, on threads, the device or a restart.
+
+Lane and feature enter where they meet only in the third round: what comes before is computed once per lane and once per
+feature, and three of the seven rounds cost next to nothing. That, and 64-bit lanes of which only the lower half counts,
+make the compiled version 1.7 times as fast as a plain one (8.2e9 draws/s in cache, one AVX-512 core).
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
+from typing import Any
 
 import numba as nb
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from llvmlite import ir
 from torch import Tensor
 
 from toysup.checks import InputError, check_whole
+from toysup.simd import INT, INT32, LANES, Emit, emitted, source_of
 
-__all__ = ["ROUNDS", "Stream", "philox4x32", "philox4x32_torch", "uniforms"]
+__all__ = ["ROUNDS", "Stream", "philox4x32_torch", "uniforms"]
 
 ROUNDS = 7
 BLOCK = 64  # samples served by 16 calls of four words
-LANES = 16
+FLOATS = ir.VectorType(ir.FloatType(), LANES)
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57  # multipliers and Weyl constants of Salmon et al. 2011, section 3.3
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _SCALE = np.float32(2.0**-31)
 _TOP = np.float32(1 - 2.0**-24)  # the largest float32 below 1
-_HALF = np.float32(0.5)
+TOP_SCALED = float(_TOP) * 2.0**31
+_LOW = 0xFFFFFFFF
 
 
 class Stream(IntEnum):
@@ -48,57 +56,140 @@ class Stream(IntEnum):
     TASK = 3
 
 
-@nb.njit(inline="always")
-def _round(c0, c1, c2, c3, k0, k1):
-    p0 = np.uint64(c0) * np.uint64(_M0)
-    p1 = np.uint64(c2) * np.uint64(_M1)
-    high0, high1 = np.uint32(p0 >> np.uint64(32)), np.uint32(p1 >> np.uint64(32))
-    return np.uint32(high1 ^ c1 ^ k0), np.uint32(p1), np.uint32(high0 ^ c3 ^ k1), np.uint32(p0)
+WIDE = ir.VectorType(INT, 8)  # eight 64-bit lanes, of which only the lower halves count
+WORDS = ir.VectorType(INT32, LANES)
+TABLE = 3 * LANES  # what a block of 64 samples needs, in whole numbers
+KEYS = 8
 
 
-@nb.njit(inline="always")
-def philox4x32(c0, c1, c2, c3, k0, k1, rounds=ROUNDS):
-    """Four random words from a counter of four and a key of two 32-bit words (Salmon et al. 2011); all numpy.uint32."""
-    for _ in range(rounds):
-        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
-        k0, k1 = np.uint32(k0 + np.uint32(_W0)), np.uint32(k1 + np.uint32(_W1))
-    return c0, c1, c2, c3
+def _multiply(e: Emit, x: ir.Value, factor: int) -> ir.Value:
+    low = e.constant(0xFFFFFFFF, WIDE)
+    return e.b.mul(e.b.and_(x, low), e.constant(factor, WIDE))
 
 
-@nb.njit(inline="always")
-def to_uniform(word):
-    """A word's upper 31 bits as a float32 in the open interval (0, 1), with 24 significant bits near zero too.
+def _upper(e: Emit, x: ir.Value) -> ir.Value:
+    return e.b.lshr(x, e.constant(32, WIDE))
 
-    31 bits because a signed conversion is one instruction everywhere; small values keep their full precision, so u / p
-    given u < p stays smooth at p = 0.001 and below.
+
+@emitted
+def lane_tables(e: Emit, t, at, blocks, k0, k1, first0, first1):
+    """What rounds 1 to 3 make of each lane, for `blocks` blocks of 64 samples, at t[at:], TABLE numbers for each.
+
+    k0, k1: the key; first0, first1: M0 (step mod 2^32) and M1 (step div 2^32), the products of the first round. Even
+    lanes come first, then odd ones.
     """
-    return min((np.float32(np.int32(word >> np.uint32(1))) + _HALF) * _SCALE, _TOP)
+    b = e.b
+    k0, k1, first0, first1 = map(e.int, (k0, k1, first0, first1))
+
+    def narrow(x: ir.Value) -> ir.Value:
+        return b.and_(x, ir.Constant(INT, 0xFFFFFFFF))
+
+    key = e.splat(b.xor(b.lshr(first1, ir.Constant(INT, 32)), k0), 8)
+    other = e.splat(b.xor(narrow(first0), narrow(b.add(k1, ir.Constant(INT, _W1)))), 8)
+
+    def block(i: ir.Value, _: Any) -> None:
+        for odd in range(2):
+            lanes = ir.Constant(WIDE, [2 * j + odd for j in range(8)])
+            lanes = b.add(lanes, e.splat(b.mul(i, ir.Constant(INT, LANES)), 8))
+            p0 = _multiply(e, b.xor(lanes, key), _M0)
+            p1 = _multiply(e, b.xor(_upper(e, p0), other), _M1)
+            place = e.add(at, e.times(i, TABLE), 8 * odd)
+            for position, value in enumerate((_upper(e, p1), p1, p0)):
+                e.store(value, t, e.add(place, LANES * position))
+
+    e.loop(0, blocks, 1, (), block)
 
 
-@nb.njit(nogil=True, cache=True)
-def _fill(out, seeds, stream, step):  # out: (instance, sample, feature)
-    low, high = np.uint32(step & 0xFFFFFFFF), np.uint32(step >> 32)
-    batch, n = out.shape[1], out.shape[2]
-    tile = np.empty((n, BLOCK), np.float32)
-    for i in range(out.shape[0]):
-        k0, k1 = np.uint32(seeds[i]), np.uint32(stream)
-        for block in range(-(-batch // BLOCK)):
-            for f in range(n):
-                row = tile[f]
-                for lane in range(LANES):
-                    a, b, c, d = philox4x32(np.uint32(block * LANES + lane), np.uint32(f), low, high, k0, k1)
-                    row[lane], row[lane + 16] = to_uniform(a), to_uniform(b)
-                    row[lane + 32], row[lane + 48] = to_uniform(c), to_uniform(d)
-            start = block * BLOCK
-            rows = min(BLOCK, batch - start)
-            if n < LANES:  # few features: strided stores; many: strided loads
+@nb.njit(nogil=True)
+def feature_tables(t, at, n, k0, k1, first0, first1):
+    """What rounds 1 to 3 make of each of n features, at t[at:], three numbers for each; arguments as `lane_tables`."""
+    for f in range(n):
+        p1 = (((first0 >> 32) ^ f ^ k1) & _LOW) * _M1
+        p0 = (((p1 >> 32) ^ first1 ^ (k0 + _W0)) & _LOW) * _M0
+        t[at + 3 * f] = (p1 & _LOW) ^ ((k0 + 2 * _W0) & _LOW)
+        t[at + 3 * f + 1] = ((p0 >> 32) & _LOW) ^ ((k1 + 2 * _W1) & _LOW)
+        t[at + 3 * f + 2] = p0 & _LOW
+
+
+@nb.njit(nogil=True)
+def key_table(t, at, k0, k1):
+    """The keys of rounds 4 to 7, at t[at:]."""
+    for r in range(4):
+        t[at + 2 * r] = (k0 + (3 + r) * _W0) & _LOW
+        t[at + 2 * r + 1] = (k1 + (3 + r) * _W1) & _LOW
+
+
+def words(e: Emit, t: ir.Value, keys: Any, feature: Any, lanes: Any) -> list[ir.Value]:
+    """Emit the four words of 16 lanes of one feature: rounds 4 to 7, from the tables at t[keys], t[feature], t[lanes].
+
+    Two groups of eight 64-bit lanes, even and odd; a product's upper half is shifted down, its lower half stays where
+    it is, and what stands above it is never looked at.
+    """
+    b = e.b
+    scalars = [e.splat(e.scalar(t, e.add(feature, i)), 8) for i in range(3)]
+    groups = []
+    for odd in range(2):
+        high, low, other = (e.load(t, e.add(lanes, LANES * i + 8 * odd), WIDE) for i in range(3))
+        c0, c1, c2, c3 = b.xor(high, scalars[0]), low, b.xor(other, scalars[1]), scalars[2]
+        for r in range(4):
+            k0, k1 = (e.splat(e.scalar(t, e.add(keys, 2 * r + i)), 8) for i in range(2))
+            p0, p1 = _multiply(e, c0, _M0), _multiply(e, c2, _M1)
+            c0, c1 = b.xor(b.xor(_upper(e, p1), c1), k0), p1
+            c2, c3 = b.xor(b.xor(_upper(e, p0), c3), k1), p0
+        groups.append((c0, c1, c2, c3))
+    lower = ir.Constant(WORDS, [half + 2 * j for j in range(8) for half in (0, LANES)])
+    return [
+        b.shuffle_vector(b.bitcast(even, WORDS), b.bitcast(odd, WORDS), lower)
+        for even, odd in zip(*groups, strict=True)
+    ]
+
+
+def scaled(e: Emit, word: ir.Value) -> ir.Value:
+    """A word's upper 31 bits plus one half as float32: 2^31 times its uniform, but for the cap at the top."""
+    whole = e.b.lshr(word, e.constant(1, WORDS))
+    return e.b.fadd(e.b.sitofp(whole, FLOATS), e.constant(0.5, FLOATS))
+
+
+@emitted
+def _draw_uniforms(e: Emit, out, at, t, keys, feature, lanes):
+    for position, word in enumerate(words(e, t, keys, feature, lanes)):
+        u = e.b.fmul(scaled(e, word), e.constant(float(_SCALE), FLOATS))
+        top = e.constant(float(_TOP), FLOATS)
+        e.store(e.b.select(e.b.fcmp_ordered("<", u, top), u, top), out, e.add(at, LANES * position))
+
+
+def _make_fill(source: str):
+    @nb.njit(nogil=True, cache=True)
+    def fill(out, seeds, stream, step):  # out: (instance, sample, feature)
+        source  # noqa: B018
+        batch, n = out.shape[1], out.shape[2]
+        blocks = (batch + BLOCK - 1) // BLOCK
+        tile = np.empty(n * BLOCK, np.float32)
+        t = np.empty(KEYS + 3 * n + TABLE * blocks, np.int64)
+        lanes = KEYS + 3 * n
+        first0, first1 = (step & _LOW) * _M0, (step >> 32) * _M1
+        for i in range(out.shape[0]):
+            key_table(t, 0, seeds[i], stream)
+            feature_tables(t, KEYS, n, seeds[i], stream, first0, first1)
+            lane_tables(t, lanes, blocks, seeds[i], stream, first0, first1)
+            for block in range(blocks):
                 for f in range(n):
-                    for s in range(rows):
-                        out[i, start + s, f] = tile[f, s]
-            else:
-                for s in range(rows):
+                    _draw_uniforms(tile, f * BLOCK, t, 0, KEYS + 3 * f, lanes + block * TABLE)
+                start = block * BLOCK
+                rows = min(BLOCK, batch - start)
+                if n < LANES:  # few features: strided stores; many: strided loads
                     for f in range(n):
-                        out[i, start + s, f] = tile[f, s]
+                        for s in range(rows):
+                            out[i, start + s, f] = tile[f * BLOCK + s]
+                else:
+                    for s in range(rows):
+                        for f in range(n):
+                            out[i, start + s, f] = tile[f * BLOCK + s]
+
+    return fill
+
+
+_fill = _make_fill(source_of(__file__))
 
 
 def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
@@ -119,17 +210,27 @@ def philox4x32_torch(counter: tuple[Tensor, ...], key: tuple[Tensor, ...], round
     return c0, c1, c2, c3
 
 
+def to_uniform(words: Tensor) -> Tensor:
+    """Words as float32 in the open interval (0, 1), from their upper 31 bits, with 24 significant bits near zero too.
+
+    31 bits because a signed conversion is one instruction everywhere; small values keep their full precision, so u / p
+    given u < p stays smooth at p = 0.001 and below.
+    """
+    return (((words >> 1).to(torch.float32) + 0.5) * float(_SCALE)).clamp(max=float(_TOP))
+
+
 def _uniforms_torch(seeds: Tensor, step: int, batch: int, n: int, stream: int) -> Tensor:
     def whole(stop: int, *shape: int) -> Tensor:
         return torch.arange(stop, device=seeds.device).view(*shape)
 
     zero = torch.zeros((), dtype=torch.int64, device=seeds.device)
     padded = -(-batch // BLOCK) * BLOCK
-    counter = (whole(padded // 4, 1, -1, 1), whole(n, 1, 1, -1), zero + (step & 0xFFFFFFFF), zero + (step >> 32))
+    low, high = zero + (step & _LOW), zero + (step >> 32)
+    counter = (low, whole(padded // 4, 1, -1, 1), high, whole(n, 1, 1, -1))
     words = torch.stack(torch.broadcast_tensors(*philox4x32_torch(counter, (seeds.view(-1, 1, 1), zero + stream))), 1)
     # (instance, word, 16 * block + lane, feature) -> sample = 64 * block + 16 * word + lane
     words = words.unflatten(2, (-1, LANES)).transpose(1, 2).flatten(1, 3)[:, :batch]
-    return (((words >> 1).to(torch.float32) + 0.5) * float(_SCALE)).clamp(max=float(_TOP))
+    return to_uniform(words)
 
 
 def _whole_seeds(seed: int | np.ndarray | Tensor) -> Int[Tensor, " instance"]:

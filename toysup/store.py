@@ -39,7 +39,20 @@ from toysup.checks import InputError
 __all__ = ["Store", "digest_of", "source_digest", "versions"]
 
 # the modules whose code decides the numbers in a result; plots, statistics and theory are not among them
-DEFINING = ("checks", "random", "features", "tasks", "shapes", "models", "setting", "ensemble", "measure", "grid")
+DEFINING = (
+    "checks",
+    "random",
+    "features",
+    "tasks",
+    "shapes",
+    "models",
+    "setting",
+    "simd",
+    "kernels",
+    "ensemble",
+    "measure",
+    "grid",
+)
 
 
 def digest_of(account: Any) -> str:

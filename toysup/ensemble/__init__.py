@@ -1,7 +1,8 @@
-"""Thousands of instances of one shape trained as one: the general path.
+"""Thousands of instances of one shape trained at once.
 
-A model and a task are written for one instance; torch.func stacks them. Losses are averaged within an instance and
-summed across, so each instance's gradient is its own. Data come from `random.uniforms`, keyed by instance and step.
+The general path takes any model and task: both are written for one instance, and torch.func stacks them. The fused path
+trains settings that fit a kernel of `toysup.kernels`, many times as fast, on the same draws. Losses are averaged within
+an instance and summed across, so each instance's gradient is its own. Data are keyed by instance and step.
 """
 
 from toysup.ensemble.stack import (
@@ -15,14 +16,16 @@ from toysup.ensemble.stack import (
     worth_compiling,
 )
 from toysup.ensemble.step import load_compiler, one_thread, step_key
-from toysup.ensemble.train import Trained, check_snapshots, train, train_chunk
+from toysup.ensemble.train import Engine, Trained, check_snapshots, engine_for, train, train_chunk
 
 __all__ = [
+    "Engine",
     "Stack",
     "Trained",
     "bound",
     "check_snapshots",
     "chunks",
+    "engine_for",
     "initial_values",
     "load_compiler",
     "one_thread",

@@ -17,6 +17,7 @@ from toysup.random import Stream, uniforms
 from toysup.setting import Setting, bind
 
 CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
+FUSED_BYTES = 32 << 20  # a fused chunk's batch as measures see it: training itself needs next to nothing
 WORTH_COMPILING = (
     3e8  # `work`, 3 to 8 s of it eager, from which a cached compilation (1-2 s) is repaid; a new one is 6-10 s
 )
@@ -78,13 +79,13 @@ def _units(setting: Setting) -> int:
     return setting.features.n_uniforms + setting.task.n_outputs(setting.features) + hidden
 
 
-def chunks(stack: Stack, device: torch.device) -> list[np.ndarray]:
-    """Instance indices, cut so that a chunk's batch stays in cache (CPU) or in memory (CUDA).
+def chunks(stack: Stack, device: torch.device, engine: str = "general") -> list[np.ndarray]:
+    """Instance indices, cut so that a chunk's batch stays in cache (CPU) or in memory (CUDA, and for measures).
 
-    Depends on the stack and the kind of device only, never on the number of workers. On the CPU there are two chunks at
-    least, so that two workers share them, and all sizes are equal, so that one compilation serves.
+    Depends on the stack, the kind of device and the engine only, never on the number of workers. On the CPU there are
+    two chunks at least, so that two workers share them, and all sizes are equal, so that one compilation serves.
     """
-    room = CACHE_BYTES if device.type == "cpu" else 1 << 30
+    room = FUSED_BYTES if engine == "fused" else CACHE_BYTES if device.type == "cpu" else 1 << 30
     size = max(1, room // (4 * stack.setting.batch * _units(stack.setting)))
     count = -(-len(stack) // size)
     if device.type == "cpu" and len(stack) > 1:

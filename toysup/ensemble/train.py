@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,12 +15,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from toysup.checks import InputError
+from toysup.checks import InputError, check_whole
+from toysup.ensemble import fused
 from toysup.ensemble.stack import Stack, _as_tensors, bound, chunks, resolve_device, worth_compiling
 from toysup.ensemble.step import _keep_freed_memory, _Rates, _state, _step_for, one_thread
 from toysup.random import Stream, uniforms
 from toysup.setting import Setting
 
+Engine = Literal["auto", "general", "fused"]
 HISTORY = 50  # stretches of training over which the loss is averaged and kept
 
 
@@ -27,9 +30,9 @@ HISTORY = 50  # stretches of training over which the loss is averaged and kept
 class Trained:
     """A stack after training. All tensors lead with the instance axis and lie on the CPU.
 
-    `history` is the training loss averaged over `HISTORY` (or fewer) equal stretches of training; `diverged_step` is
-    the step at which an instance's loss or squared gradient stopped being finite and it was frozen, -1 where it never
-    did.
+    `history` is the training loss averaged over `HISTORY` (or fewer) equal stretches of training, NaN once it diverged;
+    `diverged_step` is the step at which an instance's loss or squared gradient stopped being finite and it was frozen,
+    -1 where it never did.
     """
 
     stack: Stack
@@ -118,19 +121,30 @@ def train(
     stack: Stack,
     *,
     device: str | torch.device = "auto",
+    engine: Engine = "auto",
     compile: bool | None = None,
+    threads: int | None = None,
     snapshots: Sequence[int] = (),
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Trained:
     """Train every instance of a stack for `setting.steps` steps; each evolves as if it were alone.
 
-    `compile` None decides by the amount of work; True falls back quietly where torch.compile cannot serve. `snapshots`
-    names steps after which the parameters are kept as well (0 keeps the start). `on_progress(instance_steps, loss)` is
-    called now and then with the work done since the last call and the mean loss.
+    `engine` "auto" takes the fused kernel where the setting fits one, else the general path; either can be forced.
+    `threads` share a fused kernel's instances (None: one for each core; the numbers don't depend on it); the general
+    path has one. `compile` is for the general path: None decides by the amount of work; True falls back quietly where
+    torch.compile cannot serve. `snapshots` names steps after which the parameters are kept as well (0 keeps the start).
+    `on_progress(instance_steps, loss)` is called now and then with the work done since the last call and the mean loss.
 
-    Raises InputError for a device that is not here or a snapshot outside [0, steps].
+    Raises InputError for a device that is not here, a snapshot outside [0, steps], and a stack that does not fit the
+    engine asked for, with the reason.
     """
     device = resolve_device(device)
+    if threads is not None:
+        check_whole("train", "threads", threads)
+    if engine_for(stack, device, engine) == "fused":
+        threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or 1
+        options = {"compile": False, "snapshots": snapshots, "on_progress": on_progress, "threads": threads}
+        return train_chunk(stack, device=device, engine="fused", **options)
     if compile is None:
         compile = worth_compiling(stack)
     parts = [
@@ -145,15 +159,41 @@ def train_chunk(
     *,
     device: torch.device,
     compile: bool,
+    engine: Engine = "general",
+    threads: int = 1,
     snapshots: Sequence[int] = (),
     on_progress: Callable[[int, float], None] | None = None,
 ) -> Trained:
     """`train` for a stack that is one chunk already."""
     check_snapshots(stack.setting, snapshots)
+    if engine_for(stack, device, engine) == "fused":
+        plan = fused.plan_of(stack)
+        buffers, constants = fused.frozen_values(stack)
+        parameters, *rest = fused.run(
+            stack, plan, _edges(stack.setting), snapshots=snapshots, on_progress=on_progress, threads=threads
+        )
+        return Trained(stack, parameters, buffers, constants, *rest, "fused")
     _keep_freed_memory()
     with one_thread():
         step_function, engine = _step_for(stack, device, compile)
         return _run(stack, step_function, engine, device, set(snapshots), on_progress)
+
+
+def engine_for(stack: Stack, device: torch.device, engine: Engine = "auto") -> str:
+    """ "fused" or "general": what a stack is trained by. InputError where it does not fit the engine asked for."""
+    if engine not in ("auto", "general", "fused"):
+        raise InputError(f"engine: expected auto, general or fused, got {engine!r}")
+    if engine == "general":
+        return engine
+    reason = "fused kernels are for the CPU" if device.type != "cpu" else fused.unfit(stack)
+    if reason and engine == "fused":
+        raise InputError(f"engine: no fused kernel fits, because {reason}")
+    return "general" if reason else "fused"
+
+
+def _edges(setting: Setting) -> np.ndarray:
+    """Steps between which the loss is averaged."""
+    return np.unique(np.linspace(0, setting.steps, min(HISTORY, setting.steps) + 1).astype(int))
 
 
 def check_snapshots(setting: Setting, snapshots: Sequence[int]) -> None:
@@ -176,7 +216,7 @@ def _run(
     parameters, first, second, alive, frozen = _state(stack, device)
     rates = _Rates(stack)
     memory = torch.empty(n, batch, width) if device.type == "cpu" else None
-    edges = np.unique(np.linspace(0, steps, min(HISTORY, steps) + 1).astype(int))
+    edges = _edges(setting)
     history, total = [], torch.zeros(n, device=device)
     lived = torch.zeros(n, dtype=torch.int64, device=device)
     kept = {0: {k: v.cpu().clone() for k, v in parameters.items()}} if 0 in snapshots else {}
@@ -186,7 +226,7 @@ def _run(
         parameters, first, second, alive, losses = step_function(
             parameters, first, second, alive, frozen, draws, rates.at(step).to(device)
         )
-        total = total + losses
+        total = total + torch.where(alive, losses, torch.nan)
         lived = lived + alive
         if step + 1 == edges[len(history) + 1]:
             history.append(total / (edges[len(history) + 1] - edges[len(history)]))

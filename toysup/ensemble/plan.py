@@ -1,0 +1,21 @@
+"""How a stack is handed to a fused kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stack is trained by a kernel: what it is called with, and how to read what comes back."""
+
+    kernel: Callable[..., None]
+    theta: np.ndarray  # (instance, number): parameters as the kernel keeps them
+    own: tuple[np.ndarray, ...]  # what else differs by instance, instance first
+    sizes: np.ndarray
+    floats: int  # scratch
+    ints: int
+    unpack: Callable[[np.ndarray], dict[str, np.ndarray]]

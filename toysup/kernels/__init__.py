@@ -1,0 +1,1 @@
+"""Fused kernels: data, forward, backward and AdamW in one compiled loop, instance by instance."""

@@ -1,0 +1,266 @@
+"""What fused kernels are made of: matrix products by register tiles, sums over samples, AdamW, draws.
+
+All work on one array of scratch, `s`, in which matrices are known by where they start and how far their rows lie apart.
+Whole numbers are in `t`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba as nb
+from llvmlite import ir
+
+from toysup import random
+from toysup.random import BLOCK
+from toysup.simd import INT, INT32, LANES, Emit, answers, emitted
+
+UNIFORM, SIGNED, BOOLEAN, SIGN = range(4)  # magnitudes: U(0, 1), U(-1, 1), 1, -1 or 1
+SAME, ABSOLUTE, PLUS_RELU = range(3)  # targets
+
+WIDTHS = {1: (8, 4, 2, 1), 2: (4, 2, 1), 3: (4, 2, 1), 4: (4, 2, 1), 5: (4, 2, 1), 6: (4, 3, 2, 1)}
+
+
+@nb.njit(nogil=True)
+def up(count, to=LANES):
+    return (count + to - 1) // to * to
+
+
+# ------------------------------------------------------------------------------------------------------------ pieces
+
+
+def contract(
+    e: Emit, s, a, ar, ak, x, xk, rows, depth, columns, start: Callable[..., Any], finish: Callable[..., Any]
+) -> None:
+    """sum_k s[a + r ar + k ak] s[x + k xk + c] for r < rows, c < columns, a tile of registers at a time.
+
+    `start(r, c)` gives a register's first value; `finish(r, c, height, width, sums)` takes a tile's.
+    """
+
+    def band(r: ir.Value, height: int) -> None:
+        def block(c: ir.Value, size: int) -> None:
+            width = size // LANES
+            first = [start(e.add(r, i), e.add(c, LANES * v)) for i in range(height) for v in range(width)]
+
+            def body(k: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+                right = [e.load(s, e.add(x, e.times(k, xk), c, LANES * v)) for v in range(width)]
+                new = []
+                for i in range(height):
+                    left = e.splat(e.scalar(s, e.add(a, e.times(e.add(r, i), ar), e.times(k, ak))))
+                    new += [e.fma(left, right[v], held[i * width + v]) for v in range(width)]
+                return new
+
+            sums = e.loop(0, depth, 1, first, body)
+            finish(r, c, height, width, sums)
+
+        e.pieces(0, columns, [LANES * width for width in WIDTHS[height]], block)
+
+    e.pieces(0, rows, range(6, 0, -1), band)
+
+
+@emitted
+def product(e: Emit, s, out, ld, a, ar, ak, x, xk, rows, depth, columns, more):
+    """out[r, c] = sum_k a[r, k] x[k, c]; added to what is there if `more`."""
+
+    def start(r, c):
+        return e.load(s, e.add(out, e.times(r, ld), c)) if more else e.constant(0.0)
+
+    def finish(r, c, height, width, sums):
+        for (i, v), value in zip(itertools.product(range(height), range(width)), sums, strict=True):
+            e.store(value, s, e.add(out, e.times(e.add(r, i), ld), c, LANES * v))
+
+    contract(e, s, a, ar, ak, x, xk, rows, depth, columns, start, finish)
+
+
+@emitted
+def outer(e: Emit, s, out, ld, a, x, rows, width, columns, ak, b, y, pairs):
+    """out[r, k] += a[r, c] x[k, c] (+ b[r, c] y[k, c] if `pairs` is 2), lane by lane: a register for each entry."""
+
+    def band(r: ir.Value, height: int) -> None:
+        def block(k: ir.Value, breadth: int) -> None:
+            places = [e.add(out, e.times(e.add(e.times(e.add(r, i), ld), k, j), LANES))
+                      for i in range(height) for j in range(breadth)]  # fmt: skip
+            copies = max(1, min(4, 8 // (height * breadth)))
+
+            def add(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+                new = list(held)
+                for left, right in ((a, x), (b, y))[:pairs]:
+                    first = [e.load(s, e.add(left, e.times(e.add(r, i), ak), c)) for i in range(height)]
+                    for j in range(breadth):
+                        second = e.load(s, e.add(right, e.times(e.add(k, j), ak), c))
+                        for i in range(height):
+                            new[i * breadth + j] = e.fma(first[i], second, new[i * breadth + j])
+                return new
+
+            def several(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+                size = height * breadth
+                parts = [add(e.add(c, LANES * q), held[q * size : (q + 1) * size]) for q in range(copies)]
+                return list(itertools.chain.from_iterable(parts))
+
+            none = [e.constant(0.0)] * (height * breadth * (copies - 1))
+            start = [e.load(s, place) for place in places] + none
+            whole = e.b.sub(e.int(columns), e.b.srem(e.int(columns), e.int(LANES * copies)))
+            sums = e.loop(0, whole, LANES * copies, start, several)
+            size = height * breadth
+            for q in range(1, copies):
+                sums = [e.b.fadd(sums[j], sums[q * size + j]) for j in range(size)] + list(sums[size:])
+            sums = e.loop(whole, columns, LANES, sums[:size], add)
+            for place, value in zip(places, sums, strict=True):
+                e.store(value, s, place)
+
+        e.pieces(0, width, range(6, 0, -1), block)
+
+    e.pieces(0, rows, range(4, 0, -1), band)
+
+
+@emitted
+def totals(e: Emit, s, out, sums, step, count, scale):
+    """out[j] += scale times the sum over the lanes of the register at sums + j step."""
+    factor = e.real(scale)
+
+    def one(j: ir.Value, _: Any) -> None:
+        value = e.b.fmul(e.total(e.load(s, e.add(sums, e.times(j, step)))), factor)
+        e.b.store(e.b.fadd(e.scalar(s, e.add(out, j)), value), e.at(s, e.add(out, j)))
+
+    e.loop(0, count, 1, (), one)
+
+
+@emitted
+def clear(e: Emit, s, at, count):
+    """Zero `count` numbers, a multiple of 16."""
+    e.loop(0, count, LANES, (), lambda i, _: e.store(e.constant(0.0), s, e.add(at, i)))
+
+
+@emitted
+def scale(e: Emit, s, at, count, factor):
+    """Multiply `count` numbers, a multiple of 16."""
+    by = e.splat(e.real(factor))
+
+    def one(i: ir.Value, _: Any) -> None:
+        e.store(e.b.fmul(e.load(s, e.add(at, i)), by), s, e.add(at, i))
+
+    e.loop(0, count, LANES, (), one)
+
+
+@emitted
+def rectify(e: Emit, s, at, ld, rows, columns, bias):
+    """at[r, c] = ReLU(at[r, c] + bias[r])."""
+
+    def row(r: ir.Value, _: Any) -> None:
+        shift = e.splat(e.scalar(s, e.add(bias, r)))
+
+        def one(c: ir.Value, _: Any) -> None:
+            place = e.add(at, e.times(r, ld), c)
+            e.store(e.maximum(e.b.fadd(e.load(s, place), shift), e.constant(0.0)), s, place)
+
+        e.loop(0, columns, LANES, (), one)
+
+    e.loop(0, rows, 1, (), row)
+
+
+@emitted
+def through(e: Emit, s, at, ld, gate, rows, columns, sums):
+    """at[r, c] = 0 where gate[r, c] is; what is left is added to a register for each row, if `sums` >= 0."""
+
+    def row(r: ir.Value, _: Any) -> None:
+        def one(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+            place = e.add(e.times(r, ld), c)
+            on = e.b.fcmp_ordered(">", e.load(s, e.add(gate, place)), e.constant(0.0))
+            value = e.b.select(on, e.load(s, e.add(at, place)), e.constant(0.0))
+            e.store(value, s, e.add(at, place))
+            return [e.b.fadd(held[0], value)]
+
+        kept = e.add(sums, e.times(r, LANES))
+        e.store(e.loop(0, columns, LANES, [e.load(s, kept)], one)[0], s, kept)
+
+    e.loop(0, rows, 1, (), row)
+
+
+@emitted
+def adam(e: Emit, s, theta, gradient, first, second, count, share1, share2, eps, size, root, decay):
+    """One step of AdamW (Loshchilov and Hutter 2019, algorithm 2). Moments too small to matter become zero: an
+    inactive parameter's would shrink until arithmetic with them is slow."""
+    b = e.b
+    share1, share2, eps, size, root, decay = (e.splat(e.real(v)) for v in (share1, share2, eps, size, root, decay))
+    tiny, zero = e.constant(1e-30), e.constant(0.0)
+    suffix = "v16f32" if e.element == ir.FloatType() else "v16f64"
+
+    def one(i: ir.Value, _: Any) -> None:
+        g, m, v, p = (e.load(s, e.add(at, i)) for at in (gradient, first, second, theta))
+        m = e.fma(share1, b.fsub(g, m), m)
+        v = e.fma(share2, b.fsub(b.fmul(g, g), v), v)
+        m = b.select(b.fcmp_ordered("<", e.call(f"llvm.fabs.{suffix}", e.vector, m), tiny), zero, m)
+        v = b.select(b.fcmp_ordered("<", v, tiny), zero, v)
+        below = e.fma(root, e.call(f"llvm.sqrt.{suffix}", e.vector, v), eps)
+        p = b.fsub(b.fmul(decay, p), b.fdiv(b.fmul(size, m), below))
+        for value, at in ((m, first), (v, second), (p, theta)):
+            e.store(value, s, e.add(at, i))
+
+    e.loop(0, count, LANES, (), one)
+
+
+# ------------------------------------------------------------------------------------------------------------- data
+
+
+@emitted
+@answers
+def draw(e: Emit, s, at, t, keys, feature, lanes, threshold, inverse, magnitude, capped):
+    """64 values of one feature at s[at:]; the answer's bits say which are active.
+
+    threshold: 2^31 p, infinite for p = 1; inverse: 2^-31 / p. `capped` is needed where p = 1 may occur.
+    """
+    b, floats = e.b, random.FLOATS
+    limit, factor = (e.splat(e.single(e.scalar(s, place))) for place in (threshold, inverse))
+    zero, one = e.constant(0.0, floats), e.constant(1.0, floats)
+    mask = e.int(0)
+    for position, word in enumerate(random.words(e, t, keys, feature, lanes)):
+        u = random.scaled(e, word)
+        active = b.fcmp_ordered("<", u, limit)
+        if capped:
+            top = e.constant(random.TOP_SCALED, floats)
+            u = b.select(b.fcmp_ordered("<", u, top), u, top)
+        v = b.fmul(u, factor)
+        if magnitude == SIGNED:
+            v = b.fsub(b.fadd(v, v), one)
+        elif magnitude == BOOLEAN:
+            v = one
+        elif magnitude == SIGN:
+            half = e.constant(0.5, floats)
+            v = b.select(b.fcmp_ordered("<", v, half), e.constant(-1.0, floats), one)
+        e.store(e.widened(b.select(active, v, zero)), s, e.add(at, LANES * position))
+        bits = b.zext(b.bitcast(active, ir.IntType(LANES)), INT)
+        mask = b.or_(mask, b.shl(bits, e.int(LANES * position)))
+    return mask
+
+
+def squeezed(e: Emit, value: ir.Value, mask: ir.Value) -> ir.Value:
+    """The lanes that are on, moved to the front."""
+    suffix = {ir.FloatType(): "v16f32", ir.DoubleType(): "v16f64", INT32: "v16i32"}[value.type.element]
+    passthru = ir.Constant(value.type, ir.Undefined)
+    return e.call(f"llvm.experimental.vector.compress.{suffix}", value.type, value, mask, passthru)
+
+
+def some(e: Emit, mask: ir.Value, position: int) -> tuple[ir.Value, ir.Value]:
+    """(16 of a mask's 64 bits as booleans, how many of them are on)."""
+    bits = e.b.trunc(e.b.lshr(mask, e.int(LANES * position)), ir.IntType(LANES))
+    count = e.call("llvm.ctpop.i16", ir.IntType(LANES), bits)
+    return e.b.bitcast(bits, ir.VectorType(ir.IntType(1), LANES)), e.b.zext(count, INT)
+
+
+@emitted
+@answers
+def squeeze(e: Emit, s, row, t, masks, blocks):
+    """Keep of a row the samples whose bits are on in t[masks:], one word for each block of 64; how many are left."""
+
+    def block(i: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+        mask, kept = e.scalar(t, e.add(masks, i)), held[0]
+        for position in range(BLOCK // LANES):
+            on, count = some(e, mask, position)
+            value = e.load(s, e.add(row, e.times(i, BLOCK), LANES * position))
+            e.store(squeezed(e, value, on), s, e.add(row, kept))
+            kept = e.b.add(kept, count)
+        return [kept]
+
+    return e.loop(0, blocks, 1, [e.int(0)], block)[0]
