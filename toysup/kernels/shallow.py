@@ -40,6 +40,7 @@ from toysup.kernels.tiles import (
     outer,
     product,
     rectify,
+    squeeze,
     through,
     totals,
     up,
