@@ -79,7 +79,11 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     relu = setting.model.arguments.get("relu", True)
     exponent = int(np.unique(stack.varying.get("task.exponent", task.exponent))[0])
     wide = m >= WIDE
-    kind = shallow.Kind("D" not in names, "c" in names, relu, exponent, TARGETS[type(task)], _magnitude(features), wide)
+    few = "D" not in names and n * (m + 1) <= shallow.FEW
+    kind = shallow.Kind(
+        tied="D" not in names, hidden="c" in names, relu=relu, power=exponent, target=TARGETS[type(task)],
+        magnitude=_magnitude(features), wide=wide, n=n * few, m=m * few,
+    )  # fmt: skip
     stride = -(-m // LANES) * LANES if wide else m
 
     # name -> (where it starts, its shape as kept, whether it is kept transposed)

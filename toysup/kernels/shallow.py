@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numba as nb
 import numpy as np
+from llvmlite import ir
 
 from toysup import random
 from toysup.kernels import tiles
@@ -45,13 +46,14 @@ from toysup.kernels.tiles import (
     totals,
     up,
 )
-from toysup.random import BLOCK, KEYS, TABLE, feature_tables, key_table, lane_tables
+from toysup.random import BLOCK, KEYS, M0, TABLE, feature_tables, key_table, lane_products, lane_tables
 from toysup.simd import LANES, Emit, emitted, source_of
 
 __all__ = ["Kind", "floats_needed", "kernel", "tile_of"]
 
 CACHE, WIDE_CACHE = 40_000, 400_000  # bytes
-EMPTY = 0.1  # share of empty samples from which they are squeezed out
+FEW = 20  # n (m + 1) up to which all of a network's sums fit into registers
+EMPTY = 0.25  # share of empty samples from which they are squeezed out
 SPARSE = 0.08  # share of active features below which the wide layout lists them
 FIRED = 0.2  # share of outputs that are on, likewise
 
@@ -66,48 +68,90 @@ class Kind(NamedTuple):
     target: int
     magnitude: int
     wide: bool
+    n: int  # features and neurons, where they are few enough to be written out; else 0
+    m: int
+
+
+def output(e: Emit, pre, x, weight, relu, power, target) -> tuple[ir.Value, ir.Value]:
+    """(I |d|^(q-1) sign d, 0 where the ReLU is off; |d|^q), d = y - g(x), of 16 samples."""
+    zero = e.constant(0.0)
+    wanted = x
+    if target == ABSOLUTE:
+        wanted = e.maximum(x, e.b.fsub(zero, x))
+    elif target == PLUS_RELU:
+        wanted = e.b.fadd(x, e.maximum(x, zero))
+    d = e.b.fsub(e.maximum(pre, zero) if relu else pre, wanted)
+    lost = e.b.fmul(d, d, flags=("contract",))
+    slope = e.b.fmul(d, weight)
+    if power == 4:
+        slope, lost = e.b.fmul(lost, slope), e.b.fmul(lost, lost, flags=("contract",))
+    return e.b.select(e.b.fcmp_ordered(">", pre, zero), slope, zero) if relu else slope, lost
 
 
 @emitted
-def _respond(e: Emit, s, out, ld, a, ar, ak, h, hk, rows, depth, columns, b, x, scale, sums, relu, power, target):
+def respond(e: Emit, s, out, ld, a, ar, ak, h, hk, rows, depth, columns, b, x, scale, sums, relu, power, target):
     """The output layer, its loss and the loss's derivative: out[f, c] = I_f |d|^(q-1) sign d, 0 where the ReLU is off.
 
     b, scale (I): one number for each row. sums: two registers for each row, to which the derivatives and |d|^q are
     added.
     """
-    zero = e.constant(0.0)
 
     def start(r, c):
         return e.splat(e.scalar(s, e.add(b, r)))
 
-    def finish(r, c, height, width, sums_here):
+    def finish(r, c, height, width, tile):
         for i in range(height):
             row = e.add(r, i)
-            weight, slope, lost = e.splat(e.scalar(s, e.add(scale, row))), zero, zero
-            for v in range(width):
-                pre = sums_here[i * width + v]
-                place = e.add(e.times(row, ld), c, LANES * v)
-                wanted = e.load(s, e.add(x, place))
-                positive = e.maximum(wanted, zero)
-                if target == ABSOLUTE:
-                    wanted = e.maximum(wanted, e.b.fsub(zero, wanted))
-                elif target == PLUS_RELU:
-                    wanted = e.b.fadd(wanted, positive)
-                d = e.b.fsub(e.maximum(pre, zero) if relu else pre, wanted)
-                square = e.b.fmul(d, d)
-                if power == 2:
-                    lost, g = e.fma(d, d, lost), e.b.fmul(d, weight)
-                else:
-                    lost, g = e.fma(square, square, lost), e.b.fmul(e.b.fmul(square, d), weight)
-                if relu:
-                    g = e.b.select(e.b.fcmp_ordered(">", pre, zero), g, zero)
-                e.store(g, s, e.add(out, place))
-                slope = e.b.fadd(slope, g)
+            weight = e.splat(e.scalar(s, e.add(scale, row)))
             kept = e.add(sums, e.times(row, 2 * LANES))
-            for position, value in enumerate((slope, lost)):
-                e.store(e.b.fadd(e.load(s, e.add(kept, LANES * position)), value), s, e.add(kept, LANES * position))
+            slope, lost = e.load(s, kept), e.load(s, e.add(kept, LANES))
+            for v in range(width):
+                place = e.add(e.times(row, ld), c, LANES * v)
+                g, missed = output(e, tile[i * width + v], e.load(s, e.add(x, place)), weight, relu, power, target)
+                e.store(g, s, e.add(out, place))
+                slope, lost = e.b.fadd(slope, g), e.b.fadd(lost, missed, flags=("contract",))
+            e.store(slope, s, kept)
+            e.store(lost, s, e.add(kept, LANES))
 
     contract(e, s, a, ar, ak, h, hk, rows, depth, columns, start, finish)
+
+
+@emitted
+def whole(e: Emit, s, W, b, X, ld, columns, scale, slopes, lanes, n, m, relu, power, target):
+    """Forward and backward of a tied autoencoder without hidden ReLU, all sums in registers: for few features.
+
+    slopes: a register for each entry of b, then one for the loss; lanes: one for each entry of W.
+    """
+
+    def entry(f: int, k: int) -> ir.Value:
+        return e.splat(e.scalar(s, e.add(W, f * m + k)))
+
+    def strip(c: ir.Value, held: list[ir.Value]) -> list[ir.Value]:
+        new = list(held)
+        x = [e.load(s, e.add(X, e.times(ld, f), c)) for f in range(n)]
+        h = [e.constant(0.0)] * m
+        for f in range(n):
+            h = [e.fma(entry(f, k), x[f], h[k]) for k in range(m)]
+        back = [e.constant(0.0)] * m
+        for f in range(n):
+            pre, weight = (e.splat(e.scalar(s, e.add(at, f))) for at in (b, scale))
+            for k in range(m):
+                pre = e.fma(entry(f, k), h[k], pre)
+            g, lost = output(e, pre, x[f], weight, relu, power, target)
+            new[f], new[n] = e.b.fadd(new[f], g), e.fma(lost, weight, new[n])
+            for k in range(m):
+                place = n + 1 + f * m + k
+                back[k], new[place] = e.fma(entry(f, k), g, back[k]), e.fma(g, h[k], new[place])
+        for f in range(n):
+            for k in range(m):
+                place = n + 1 + f * m + k
+                new[place] = e.fma(x[f], back[k], new[place])
+        return new
+
+    places = [e.add(slopes, LANES * j) for j in range(n + 1)] + [e.add(lanes, LANES * j) for j in range(n * m)]
+    sums = e.loop(0, columns, LANES, [e.load(s, place) for place in places], strip)
+    for place, value in zip(places, sums, strict=True):
+        e.store(value, s, place)
 
 
 def tile_of(n: int, m: int, batch: int, wide: bool) -> int:
@@ -120,7 +164,7 @@ def floats_needed(kind: Kind, n: int, m: int, tile: int, count: int) -> int:
     """Scratch for `kernel`, in numbers, for parameters padded to `count`."""
     matrices, mp = 2 - kind.tied, up(m)
     lanes = 0 if kind.wide else matrices * n * m
-    used = 4 * count + 3 * up(n) + LANES * (2 * n + m * kind.hidden + lanes) + 2 * (n + m) * (tile + LANES)
+    used = 4 * count + 4 * up(n + 1) + LANES * (2 * n + m * kind.hidden + lanes) + 2 * (n + m) * (tile + LANES)
     return int(used + kind.wide * 2 * mp * tile + BLOCK)
 
 
@@ -130,7 +174,7 @@ def kernel(kind: Kind) -> Callable[..., None]:
     return _make(source_of(__file__, tiles.__file__, random.__file__), *(int(value) for value in kind))
 
 
-def _make(source, tied, hidden, relu, power, target, magnitude, wide):
+def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neurons):
     @nb.njit(nogil=True, cache=True, error_model="numpy")
     def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, sizes, s, t):
         source  # noqa: B018
@@ -150,6 +194,8 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide):
         c = D + matrix
         b = c + hidden * ms
         gE, gD, gc, gb = gradient + E - theta, gradient + D - theta, gradient + c - theta, gradient + b - theta
+        lost = at
+        at += up(n + 1)
         slopes = at  # registers to be summed: n pairs for b and the loss, then those of c, then those of D and E
         at += 2 * LANES * n
         bent = at
@@ -178,14 +224,15 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide):
             sparse = empty > EMPTY
             seed = seeds[i]
             key_table(t, 0, seed, 0)
+            lane_products(t, lanes, blocks, seed, 0)
             lr, decay, beta1, beta2, eps = rates[i, 0], rates[i, 1], rates[i, 2], rates[i, 3], rates[i, 4]
             power1, power2, total, stretch, mark, died = 1.0, 1.0, 0.0, 0, 0, -1
             for step in range(steps):
-                first0, first1 = (step & 0xFFFFFFFF) * 0xD2511F53, (step >> 32) * 0xCD9E8D57
-                feature_tables(t, feature, n, seed, 0, first0, first1)
-                lane_tables(t, lanes, blocks, seed, 0, first0, first1)
+                first0 = step * M0
+                feature_tables(t, feature, n, seed, 0, first0, 0)
+                lane_tables(t, lanes, blocks, 0, first0)
                 clear(s, gradient, count)
-                clear(s, slopes, X - slopes)
+                clear(s, lost, X - lost)
                 shown = 0
                 for start in range(0, batch, tile):
                     size = min(tile, batch - start)
@@ -216,45 +263,51 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide):
                     if padded == 0:
                         continue
                     # ---- forward, backward
-                    product(s, H, ld, E, 1, ms, X, ld, m, n, padded, 0)
-                    if hidden:
-                        rectify(s, H, ld, m, padded, c)
-                    _respond(s, G, ld, D, ms, 1, H, ld, n, m, padded, b, X, weight, slopes, relu, power, target)
-                    product(s, B, ld, D, 1, ms, G, ld, m, n, padded, 0)
-                    if hidden:
-                        through(s, B, ld, H, m, padded, bent)
-                    if tied:
-                        outer(s, laneD, ms, G, H, n, m, padded, ld, X, B, 2)
+                    if few:
+                        whole(s, E, b, X, ld, padded, weight, slopes, laneD, few, neurons, relu, power, target)
                     else:
-                        outer(s, laneD, ms, G, H, n, m, padded, ld, X, B, 1)
-                        outer(s, laneE, ms, X, B, n, m, padded, ld, X, B, 1)
+                        product(s, H, ld, E, 1, ms, X, ld, m, n, padded, 0)
+                        if hidden:
+                            rectify(s, H, ld, m, padded, c)
+                        respond(s, G, ld, D, ms, 1, H, ld, n, m, padded, b, X, weight, slopes, relu, power, target)
+                        product(s, B, ld, D, 1, ms, G, ld, m, n, padded, 0)
+                        if hidden:
+                            through(s, B, ld, H, m, padded, bent)
+                        if tied:
+                            outer(s, laneD, ms, G, H, n, m, padded, ld, X, B, 2)
+                        else:
+                            outer(s, laneD, ms, G, H, n, m, padded, ld, X, B, 1)
+                            outer(s, laneE, ms, X, B, n, m, padded, ld, X, B, 1)
                 # ---- the sums
                 factor = np.float64(power) / batch
-                totals(s, gb, slopes, 2 * LANES, n, factor)
+                if few:
+                    totals(s, gb, slopes, LANES, n, factor)
+                    totals(s, lost + n, slopes + LANES * n, 0, 1, 1.0)
+                else:
+                    totals(s, gb, slopes, 2 * LANES, n, factor)
+                    totals(s, lost, slopes + LANES, 2 * LANES, n, 1.0)
                 if hidden:
                     totals(s, gc, bent, LANES, m, factor)
                 totals(s, gD, laneD, LANES, matrix, factor)
                 if not tied:
                     totals(s, gE, laneE, LANES, matrix, factor)
-                loss = 0.0
+                loss = np.float64(s[lost + n])  # where it was summed over features already
                 zeros = batch - shown
                 for f in range(n):
-                    lost = 0.0
-                    for j in range(LANES):
-                        lost += s[slopes + 2 * LANES * f + LANES + j]
+                    missed = np.float64(s[lost + f])
                     if zeros:
                         pre = s[b + f]
                         for k in range(m * hidden):
                             pre += s[D + f * ms + k] * max(s[c + k], 0)
                         y = max(pre, 0) if relu else pre
                         g = zeros * factor * s[weight + f] * (y if power == 2 else y * y * y)
-                        lost += zeros * (y * y if power == 2 else y * y * y * y)
+                        missed += zeros * (y * y if power == 2 else y * y * y * y)
                         s[gb + f] += g
                         for k in range(m * hidden):
                             if s[c + k] > 0:
                                 s[gD + f * ms + k] += g * s[c + k]
                                 s[gc + k] += g * s[D + f * ms + k]
-                    loss += s[weight + f] * lost
+                    loss += s[weight + f] * missed
                 loss /= batch
                 sound = np.isfinite(loss)
                 for j in range(count):
