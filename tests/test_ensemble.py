@@ -37,7 +37,7 @@ def tied(steps=50, batch=BATCH, n=N, width=WIDTH, density=0.3, importance=1.0, e
 
 
 def run(stack, **kwargs):
-    return train(stack, device="cpu", **{"compile": False, **kwargs})
+    return train(stack, device="cpu", **{"engine": "general", "compile": False, **kwargs})
 
 
 def varied(instances=5, **arguments):

@@ -38,12 +38,19 @@ from toysup.kernels.tiles import (
     clear,
     contract,
     draw,
+    entries,
+    listed,
     outer,
     product,
     rectify,
+    rectify_rows,
+    scale,
+    spread,
     squeeze,
     through,
+    through_rows,
     totals,
+    turned,
     up,
 )
 from toysup.random import BLOCK, KEYS, M0, TABLE, feature_tables, key_table, lane_products, lane_tables
@@ -54,8 +61,8 @@ __all__ = ["Kind", "floats_needed", "kernel", "tile_of"]
 CACHE, WIDE_CACHE = 40_000, 400_000  # bytes
 FEW = 20  # n (m + 1) up to which all of a network's sums fit into registers
 EMPTY = 0.25  # share of empty samples from which they are squeezed out
-SPARSE = 0.08  # share of active features below which the wide layout lists them
-FIRED = 0.2  # share of outputs that are on, likewise
+SPARSE = 0.18  # share of active features below which the wide layout lists them
+FIRED = 0.3  # share of outputs that are on, likewise
 
 
 class Kind(NamedTuple):
@@ -165,7 +172,58 @@ def floats_needed(kind: Kind, n: int, m: int, tile: int, count: int) -> int:
     matrices, mp = 2 - kind.tied, up(m)
     lanes = 0 if kind.wide else matrices * n * m
     used = 4 * count + 4 * up(n + 1) + LANES * (2 * n + m * kind.hidden + lanes) + 2 * (n + m) * (tile + LANES)
-    return int(used + kind.wide * 2 * mp * tile + BLOCK)
+    return int(used + kind.wide * (2 * mp * tile + (n + 1) * tile + LANES) + BLOCK)
+
+
+def ints_needed(kind: Kind, n: int, tile: int, batch: int) -> int:
+    """Likewise in whole numbers of 64 bits."""
+    blocks = up(batch, BLOCK) // BLOCK
+    return int(KEYS + 3 * n + (TABLE + 1) * blocks + kind.wide * (n + 1 + (n + 1) * tile // 2 + LANES))
+
+
+@nb.njit(nogil=True)
+def forward(s, t, index, values, count, ld, row, out):
+    """h of each listed sample += its value times the feature's row of E."""
+    for c in range(0, ld, 4 * LANES):
+        width = (ld - c) // LANES
+        if width == 1:
+            spread(s, t, index, values, count, ld, row + c, out + c, 0, 0, 1, 1, 0)
+        elif width == 2:
+            spread(s, t, index, values, count, ld, row + c, out + c, 0, 0, 2, 1, 0)
+        elif width == 3:
+            spread(s, t, index, values, count, ld, row + c, out + c, 0, 0, 3, 1, 0)
+        else:
+            spread(s, t, index, values, count, ld, row + c, out + c, 0, 0, 4, 1, 0)
+
+
+@nb.njit(nogil=True)
+def backward(s, t, index, values, count, ld, row, out, gradient, other):
+    """What goes back to h, and the gradient of the feature's row of D."""
+    for c in range(0, ld, 4 * LANES):
+        width = (ld - c) // LANES
+        if width == 1:
+            spread(s, t, index, values, count, ld, row + c, out + c, gradient + c, other + c, 1, 1, 1)
+        elif width == 2:
+            spread(s, t, index, values, count, ld, row + c, out + c, gradient + c, other + c, 2, 1, 1)
+        elif width == 3:
+            spread(s, t, index, values, count, ld, row + c, out + c, gradient + c, other + c, 3, 1, 1)
+        else:
+            spread(s, t, index, values, count, ld, row + c, out + c, gradient + c, other + c, 4, 1, 1)
+
+
+@nb.njit(nogil=True)
+def collect(s, t, index, values, count, ld, gradient, other):
+    """The gradient of the feature's row of E."""
+    for c in range(0, ld, 4 * LANES):
+        width = (ld - c) // LANES
+        if width == 1:
+            spread(s, t, index, values, count, ld, 0, 0, gradient + c, other + c, 1, 0, 1)
+        elif width == 2:
+            spread(s, t, index, values, count, ld, 0, 0, gradient + c, other + c, 2, 0, 1)
+        elif width == 3:
+            spread(s, t, index, values, count, ld, 0, 0, gradient + c, other + c, 3, 0, 1)
+        else:
+            spread(s, t, index, values, count, ld, 0, 0, gradient + c, other + c, 4, 0, 1)
 
 
 @lru_cache(maxsize=64)
@@ -207,21 +265,26 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
         at += 2 * n * ld
         H, B = at, at + m * ld
         at += 2 * m * ld
+        HT, BT, values = at, at + tile * ms, at + 2 * tile * ms
         feature, lanes, masks = KEYS, KEYS + 3 * n, KEYS + 3 * n + TABLE * blocks
+        begins = masks + blocks
+        index = 2 * (begins + n + 1)  # in 32-bit numbers
         steps = schedule.shape[0]
 
         for i in range(theta0.shape[0]):
             clear(s, theta, 4 * count)
             for j in range(theta0.shape[1]):
                 s[theta + j] = theta0[i, j]
-            empty = 1.0
+            empty, active = 1.0, 0.0
             for f in range(n):
                 p = density[i, f]
                 s[limit + f] = p * np.float32(2147483648.0) if p < 1 else np.inf
                 s[inverse + f] = (np.float32(1) / p) * np.float32(4.656612873077393e-10)
                 s[weight + f] = importance[i, f]
                 empty *= 1.0 - np.float64(p)
+                active += p
             sparse = empty > EMPTY
+            listing, fired = wide and active < SPARSE * n, 1.0
             seed = seeds[i]
             key_table(t, 0, seed, 0)
             lane_products(t, lanes, blocks, seed, 0)
@@ -265,12 +328,13 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
                     # ---- forward, backward
                     if few:
                         whole(s, E, b, X, ld, padded, weight, slopes, laneD, few, neurons, relu, power, target)
-                    else:
-                        product(s, H, ld, E, 1, ms, X, ld, m, n, padded, 0)
+                        continue
+                    if not wide:
+                        product(s, H, ld, E, 1, ms, X, ld, m, n, padded, 0, 0)
                         if hidden:
                             rectify(s, H, ld, m, padded, c)
                         respond(s, G, ld, D, ms, 1, H, ld, n, m, padded, b, X, weight, slopes, relu, power, target)
-                        product(s, B, ld, D, 1, ms, G, ld, m, n, padded, 0)
+                        product(s, B, ld, D, 1, ms, G, ld, m, n, padded, 0, 0)
                         if hidden:
                             through(s, B, ld, H, m, padded, bent)
                         if tied:
@@ -278,19 +342,60 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
                         else:
                             outer(s, laneD, ms, G, H, n, m, padded, ld, X, B, 1)
                             outer(s, laneE, ms, X, B, n, m, padded, ld, X, B, 1)
+                        continue
+                    if listing:
+                        clear(s, HT, padded * ms)
+                        t[begins] = 0
+                        for f in range(n):
+                            begin = t[begins + f]
+                            found = listed(s, X + f * ld, padded, t, index + begin, values + begin)
+                            t[begins + f + 1] = begin + found
+                            forward(s, t, index + begin, values + begin, found, ms, E + f * ms, HT)
+                    else:
+                        product(s, HT, ms, X, 1, ld, E, ms, padded, n, ms, 0, 1)
+                    if hidden:
+                        rectify_rows(s, HT, ms, padded, ms, c)
+                    turned(s, H, ld, HT, ms, padded, m)
+                    respond(s, G, ld, D, ms, 1, H, ld, n, m, padded, b, X, weight, slopes, relu, power, target)
+                    on = 0
+                    if fired < FIRED:
+                        clear(s, BT, padded * ms)
+                        end = t[begins + n] if listing else 0
+                        for f in range(n):
+                            found = listed(s, G + f * ld, padded, t, index + end, values + end)
+                            on += found
+                            backward(s, t, index + end, values + end, found, ms, D + f * ms, BT, gD + f * ms, HT)
+                    else:
+                        for f in range(n):
+                            on += entries(s, G + f * ld, padded)
+                        product(s, BT, ms, G, 1, ld, D, ms, padded, n, ms, 0, 1)
+                        product(s, gD, ms, G, ld, 1, HT, ms, n, padded, ms, 1, 1)
+                    fired = on / (n * padded)  # of this tile, decides for the next
+                    if hidden:
+                        through_rows(s, BT, ms, HT, padded, ms, gc)
+                    if listing:
+                        for f in range(n):
+                            begin = t[begins + f]
+                            found = t[begins + f + 1] - begin
+                            collect(s, t, index + begin, values + begin, found, ms, gE + f * ms, BT)
+                    else:
+                        product(s, gE, ms, X, ld, 1, BT, ms, n, padded, ms, 1, 1)
                 # ---- the sums
                 factor = np.float64(power) / batch
+                if wide:
+                    scale(s, gradient, count, factor)
                 if few:
                     totals(s, gb, slopes, LANES, n, factor)
                     totals(s, lost + n, slopes + LANES * n, 0, 1, 1.0)
                 else:
                     totals(s, gb, slopes, 2 * LANES, n, factor)
                     totals(s, lost, slopes + LANES, 2 * LANES, n, 1.0)
-                if hidden:
-                    totals(s, gc, bent, LANES, m, factor)
-                totals(s, gD, laneD, LANES, matrix, factor)
-                if not tied:
-                    totals(s, gE, laneE, LANES, matrix, factor)
+                if not wide:
+                    if hidden:
+                        totals(s, gc, bent, LANES, m, factor)
+                    totals(s, gD, laneD, LANES, matrix, factor)
+                    if not tied:
+                        totals(s, gE, laneE, LANES, matrix, factor)
                 loss = np.float64(s[lost + n])  # where it was summed over features already
                 zeros = batch - shown
                 for f in range(n):
