@@ -18,7 +18,7 @@ so on; ten_times_occhio if it lies above 10 on w1, w2 and w5. same_loss: from th
 and both our engines differ by less than 1e-4 after 50 steps; and the loop's and the packages' held-out losses after 300
 steps on draws of their own are within 2% of the fused engine's (95% interval over 100 instances).
 
-About 12 minutes, --quick 1 minute, after compilation.
+About 10 minutes, --quick 1 minute, after compilation.
 """
 
 from __future__ import annotations
@@ -137,6 +137,11 @@ class Raced:
         return {name: float(np.median(rates)) for name, rates in self.rates.items()}
 
     @property
+    def summary(self) -> dict[str, float | str]:
+        """Each engine's median, or why it has none."""
+        return {**self.medians, **self.refused}
+
+    @property
     def best_occhio(self) -> str | None:
         return max((name for name in self.rates if name in _engines.OCCHIO), key=self.medians.get, default=None)
 
@@ -190,20 +195,21 @@ def main(run: report.Run) -> None:
     timed = run.pick(default=race, smoke=smoke)
     raced = {name: timed(["loop", *ours, *public], work, aim, repetitions) for name, work in works.items()}
     statistics = {name: value for work, done in raced.items() for name, value in ratios(work, done).items()}
+    controls |= {f"{name}_per_second": done.summary for name, done in raced.items()}
     if run.mode != "smoke":
         statistics |= against_the_core(raced, works, repetitions, controls)
     growth = {}
     if run.mode in ("default", "full"):
-        statistics |= time_others(raced, aim)
+        statistics |= time_others(raced, aim, controls)
         points = dict.fromkeys(work for axis in GROWTH.values() for work in axis.values())
         growth = {work: race(["fused", *["loop"] * (work.loop_bytes < ROOM)], work, 0.2, 3) for work in points}
         controls["growth"] = {str(work): point.medians for work, point in growth.items()}
     losses, same = compare_losses(raced, works, ours, public, controls)
     statistics |= losses
-    controls |= {f"{name}_per_second": {**done.medians, **done.refused} for name, done in raced.items()}
-    figure = draw(raced, statistics, growth, controls.get("this_core", {}))
+    every = {**MORE, **RESIDUAL, **works}
+    figure = draw(raced, statistics, growth, controls.get("this_core_per_second", {}))
     report.write(run, figure, statistics=statistics, verdict={"same_loss": same, **verdicts(statistics)},
-                 controls=controls, instances=sum(work.instances for work in works.values()),
+                 controls=controls, instances=sum(every[name].instances for name in raced),
                  steps=max(done.steps for done in raced.values()), engine=", ".join(ours))  # fmt: skip
 
 
@@ -223,12 +229,13 @@ def prepare(run: report.Run) -> tuple[list[str], dict[str, dict]]:
     return [mode for name in modes if name not in missing for mode in modes[name]], controls
 
 
-def time_others(raced: dict[str, Raced], aim: float) -> dict[str, stats.Interval]:
+def time_others(raced: dict[str, Raced], aim: float, controls: dict) -> dict[str, stats.Interval]:
     """Other densities, more instances, and residual MLPs, against the loop alone; adds to `raced`."""
     found = {}
     for name, work in {**MORE, **RESIDUAL}.items():
         engine = "fused" if name in MORE else "auto"
         raced[name] = race(("loop", engine), work, aim, 5)
+        controls[f"{name}_per_second"] = raced[name].summary
         found[f"{name}_fused_over_loop" if name in MORE else f"{name}_over_loop"] = raced[name].over(engine)
     return found
 
@@ -255,15 +262,15 @@ def against_the_core(
 ) -> dict[str, stats.Interval]:
     """Shares of the limit, and our draws against torch.rand; what the core can do goes into the controls."""
     done = race(("flops", "xoshiro", "own_draws", "torch_rand"), None, 0.2, repetitions)
-    controls["this_core_per_second"] = core = {
-        name: max(done.rates[name]) * size for name, size in _engines.SIZES.items()
-    }
+    core = {name: max(done.rates[name]) * size for name, size in _engines.SIZES.items()}
+    controls["this_core_per_second"] = core
     found = {"uniforms_over_torch_rand": done.over("own_draws", "torch_rand")}
     for name, work in works.items():
-        limit = 1 / work.seconds_at_least(core["flops"], core["xoshiro"])
-        found[f"{name}_fused_share_of_limit"] = stats.mean(raced[name].rates["fused"] / limit)
-        shares = {engine: rate / limit for engine, rate in raced[name].medians.items()}
-        controls[f"{name}_share_of_limit"] = {"limit_per_second": limit, **shares}
+        limit = controls[f"{name}_per_second"]["limit"] = 1 / work.seconds_at_least(core["flops"], core["xoshiro"])
+        for label in ("fused", "general", "loop", "occhio", "tms_kit"):
+            engine = raced[name].best_occhio if label == "occhio" else label
+            if engine in raced[name].rates:
+                found[f"{name}_{label}_share_of_limit"] = stats.mean(raced[name].rates[engine] / limit)
     return found
 
 
@@ -327,21 +334,24 @@ def draw(
     core: Mapping[str, float],
 ) -> Figure:
     rows = [name for name in raced if name not in MORE or name == "w5b"]
-    figure, axes = plots.figure(2 if growth else 1, 4, height=3.6 if growth else 1.8 + 0.3 * len(rows))
-    grid = axes[0, 0].get_gridspec()
-    for ax in axes[0]:
-        ax.remove()
+    height = 1.8 + 0.2 * len(rows)
+    figure = Figure(figsize=(10, height + 3.2 * bool(growth)), layout="constrained")
+    parts = figure.subfigures(1 + bool(growth), 1, height_ratios=[height, 3.2][: 1 + bool(growth)], squeeze=False)[:, 0]
     shares = {name: statistics.get(f"{name}_fused_share_of_limit") for name in rows}
-    left = figure.add_subplot(grid[0, : 3 if any(shares.values()) else 4])
-    draw_ratios(left, rows, statistics)
     if any(shares.values()):
-        draw_shares(figure.add_subplot(grid[0, 3], sharey=left), shares)
-    for ax, (axis, works) in zip(axes[1] if growth else [], GROWTH.items(), strict=False):
-        draw_growth(ax, axis, {value: growth[work] for value, work in works.items()},
-                    [work.seconds_at_least(core["flops"], core["xoshiro"]) for work in works.values()])  # fmt: skip
+        left, right = parts[0].subplots(1, 2, sharey=True, width_ratios=[3, 1])
+        draw_shares(right, shares)
+    else:
+        left = parts[0].subplots()
+    draw_ratios(left, rows, statistics)
+    parts[0].legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)
     if growth:
-        axes[1, 0].set_ylabel("µs an instance-step")
-        axes[1, 0].legend(fontsize=9)
+        axes = parts[1].subplots(1, 4)
+        for ax, (axis, works) in zip(axes, GROWTH.items(), strict=True):
+            limit = [1e6 * work.seconds_at_least(core["flops"], core["xoshiro"]) for work in works.values()]
+            draw_growth(ax, axis, {value: growth[work] for value, work in works.items()}, limit)
+        axes[0].set_ylabel("µs an instance-step")
+        axes[0].legend(fontsize=9)
     return figure
 
 
@@ -364,7 +374,6 @@ def draw_ratios(ax: Axes, rows: list[str], statistics: Mapping[str, stats.Interv
     best = next(engine for engine in LOOKS if f"{rows[0]}_{engine}_over_loop" in statistics)
     values = [statistics[f"{name}_{best}_over_loop"].value for name in rows if name in WORKLOADS]
     ax.set_title(f"{LOOKS[best][2]}: {min(values):.3g} to {max(values):.3g} times as fast as the loop", loc="left")
-    ax.legend(fontsize=9, loc="lower right")
 
 
 def draw_shares(ax: Axes, shares: Mapping[str, stats.Interval | None]) -> None:
@@ -374,9 +383,8 @@ def draw_shares(ax: Axes, shares: Mapping[str, stats.Interval | None]) -> None:
             ax.text(100 * share.value + 2, row, f"{100 * share.value:.0f}%", va="center", fontsize=9)
     known = [share.value for share in shares.values() if share is not None]
     ax.axvline(100, color=plots.GREY, linestyle="--", linewidth=1)
-    ax.set(xlabel="fused, % of the core's limit", xlim=(0, 125))
-    ax.set_title(f"{100 * min(known):.0f}-{100 * max(known):.0f}% of what it can do", loc="left")
-    ax.tick_params(axis="y", labelleft=False)
+    ax.set(xlabel="fused, % of the limit", xlim=(0, 125))
+    ax.set_title(f"{100 * min(known):.0f}-{100 * max(known):.0f}% of the limit", loc="left")
 
 
 def draw_growth(ax: Axes, axis: str, points: Mapping[int, Raced], limit: list[float]) -> None:
@@ -386,10 +394,10 @@ def draw_growth(ax: Axes, axis: str, points: Mapping[int, Raced], limit: list[fl
         colour, marker, _ = LOOKS[engine]
         ax.plot(list(costs), list(costs.values()), color=colour, marker=marker, markersize=5, label=engine)
         if engine == "fused":
-            title = f"{max(costs) / min(costs):,.0f} x {axis}:\ncost x {costs[max(costs)] / costs[min(costs)]:.2g}"
+            title = f"{max(costs) / min(costs):,.0f} x {axis}:\ncost x {costs[max(costs)] / costs[min(costs)]:.3g}"
     ax.set(xscale="log", yscale="log", xlabel={"instances": "I"}.get(axis, axis))
     ax.set_title(title, fontsize=10)
-    plots.reference(ax, list(points), 1e6 * np.array(limit), "limit")
+    ax.plot(list(points), limit, color=plots.GREY, linestyle="--", label="limit")
 
 
 if __name__ == "__main__":
