@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +20,7 @@ import oracles
 import torch
 from torch import Tensor
 
+from toysup import stats
 from toysup.ensemble import Stack, initial_values, train
 from toysup.features import SparseUniform
 from toysup.models import ResidualMLP, TiedAutoencoder
@@ -259,3 +264,110 @@ def serve(pipe: Connection, parent: int, name: str, work: Tied | Residual | None
         ENGINES[name](work, clocked(iter(hear, 0), pipe.send))
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
+
+
+class Refused(Exception):
+    """An engine cannot do a workload."""
+
+
+class Child:
+    """One engine on one workload in a fresh process: called with a number of steps, it returns their seconds.
+
+    It is a fork of this process, which trains nothing before the last was timed, so no engine meets another's traces.
+    """
+
+    def __init__(self, name: str, work: Tied | Residual | None) -> None:
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, os.getpid(), name, work), daemon=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
+            self.process.start()
+        theirs.close()
+
+    def __call__(self, steps: int) -> float:
+        try:
+            self.pipe.send(steps)
+            answer = self.pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            answer = "its process ended (out of memory?)"
+        if isinstance(answer, str):
+            raise Refused(answer)
+        return answer
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.pipe.send(0)
+        self.process.join(10)
+        self.process.kill()
+
+
+def steps_for(child: Child, aim: float) -> int:
+    """Steps that take about `aim` seconds, once the first has compiled what there is to compile."""
+    child(1)
+    steps = 1
+    while (seconds := child(steps)) < aim / 4:
+        steps *= 4
+    return max(1, round(steps * aim / seconds))
+
+
+@dataclass
+class Raced:
+    """Instance-steps per second of each engine in each repetition; why others took no part; the most steps at once."""
+
+    rates: dict[str, np.ndarray]
+    refused: dict[str, str]
+    steps: int
+
+    @property
+    def medians(self) -> dict[str, float]:
+        return {name: float(np.median(rates)) for name, rates in self.rates.items()}
+
+    @property
+    def summary(self) -> dict[str, float | str]:
+        """Each engine's median, or why it has none."""
+        return {**self.medians, **self.refused}
+
+    @property
+    def best_occhio(self) -> str | None:
+        return max((name for name in self.rates if name in OCCHIO), key=self.medians.get, default=None)
+
+    def over(self, one: str, other: str = "loop") -> stats.Interval:
+        """The ratio of two rates, paired by repetition; undefined if one of them took no part."""
+        if {one, other} <= set(self.rates):
+            return stats.ratio(self.rates[one], self.rates[other], paired=True)
+        return stats.UNDEFINED
+
+
+def race(names: Iterable[str], work: Tied | Residual | None, aim: float, repetitions: int) -> Raced:
+    """Ask the engines in turn, each for steps of about `aim` seconds."""
+    seconds, refused, children = {}, {}, {}
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            child = stack.enter_context(contextlib.closing(Child(name, work)))
+            try:
+                children[name] = child, steps_for(child, aim)
+            except Refused as reason:
+                refused[name] = str(reason)
+        for _ in range(repetitions):
+            for name in [name for name in children if name not in refused]:
+                child, steps = children[name]
+                try:
+                    seconds.setdefault(name, []).append(child(steps))
+                except Refused as reason:
+                    refused[name] = str(reason)
+    steps = {name: children[name][1] for name in seconds if name not in refused}
+    instances = getattr(work, "instances", 1)
+    rates = {name: instances * steps[name] / np.array(seconds[name]) for name in steps}
+    return Raced(rates, refused, max(steps.values(), default=0))
+
+
+def race_here(names: Iterable[str], work: Tied, *_: float) -> Raced:
+    """`race` for the form alone: in this process, uncompiled, one engine after the other."""
+    engines = {**ENGINES, "general": partial(ours, engine="general", compile=False)}
+    rates = {}
+    for name in names:
+        seconds = []
+        engines[name](work, clocked([2, 2], seconds.append))
+        rates[name] = 2 * work.instances / np.array(seconds)
+    return Raced(rates, {}, 2)

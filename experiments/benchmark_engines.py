@@ -23,16 +23,11 @@ About 10 minutes, --quick 1 minute, after compilation.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
-import multiprocessing
-import os
 import sys
-import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,7 +44,7 @@ from toysup.random import Stream, uniforms
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "tests")]
 import _engines  # noqa: E402
-from _engines import Residual, Tied  # noqa: E402
+from _engines import Raced, Residual, Tied, race  # noqa: E402
 
 QUESTION = "How much faster does toysup train toy models than the field's loop and packages do, to the same loss?"
 WORKLOADS = {"w1": Tied(5, 2, 8), "w2": Tied(20, 5, 10), "w3": Tied(20, 5, 1000), "w4": Tied(400, 30, 10),
@@ -79,120 +74,13 @@ EXACT = 1e-4  # relative difference of losses on equal draws that is rounding af
 NEAR = (0.98, 1.02)  # ratio of held-out losses on draws of their own
 
 
-class Refused(Exception):
-    """An engine cannot do a workload."""
-
-
-class Child:
-    """One engine on one workload in a fresh process: called with a number of steps, it returns their seconds.
-
-    It is a fork of this process, which trains nothing before the last was timed, so no engine meets another's traces.
-    """
-
-    def __init__(self, name: str, work: Tied | Residual | None) -> None:
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_engines.serve, args=(theirs, os.getpid(), name, work), daemon=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
-            self.process.start()
-        theirs.close()
-
-    def __call__(self, steps: int) -> float:
-        try:
-            self.pipe.send(steps)
-            answer = self.pipe.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            answer = "its process ended (out of memory?)"
-        if isinstance(answer, str):
-            raise Refused(answer)
-        return answer
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.pipe.send(0)
-        self.process.join(10)
-        self.process.kill()
-
-
-def steps_for(child: Child, aim: float) -> int:
-    """Steps that take about `aim` seconds, once the first has compiled what there is to compile."""
-    child(1)
-    steps = 1
-    while (seconds := child(steps)) < aim / 4:
-        steps *= 4
-    return max(1, round(steps * aim / seconds))
-
-
-@dataclass
-class Raced:
-    """Instance-steps per second of each engine in each repetition; why others took no part; the most steps at once."""
-
-    rates: dict[str, np.ndarray]
-    refused: dict[str, str]
-    steps: int
-
-    @property
-    def medians(self) -> dict[str, float]:
-        return {name: float(np.median(rates)) for name, rates in self.rates.items()}
-
-    @property
-    def summary(self) -> dict[str, float | str]:
-        """Each engine's median, or why it has none."""
-        return {**self.medians, **self.refused}
-
-    @property
-    def best_occhio(self) -> str | None:
-        return max((name for name in self.rates if name in _engines.OCCHIO), key=self.medians.get, default=None)
-
-    def over(self, one: str, other: str = "loop") -> stats.Interval:
-        """The ratio of two rates, paired by repetition; undefined if one of them took no part."""
-        if {one, other} <= set(self.rates):
-            return stats.ratio(self.rates[one], self.rates[other], paired=True)
-        return stats.UNDEFINED
-
-
-def race(names: Iterable[str], work: Tied | Residual | None, aim: float, repetitions: int) -> Raced:
-    """Ask the engines in turn, each for steps of about `aim` seconds."""
-    seconds, refused, children = {}, {}, {}
-    with contextlib.ExitStack() as stack:
-        for name in names:
-            child = stack.enter_context(contextlib.closing(Child(name, work)))
-            try:
-                children[name] = child, steps_for(child, aim)
-            except Refused as reason:
-                refused[name] = str(reason)
-        for _ in range(repetitions):
-            for name in [name for name in children if name not in refused]:
-                child, steps = children[name]
-                try:
-                    seconds.setdefault(name, []).append(child(steps))
-                except Refused as reason:
-                    refused[name] = str(reason)
-    steps = {name: children[name][1] for name in seconds if name not in refused}
-    instances = getattr(work, "instances", 1)
-    rates = {name: instances * steps[name] / np.array(seconds[name]) for name in steps}
-    return Raced(rates, refused, max(steps.values(), default=0))
-
-
-def smoke(names: Iterable[str], work: Tied, *_: float) -> Raced:
-    """`race` for the form alone: in this process, uncompiled, one engine after the other."""
-    engines = {**_engines.ENGINES, "general": partial(_engines.ours, engine="general", compile=False)}
-    rates = {}
-    for name in names:
-        seconds = []
-        engines[name](work, _engines.clocked([2, 2], seconds.append))
-        rates[name] = 2 * work.instances / np.array(seconds)
-    return Raced(rates, {}, 2)
-
-
 def main(run: report.Run) -> None:
     public, controls = prepare(run)
     works = run.pick(default=WORKLOADS, quick={name: WORKLOADS[name] for name in ("w1", "w2", "w5")},
                      smoke={"w1": replace(WORKLOADS["w1"], batch=64)})  # fmt: skip
     ours = run.pick(default=["fused", "general"], smoke=["general"])
     aim, repetitions = run.pick(default=(0.5, 7), quick=(0.1, 5))
-    timed = run.pick(default=race, smoke=smoke)
+    timed = run.pick(default=race, smoke=_engines.race_here)
     raced = {name: timed(["loop", *ours, *public], work, aim, repetitions) for name, work in works.items()}
     statistics = {name: value for work, done in raced.items() for name, value in ratios(work, done).items()}
     controls |= {f"{name}_per_second": done.summary for name, done in raced.items()}
