@@ -318,7 +318,7 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
                         for f in range(n):
                             columns = squeeze(s, X + f * ld, t, masks, here)
                     padded = up(columns)
-                    if padded > columns:
+                    if padded > columns and not sparse:
                         for f in range(n):
                             for j in range(columns, padded):
                                 s[X + f * ld + j] = 0

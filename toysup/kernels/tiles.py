@@ -253,7 +253,10 @@ def some(e: Emit, mask: ir.Value, position: int) -> tuple[ir.Value, ir.Value]:
 @emitted
 @answers
 def squeeze(e: Emit, s, row, t, masks, blocks):
-    """Keep of a row the samples whose bits are on in t[masks:], one word for each block of 64; how many are left."""
+    """Keep of a row the samples whose bits are on in t[masks:], one word for each block of 64; how many are left.
+
+    Sixteen zeros follow them.
+    """
 
     def block(i: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
         mask, kept = e.scalar(t, e.add(masks, i)), held[0]
@@ -264,7 +267,9 @@ def squeeze(e: Emit, s, row, t, masks, blocks):
             kept = e.b.add(kept, count)
         return [kept]
 
-    return e.loop(0, blocks, 1, [e.int(0)], block)[0]
+    kept = e.loop(0, blocks, 1, [e.int(0)], block)[0]
+    e.store(e.constant(0.0), s, e.add(row, kept))
+    return kept
 
 
 # ----------------------------------------------------------------------------------------- samples along the rows
