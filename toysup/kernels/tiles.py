@@ -260,12 +260,19 @@ def draw(e: Emit, s, at, t, keys, feature, lanes, threshold, inverse, magnitude,
 def keep(e: Emit, value: ir.Value, bits: ir.Value, pointer: ir.Value, at: Any) -> ir.Value:
     """Store the lanes of `value` whose bits are on next to each other at pointer[at:]; where the next ones go.
 
-    A whole register is written. In 64 bytes at a time: LLVM 22 miscompiles what is longer.
+    Up to sixteen places may be overwritten. AVX-512 has an instruction for 64 bytes; elsewhere, and for more, LLVM's
+    own expansion crashes (22.1), so lanes go one by one.
     """
     kind = value.type.element
     width = 8 if kind == ir.DoubleType() else LANES
     name = {ir.FloatType(): "f32", ir.DoubleType(): "f64", INT32: "i32"}[kind]
     part, at = ir.VectorType(kind, width), e.int(at)
+    if not e.compresses:
+        for lane in range(LANES):
+            e.b.store(e.b.extract_element(value, ir.Constant(INT32, lane)), e.b.gep(pointer, [at]))
+            bit = e.b.and_(e.b.lshr(bits, ir.Constant(bits.type, lane)), ir.Constant(bits.type, 1))
+            at = e.b.add(at, e.b.zext(bit, INT))
+        return at
     for first in range(0, LANES, width):
         mask = ir.Constant(ir.VectorType(INT32, width), list(range(first, first + width)))
         lanes = e.b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), mask)
