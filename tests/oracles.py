@@ -166,3 +166,46 @@ def einsum_loop(
         optimizer.step()
         losses.append(loss.detach())
     return W.detach(), b.detach(), torch.stack(losses, 1)
+
+
+def residual_loop(
+    n_instances, n_features, shape, batch, steps, density, lr=1e-3, weight_decay=0.01, data=None, seed=0, start=None
+):
+    """Residual MLPs that learn x + relu(x) through a frozen embedding (Braun et al. 2025), written like `einsum_loop`.
+
+    `shape` is (width, blocks, hidden); the unembedding is the embedding's transpose. `data` maps a step to x in [-1, 1]
+    (instance, batch, feature). `start` is (W_E, [W_in of each block], [b_in], [W_out]), each with an instance axis.
+
+    Returns (parameters, losses): three lists as in `start`, and (instance, step).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if start is None:
+        width, blocks, hidden = shape
+        draw = lambda *size: torch.randn(n_instances, *size, generator=generator)  # noqa: E731
+        start = (
+            nn.functional.normalize(draw(n_features, width), dim=-1),
+            [draw(width, hidden) / math.sqrt(width) for _ in range(blocks)],
+            [torch.zeros(n_instances, hidden) for _ in range(blocks)],
+            [draw(hidden, width) / math.sqrt(hidden * blocks) for _ in range(blocks)],
+        )
+    embedding, *parts = start
+    W_in, b_in, W_out = parameters = [[nn.Parameter(value.clone()) for value in part] for part in parts]
+    optimizer = torch.optim.AdamW([*W_in, *b_in, *W_out], lr=lr, weight_decay=weight_decay)
+    size, zero, losses = (n_instances, batch, n_features), torch.zeros(()), []
+    for step in range(steps):
+        if data is None:
+            active = torch.rand(size, generator=generator) < density
+            x = torch.where(active, 2 * torch.rand(size, generator=generator) - 1, zero)
+        else:
+            x = data(step)
+        stream = torch.einsum("ibf,ifd->ibd", x, embedding)
+        for block in range(len(W_in)):
+            neurons = torch.relu(torch.einsum("ibd,idh->ibh", stream, W_in[block]) + b_in[block][:, None])
+            stream = stream + torch.einsum("ibh,ihd->ibd", neurons, W_out[block])
+        output = torch.einsum("ibd,ifd->ibf", stream, embedding)
+        loss = (x + torch.relu(x) - output).square().sum(-1).mean(-1)
+        optimizer.zero_grad()
+        loss.sum().backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return [[value.detach() for value in part] for part in parameters], torch.stack(losses, 1)

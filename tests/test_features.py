@@ -199,10 +199,10 @@ def test_float64_uniforms_give_float64_samples(features):
 def test_sparse_uniform_is_the_stated_expression_to_the_bit():
     """A fused kernel computes the same expression; any rearrangement would round differently."""
     u, p = uniforms(1000, N), torch.tensor(PER_FEATURE, dtype=torch.float32)
-    assert torch.equal(SparseUniform(N, PER_FEATURE).transform(u), torch.where(u < p, u / p, 0))
+    assert torch.equal(SparseUniform(N, PER_FEATURE).transform(u), torch.where(u < p, u * (1 / p), 0))
     x = SparseUniform(N, 0.05).transform(u)
     numpy_u, numpy_p = u.numpy(), np.float32(0.05)
-    assert np.array_equal(x.numpy(), np.where(numpy_u < numpy_p, numpy_u / numpy_p, np.float32(0)))
+    assert np.array_equal(x.numpy(), np.where(numpy_u < numpy_p, numpy_u * (1 / numpy_p), np.float32(0)))
 
 
 # --- stacking --------------------------------------------------------------------------------------------------------

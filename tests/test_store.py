@@ -379,7 +379,7 @@ def test_a_config_of_another_kind(tmp_path, text):
 
 
 def test_results_cut_into_other_chunks_are_not_mixed_up(copied, monkeypatch):
-    monkeypatch.setattr("toysup.sweep.chunks", lambda stack, device: [np.arange(len(stack))[::-1]] * 2)
+    monkeypatch.setattr("toysup.sweep.chunks", lambda stack, device, engine: [np.arange(len(stack))[::-1]] * 2)
     with pytest.raises(InputError, match="was cut into other chunks"):
         load(copied)
 

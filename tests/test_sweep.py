@@ -210,7 +210,8 @@ def test_the_order_of_axes_changes_only_the_order_of_rows(results):
 
 
 def test_a_chunk_for_every_instance_changes_nothing(results, monkeypatch):
-    monkeypatch.setattr(toysup.ensemble.stack, "CACHE_BYTES", 1)
+    for name in ("CACHE_BYTES", "FUSED_BYTES"):
+        monkeypatch.setattr(toysup.ensemble.stack, name, 1)
     cut = run(GRID, MEASURES)
     assert len(list(cut.path.glob("*.safetensors"))) == len(GRID)
     pd.testing.assert_frame_equal(cut.table, results.table, rtol=1e-4)

@@ -39,7 +39,7 @@ ROUNDS = 7
 BLOCK = 64  # samples served by 16 calls of four words
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
 
-_M0, _M1 = 0xD2511F53, 0xCD9E8D57  # multipliers and Weyl constants of Salmon et al. 2011, section 3.3
+M0, M1 = 0xD2511F53, 0xCD9E8D57  # multipliers and Weyl constants of Salmon et al. 2011, section 3.3
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _SCALE = np.float32(2.0**-31)
 _TOP = np.float32(1 - 2.0**-24)  # the largest float32 below 1
@@ -72,40 +72,48 @@ def _upper(e: Emit, x: ir.Value) -> ir.Value:
 
 
 @emitted
-def lane_tables(e: Emit, t, at, blocks, k0, k1, first0, first1):
-    """What rounds 1 to 3 make of each lane, for `blocks` blocks of 64 samples, at t[at:], TABLE numbers for each.
+def lane_products(e: Emit, t, at, blocks, k0, first1):
+    """What rounds 1 and 2 make of each lane, for `blocks` blocks of 64 samples, into t[at:], TABLE numbers for each.
 
-    k0, k1: the key; first0, first1: M0 (step mod 2^32) and M1 (step div 2^32), the products of the first round. Even
-    lanes come first, then odd ones.
+    k0: the key's first word; first1 = M1 (step div 2^32), a product of the first round. Even lanes come first, then odd
+    ones. Together with `lane_tables` this is all a lane needs; it is the same for 2^32 steps.
     """
-    b = e.b
-    k0, k1, first0, first1 = map(e.int, (k0, k1, first0, first1))
-
-    def narrow(x: ir.Value) -> ir.Value:
-        return b.and_(x, ir.Constant(INT, 0xFFFFFFFF))
-
-    key = e.splat(b.xor(b.lshr(first1, ir.Constant(INT, 32)), k0), 8)
-    other = e.splat(b.xor(narrow(first0), narrow(b.add(k1, ir.Constant(INT, _W1)))), 8)
+    key = e.splat(e.b.xor(e.b.lshr(e.int(first1), e.int(32)), e.int(k0)), 8)
 
     def block(i: ir.Value, _: Any) -> None:
         for odd in range(2):
             lanes = ir.Constant(WIDE, [2 * j + odd for j in range(8)])
-            lanes = b.add(lanes, e.splat(b.mul(i, ir.Constant(INT, LANES)), 8))
-            p0 = _multiply(e, b.xor(lanes, key), _M0)
-            p1 = _multiply(e, b.xor(_upper(e, p0), other), _M1)
+            lanes = e.b.add(lanes, e.splat(e.b.mul(i, e.int(LANES)), 8))
+            e.store(_multiply(e, e.b.xor(lanes, key), M0), t, e.add(at, e.times(i, TABLE), 2 * LANES + 8 * odd))
+
+    e.loop(0, blocks, 1, (), block)
+
+
+@emitted
+def lane_tables(e: Emit, t, at, blocks, k1, first0):
+    """What round 3 makes of each lane at one step, beside its `lane_products`; first0 = M0 (step mod 2^32)."""
+    low = ir.Constant(INT, _LOW)
+    key = e.splat(e.b.xor(e.b.and_(e.int(first0), low), e.b.and_(e.b.add(e.int(k1), ir.Constant(INT, _W1)), low)), 8)
+
+    def block(i: ir.Value, _: Any) -> None:
+        for odd in range(2):
             place = e.add(at, e.times(i, TABLE), 8 * odd)
-            for position, value in enumerate((_upper(e, p1), p1, p0)):
-                e.store(value, t, e.add(place, LANES * position))
+            p1 = _multiply(e, e.b.xor(_upper(e, e.load(t, e.add(place, 2 * LANES), WIDE)), key), M1)
+            e.store(_upper(e, p1), t, place)
+            e.store(p1, t, e.add(place, LANES))
 
     e.loop(0, blocks, 1, (), block)
 
 
 @nb.njit(nogil=True)
 def feature_tables(t, at, n, k0, k1, first0, first1):
-    """What rounds 1 to 3 make of each of n features, at t[at:], three numbers for each; arguments as `lane_tables`."""
+    """What rounds 1 to 3 make of each of n features, at t[at:], three numbers for each.
+
+    k0, k1: the key; first0, first1: M0 (step mod 2^32) and M1 (step div 2^32), the products of the first round.
+    """
     for f in range(n):
-        p1 = (((first0 >> 32) ^ f ^ k1) & _LOW) * _M1
-        p0 = (((p1 >> 32) ^ first1 ^ (k0 + _W0)) & _LOW) * _M0
+        p1 = (((first0 >> 32) ^ f ^ k1) & _LOW) * M1
+        p0 = (((p1 >> 32) ^ first1 ^ (k0 + _W0)) & _LOW) * M0
         t[at + 3 * f] = (p1 & _LOW) ^ ((k0 + 2 * _W0) & _LOW)
         t[at + 3 * f + 1] = ((p0 >> 32) & _LOW) ^ ((k1 + 2 * _W1) & _LOW)
         t[at + 3 * f + 2] = p0 & _LOW
@@ -133,7 +141,7 @@ def words(e: Emit, t: ir.Value, keys: Any, feature: Any, lanes: Any) -> list[ir.
         c0, c1, c2, c3 = b.xor(high, scalars[0]), low, b.xor(other, scalars[1]), scalars[2]
         for r in range(4):
             k0, k1 = (e.splat(e.scalar(t, e.add(keys, 2 * r + i)), 8) for i in range(2))
-            p0, p1 = _multiply(e, c0, _M0), _multiply(e, c2, _M1)
+            p0, p1 = _multiply(e, c0, M0), _multiply(e, c2, M1)
             c0, c1 = b.xor(b.xor(_upper(e, p1), c1), k0), p1
             c2, c3 = b.xor(b.xor(_upper(e, p0), c3), k1), p0
         groups.append((c0, c1, c2, c3))
@@ -167,11 +175,12 @@ def _make_fill(source: str):
         tile = np.empty(n * BLOCK, np.float32)
         t = np.empty(KEYS + 3 * n + TABLE * blocks, np.int64)
         lanes = KEYS + 3 * n
-        first0, first1 = (step & _LOW) * _M0, (step >> 32) * _M1
+        first0, first1 = (step & _LOW) * M0, (step >> 32) * M1
         for i in range(out.shape[0]):
             key_table(t, 0, seeds[i], stream)
             feature_tables(t, KEYS, n, seeds[i], stream, first0, first1)
-            lane_tables(t, lanes, blocks, seeds[i], stream, first0, first1)
+            lane_products(t, lanes, blocks, seeds[i], first1)
+            lane_tables(t, lanes, blocks, stream, first0)
             for block in range(blocks):
                 for f in range(n):
                     _draw_uniforms(tile, f * BLOCK, t, 0, KEYS + 3 * f, lanes + block * TABLE)
@@ -204,7 +213,7 @@ def philox4x32_torch(counter: tuple[Tensor, ...], key: tuple[Tensor, ...], round
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(rounds):
-        (high0, low0), (high1, low1) = _mulhilo(c0, _M0), _mulhilo(c2, _M1)
+        (high0, low0), (high1, low1) = _mulhilo(c0, M0), _mulhilo(c2, M1)
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
     return c0, c1, c2, c3

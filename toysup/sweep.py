@@ -22,12 +22,15 @@ from tqdm import tqdm
 
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import (
+    Engine,
     Stack,
     Trained,
     check_snapshots,
     chunks,
+    engine_for,
     initial_values,
     load_compiler,
+    prepare,
     resolve_device,
     step_key,
     task_constants,
@@ -56,20 +59,26 @@ class _Job:
     rows: np.ndarray  # rows of the table; shorter than the stack where the last chunk is padded
     key: str  # jobs with the same key are served by one step function
     compile: bool
+    engine: str
 
 
-def _jobs(grid: Grid, device: torch.device, compile: bool | None) -> list[_Job]:
+def _jobs(grid: Grid, device: torch.device, engine: Engine, compile: bool | None) -> list[_Job]:
     cut = []
     for stack, rows in grid.groups:
-        for number, part in enumerate(chunks(stack, device)):
+        used = engine_for(stack, device, engine)
+        for number, part in enumerate(chunks(stack, device, used)):
             real = min(len(part), len(rows) - number * len(part))
-            cut.append((stack.take(part), rows[part[:real]]))
-    keys = [step_key(stack, device) for stack, _ in cut]
+            cut.append((stack.take(part), rows[part[:real]], used))
+    keys = [step_key(stack, device) for stack, *_ in cut]
     sharing: dict[str, list[Stack]] = {}
-    for key, (stack, _) in zip(keys, cut, strict=True):
-        sharing.setdefault(key, []).append(stack)
+    for key, (stack, _, used) in zip(keys, cut, strict=True):
+        if used == "general":
+            sharing.setdefault(key, []).append(stack)
     wanted = {key: worth_compiling(*stacks) if compile is None else compile for key, stacks in sharing.items()}
-    return [_Job(n, *cut[n], key, wanted[key]) for n, key in enumerate(keys)]
+    return [
+        _Job(n, stack, rows, key, wanted.get(key, False), used)
+        for n, (key, (stack, rows, used)) in enumerate(zip(keys, cut, strict=True))
+    ]
 
 
 def _queues(jobs: Sequence[_Job], workers: int) -> list[list[_Job]]:
@@ -77,12 +86,12 @@ def _queues(jobs: Sequence[_Job], workers: int) -> list[list[_Job]]:
     shared: dict[str, list[_Job]] = {}
     for job in jobs:
         shared.setdefault(job.key, []).append(job)
-    fair = sum(work(job.stack) for job in jobs) / (2 * workers)
+    fair = sum(work(job.stack, job.engine) for job in jobs) / (2 * workers)
     queues = []
     for together in shared.values():
-        small = sum(work(job.stack) for job in together) <= fair
+        small = sum(work(job.stack, job.engine) for job in together) <= fair
         queues += [together] if small else [[job] for job in together]
-    return sorted(queues, key=lambda queue: -sum(work(job.stack) for job in queue))
+    return sorted(queues, key=lambda queue: -sum(work(job.stack, job.engine) for job in queue))
 
 
 def _frames(job: _Job, trained: Trained, measures: Sequence[Measure]) -> tuple[pd.DataFrame, pd.DataFrame | None]:
@@ -124,7 +133,12 @@ def _perform(
 ) -> str:
     """Train, measure and keep one chunk; the engine's name."""
     trained = train_chunk(
-        job.stack, device=device, compile=job.compile, snapshots=snapshots, on_progress=on_progress
+        job.stack,
+        device=device,
+        compile=job.compile,
+        engine=job.engine,
+        snapshots=snapshots,
+        on_progress=on_progress,
     ).take(range(len(job.rows)))
     table, features = _frames(job, trained, measures)
     table["engine"] = trained.engine
@@ -161,6 +175,7 @@ def sweep(
     results: Path | str | None = None,
     name: str = "sweep",
     device: str | torch.device = "auto",
+    engine: Engine = "auto",
     compile: bool | None = None,
     workers: int | None = None,
     snapshots: Sequence[int] = (),
@@ -171,20 +186,24 @@ def sweep(
     grid: one Grid, which gives one `Results`; or several by name, done together, which give a dict of them.
     results: parent folder; the sweep's own is `<name>-<hash>` below it. None keeps everything in a temporary folder.
     workers: processes that share the chunks (CPU on Linux; default: one for each core); the numbers don't depend on it.
-    compile: None decides by the amount of work in each shape. snapshots: steps after which weights are kept as well.
+    engine: "auto" trains each shape by a fused kernel where one fits, else by the general path; either can be forced.
+    compile: for the general path; None decides by the amount of work in each shape. snapshots: steps after which
+    weights are kept as well.
     progress: True or False for the bar; None shows it on a terminal only.
 
     Raises InputError before training for an unknown device or measure, and for a results folder that is damaged or was
     made by another config.
     """
     if isinstance(grid, Grid):
-        options = {"device": device, "compile": compile, "workers": workers, "snapshots": snapshots}
+        options = {"device": device, "engine": engine, "compile": compile, "workers": workers, "snapshots": snapshots}
         return sweep({name: grid}, measures, results=results, progress=progress, **options)[name]
     device = resolve_device(device)
     if workers is not None:
         check_whole("sweep", "workers", workers)
     snapshots = [int(step) for step in snapshots]
-    answers = {name: _open(one, measures, results, name, device, compile, snapshots) for name, one in grid.items()}
+    answers = {
+        name: _open(one, measures, results, name, device, engine, compile, snapshots) for name, one in grid.items()
+    }
 
     store_of, todo = {}, []
     for answer in answers.values():
@@ -194,7 +213,8 @@ def sweep(
         todo += left
     if any(job.compile for job in todo):
         load_compiler()
-    enough = workers is not None or sum(work(job.stack) for job in todo) >= WORTH_FORKING
+    prepare([job.stack for job in todo if job.engine == "fused"])
+    enough = workers is not None or sum(work(job.stack, job.engine) for job in todo) >= WORTH_FORKING
     count = usable_workers(workers) if enough and device.type == "cpu" else 1
 
     def piece(job: _Job) -> Callable[[Tell], None]:
@@ -212,9 +232,9 @@ def sweep(
 
         started = time.perf_counter()
         in_parallel([[piece(job) for job in queue] for queue in _queues(todo, count)], count, tell)
-    elapsed, whole = time.perf_counter() - started, sum(work(job.stack) for job in todo)
+    elapsed, whole = time.perf_counter() - started, sum(work(job.stack, job.engine) for job in todo)
     for name, answer in answers.items():
-        mine = sum(work(job.stack) for job in todo if store_of[id(job)] is answer.store)
+        mine = sum(work(job.stack, job.engine) for job in todo if store_of[id(job)] is answer.store)
         answer.store.seconds(elapsed * mine / whole if mine else 0.0)
         diverged = int((answer.table["diverged_step"] >= 0).sum())
         if diverged:
@@ -229,6 +249,7 @@ def _open(
     results: Path | str | None,
     name: str,
     device: torch.device,
+    engine: Engine,
     compile: bool | None,
     snapshots: list[int],
 ) -> Results:
@@ -252,12 +273,13 @@ def _open(
         "measures": names,
         "snapshots": snapshots,
         "device": device.type,
+        "engine": engine,
         "compile": compile,
         "source": source_digest([*_own_code(grid), *measures]),
     }
     temporary = _Temporary() if results is None else None
     store = Store.create(Path(temporary.path if temporary else results), name, identity, arrays)
-    return Results(store, grid, _jobs(grid, device, compile), temporary)
+    return Results(store, grid, _jobs(grid, device, engine, compile), temporary)
 
 
 class Results:
@@ -362,7 +384,7 @@ def load(path: Path | str) -> Results:
     store = Store(Path(path))
     identity, arrays = store.identity(), store.arrays()
     grid = Grid(rebuild(identity["setting"], arrays), rebuild(identity["axes"], arrays))
-    jobs = _jobs(grid, torch.device(identity["device"]), identity["compile"])
+    jobs = _jobs(grid, torch.device(identity["device"]), identity["engine"], identity["compile"])
     missing = {job.chunk for job in jobs} - store.finished()
     if missing:
         raise InputError(f"results: {path} lacks {len(missing)} of {len(jobs)} chunks; rerun its sweep to finish it")

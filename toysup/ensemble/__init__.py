@@ -5,6 +5,7 @@ trains settings that fit a kernel of `toysup.kernels`, many times as fast, on th
 an instance and summed across, so each instance's gradient is its own. Data are keyed by instance and step.
 """
 
+from toysup.ensemble.fused import prepare
 from toysup.ensemble.stack import (
     Stack,
     bound,
@@ -29,6 +30,7 @@ __all__ = [
     "initial_values",
     "load_compiler",
     "one_thread",
+    "prepare",
     "resolve_device",
     "step_key",
     "task_constants",

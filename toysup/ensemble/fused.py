@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,11 @@ from toysup.ensemble import residual, shallow
 from toysup.ensemble.plan import Plan
 from toysup.ensemble.stack import Stack, initial_values, task_constants
 
-__all__ = ["plan_of", "run", "unfit"]
+__all__ = ["plan_of", "prepare", "run", "unfit"]
 
 PIECES = 64  # calls of a kernel in which a stack is trained, so that progress can be told
 FAMILIES = (shallow, residual)
+_PREPARED: set[Any] = set()  # kinds of kernels
 
 
 def unfit(stack: Stack) -> str | None:
@@ -31,6 +33,20 @@ def unfit(stack: Stack) -> str | None:
 def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     """The plan for a stack that is not `unfit`; dtype is that of the kernel's arithmetic."""
     return next(family.plan_of(stack, dtype) for family in FAMILIES if family.unfit(stack) is None)
+
+
+def prepare(stacks: Sequence[Stack]) -> None:
+    """Compile the kernels that stacks need, or load them from disk: once, before workers are forked."""
+    for stack in stacks:
+        family = next(family for family in FAMILIES if family.unfit(stack) is None)
+        kind = family.kind_of(stack)
+        if kind in _PREPARED:
+            continue
+        _PREPARED.add(kind)
+        one = stack.take([0])
+        setting = dataclasses.replace(stack.setting, steps=1, batch=1)
+        one = dataclasses.replace(one, setting=setting)
+        run(one, plan_of(one), np.array([0, 1]))
 
 
 def _scratch(count: int, dtype: Any) -> np.ndarray:

@@ -97,6 +97,16 @@ def _layout(stack: Stack, places: dict[str, int], count: int, frozen: int) -> tu
     return Layout(**sizes, **starts, **own), at
 
 
+def kind_of(stack: Stack) -> Kind:
+    """Which kernel trains a stack."""
+    setting, task = stack.setting, stack.setting.task
+    if isinstance(task, Memory):
+        return Kind(True)
+    exponent = int(np.unique(stack.varying.get("task.exponent", task.exponent))[0])
+    relu = setting.build().b_out is not None
+    return Kind(False, relu, exponent, TARGETS[type(task)], _magnitude(setting.features))
+
+
 def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     """The plan for a stack that is not `unfit`; dtype is that of the kernel's arithmetic."""
     setting, many = stack.setting, len(stack)
@@ -124,12 +134,9 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
         used = _per_feature(stack, lambda s: s.features._used(as_tensor(s.features.offered)))[:, :1].copy()
         keys = np.pad(buffers["W_E"], ((0, 0), (0, 0), (0, -module.shape.width % LANES)))
         own = (frozen, used, task_constants(stack)["labels"].numpy(), keys)
-        kind = Kind(True)
     else:
         own = (frozen, _per_feature(stack, lambda s: s.features.activity),
                _per_feature(stack, lambda s: s.task.importance), np.zeros((many, 1, 1), np.float32))  # fmt: skip
-        exponent = int(np.unique(stack.varying.get("task.exponent", task.exponent))[0])
-        kind = Kind(False, module.b_out is not None, exponent, TARGETS[type(task)], _magnitude(features))
 
     def unpack(theta: np.ndarray) -> dict[str, np.ndarray]:
         shapes = {name: value.shape[1:] for name, value in parameters.items()}
@@ -138,4 +145,4 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
 
     blocks = -(-setting.batch // BLOCK)
     ints = KEYS + 3 * layout.n + TABLE * blocks + max(blocks, layout.n * layout.tile)
-    return Plan(residual.kernel(kind), theta, own, layout, floats, ints, unpack)
+    return Plan(residual.kernel(kind_of(stack)), theta, own, layout, floats, ints, unpack)

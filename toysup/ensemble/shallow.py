@@ -16,13 +16,12 @@ from toysup.ensemble.step import one_thread
 from toysup.features.base import MAGNITUDES, Independent, Sparse
 from toysup.kernels import shallow, tiles
 from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
-from toysup.random import BLOCK, KEYS, TABLE
 from toysup.setting import Adam, Setting
 from toysup.simd import LANES
 from toysup.tasks import AbsoluteValue, Identity, XPlusRelu
 
 TARGETS = {Identity: tiles.SAME, AbsoluteValue: tiles.ABSOLUTE, XPlusRelu: tiles.PLUS_RELU}
-WIDE = 10**9  # neurons from which the wide layout is faster
+WIDE = 24  # neurons from which the wide layout is faster
 
 
 def unfit(stack: Stack) -> str | None:
@@ -65,29 +64,44 @@ def _per_feature(stack: Stack, pick: Callable[[Setting], Any]) -> np.ndarray:
     return found.contiguous().numpy()
 
 
+NAMES = {  # the kernel's matrices and biases -> the model's
+    TiedAutoencoder: {"E": "W", "b": "b"},
+    MLP: {"E": "weights.0", "c": "biases.0", "D": "W_out", "b": "b_out"},
+    UntiedAutoencoder: {"E": "W_E", "D": "W_U", "b": "b_out"},
+}
+
+
+def kind_of(stack: Stack) -> shallow.Kind:
+    """Which kernel trains a stack."""
+    setting, arguments = stack.setting, stack.setting.model.arguments
+    names, n, m = NAMES[setting.model.build], setting.features.n_features, arguments["width"]
+    few = "D" not in names and n * (m + 1) <= shallow.FEW
+    return shallow.Kind(
+        tied="D" not in names,
+        hidden="c" in names,
+        relu=arguments.get("relu", True),
+        power=int(np.unique(stack.varying.get("task.exponent", setting.task.exponent))[0]),
+        target=TARGETS[type(setting.task)],
+        magnitude=_magnitude(setting.features),
+        wide=m >= WIDE,
+        n=n * few,
+        m=m * few,
+    )
+
+
 def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     """The plan for a stack that is not `unfit`; dtype is that of the kernel's arithmetic."""
-    setting = stack.setting
-    features, task, model, n = setting.features, setting.task, setting.model.build, setting.features.n_features
+    setting, kind = stack.setting, kind_of(stack)
+    names, n, m = NAMES[setting.model.build], setting.features.n_features, setting.model.arguments["width"]
     start = {name: value.numpy() for name, value in initial_values(stack)[0].items()}
-    names = {
-        TiedAutoencoder: {"E": "W", "b": "b"},
-        MLP: {"E": "weights.0", "c": "biases.0", "D": "W_out", "b": "b_out"},
-        UntiedAutoencoder: {"E": "W_E", "D": "W_U", "b": "b_out"},
-    }[model]
-    m = start[names["E"]].shape[2]
-    relu = setting.model.arguments.get("relu", True)
-    exponent = int(np.unique(stack.varying.get("task.exponent", task.exponent))[0])
-    wide = m >= WIDE
-    kind = shallow.Kind("D" not in names, "c" in names, relu, exponent, TARGETS[type(task)], _magnitude(features), wide)
-    stride = -(-m // LANES) * LANES if wide else m
+    stride = -(-m // LANES) * LANES if kind.wide else m
 
     # name -> (where it starts, its shape as kept, whether it is kept transposed)
     places: dict[str, tuple[int, tuple[int, ...], bool]] = {}
     at = 0
     for short, shape in (("E", (n, stride)), ("D", (n, stride)), ("c", (stride,)), ("b", (n,))):
         if short in names:
-            places[names[short]] = at, shape, short == "D" and model is MLP
+            places[names[short]] = at, shape, short == "D" and setting.model.build is MLP
             at += int(np.prod(shape))
 
     def unpack(theta: np.ndarray) -> dict[str, np.ndarray]:
@@ -106,10 +120,9 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
         padded[..., : value.shape[-1]] = value
         theta[:, first : first + padded[0].size] = padded.reshape(len(stack), -1)
 
-    blocks = -(-setting.batch // BLOCK)
-    tile = shallow.tile_of(n, m, setting.batch, wide)
+    tile = shallow.tile_of(n, m, setting.batch, kind.wide)
     sizes = np.array([n, m, setting.batch, tile])
     own = (_per_feature(stack, lambda s: s.features.activity), _per_feature(stack, lambda s: s.task.importance))
     floats = shallow.floats_needed(kind, n, m, tile, count)
-    ints = KEYS + 3 * n + TABLE * blocks + blocks
+    ints = shallow.ints_needed(kind, n, tile, setting.batch)
     return Plan(shallow.kernel(kind), theta, own, sizes, floats, ints, unpack)

@@ -28,7 +28,7 @@ from llvmlite import ir
 from toysup import random
 from toysup.kernels import tiles
 from toysup.kernels.tiles import ABSOLUTE, PLUS_RELU, adam, clear, contract, draw, squeeze
-from toysup.random import BLOCK, KEYS, TABLE, feature_tables, key_table, lane_tables
+from toysup.random import BLOCK, KEYS, M0, TABLE, feature_tables, key_table, lane_products, lane_tables
 from toysup.simd import INT, INT32, LANES, Emit, answers, emitted, source_of
 
 __all__ = ["Kind", "Layout", "kernel"]
@@ -452,12 +452,12 @@ def _make(source, memory, relu, power, target, magnitude):
             sparse = not memory and empty > EMPTY
             seed = seeds[i]
             key_table(t, 0, seed, 0)
+            lane_products(t, lanes, blocks, seed, 0)
             lr, decay, beta1, beta2, eps = rates[i, 0], rates[i, 1], rates[i, 2], rates[i, 3], rates[i, 4]
             power1, power2, total, stretch, mark, died = 1.0, 1.0, 0.0, 0, 0, -1
             for step in range(schedule.shape[0]):
-                first0, first1 = (step & 0xFFFFFFFF) * 0xD2511F53, (step >> 32) * 0xCD9E8D57
-                feature_tables(t, feature, n, seed, 0, first0, first1)
-                lane_tables(t, lanes, blocks, seed, 0, first0, first1)
+                feature_tables(t, feature, n, seed, 0, step * M0, 0)
+                lane_tables(t, lanes, blocks, 0, step * M0)
                 clear(s, count, count)
                 clear(s, p.lost, LANES)
                 for start in range(0, p.batch, p.tile):

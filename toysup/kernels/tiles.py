@@ -20,7 +20,8 @@ from toysup.simd import INT, INT32, LANES, Emit, answers, emitted
 UNIFORM, SIGNED, BOOLEAN, SIGN = range(4)  # magnitudes: U(0, 1), U(-1, 1), 1, -1 or 1
 SAME, ABSOLUTE, PLUS_RELU = range(3)  # targets
 
-WIDTHS = {1: (8, 4, 2, 1), 2: (4, 2, 1), 3: (4, 2, 1), 4: (4, 2, 1), 5: (4, 2, 1), 6: (4, 3, 2, 1)}
+# rows of a tile -> registers along it; 24 sums leave room for what is multiplied
+WIDTHS = {1: (8, 4, 2, 1), 2: (4, 2, 1), 3: (4, 2, 1), 4: (4, 2, 1), 5: (4, 2, 1), 6: (4, 2, 1), 12: (2, 1)}
 
 
 @nb.njit(nogil=True)
@@ -32,7 +33,7 @@ def up(count, to=LANES):
 
 
 def contract(
-    e: Emit, s, a, ar, ak, x, xk, rows, depth, columns, start: Callable[..., Any], finish: Callable[..., Any]
+    e: Emit, s, a, ar, ak, x, xk, rows, depth, columns, start: Callable[..., Any], finish: Callable[..., Any], tall=0
 ) -> None:
     """sum_k s[a + r ar + k ak] s[x + k xk + c] for r < rows, c < columns, a tile of registers at a time.
 
@@ -57,12 +58,12 @@ def contract(
 
         e.pieces(0, columns, [LANES * width for width in WIDTHS[height]], block)
 
-    e.pieces(0, rows, range(6, 0, -1), band)
+    e.pieces(0, rows, [*[12] * tall, *range(6, 0, -1)], band)
 
 
 @emitted
-def product(e: Emit, s, out, ld, a, ar, ak, x, xk, rows, depth, columns, more):
-    """out[r, c] = sum_k a[r, k] x[k, c]; added to what is there if `more`."""
+def product(e: Emit, s, out, ld, a, ar, ak, x, xk, rows, depth, columns, more, tall):
+    """out[r, c] = sum_k a[r, k] x[k, c]; added to what is there if `more`. `tall` tiles are for few columns."""
 
     def start(r, c):
         return e.load(s, e.add(out, e.times(r, ld), c)) if more else e.constant(0.0)
@@ -71,7 +72,7 @@ def product(e: Emit, s, out, ld, a, ar, ak, x, xk, rows, depth, columns, more):
         for (i, v), value in zip(itertools.product(range(height), range(width)), sums, strict=True):
             e.store(value, s, e.add(out, e.times(e.add(r, i), ld), c, LANES * v))
 
-    contract(e, s, a, ar, ak, x, xk, rows, depth, columns, start, finish)
+    contract(e, s, a, ar, ak, x, xk, rows, depth, columns, start, finish, tall)
 
 
 @emitted
@@ -252,7 +253,10 @@ def some(e: Emit, mask: ir.Value, position: int) -> tuple[ir.Value, ir.Value]:
 @emitted
 @answers
 def squeeze(e: Emit, s, row, t, masks, blocks):
-    """Keep of a row the samples whose bits are on in t[masks:], one word for each block of 64; how many are left."""
+    """Keep of a row the samples whose bits are on in t[masks:], one word for each block of 64; how many are left.
+
+    Sixteen zeros follow them.
+    """
 
     def block(i: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
         mask, kept = e.scalar(t, e.add(masks, i)), held[0]
@@ -263,4 +267,120 @@ def squeeze(e: Emit, s, row, t, masks, blocks):
             kept = e.b.add(kept, count)
         return [kept]
 
-    return e.loop(0, blocks, 1, [e.int(0)], block)[0]
+    kept = e.loop(0, blocks, 1, [e.int(0)], block)[0]
+    e.store(e.constant(0.0), s, e.add(row, kept))
+    return kept
+
+
+# ----------------------------------------------------------------------------------------- samples along the rows
+
+
+@emitted
+def turned(e: Emit, s, out, ld, a, lda, rows, columns):
+    """out[c, r] = a[r, c], in squares of 16 where rows allow; rows a multiple of 16."""
+
+    def column(c: ir.Value, _: Any) -> None:
+        def some(r: ir.Value, _: Any) -> None:
+            value = ir.Constant(e.vector, ir.Undefined)
+            for i in range(LANES):
+                entry = e.scalar(s, e.add(a, e.times(e.add(r, i), lda), c))
+                value = e.b.insert_element(value, entry, ir.Constant(INT32, i))
+            e.store(value, s, e.add(out, e.times(c, ld), r))
+
+        e.loop(0, rows, LANES, (), some)
+
+    e.loop(0, columns, 1, (), column)
+
+
+@emitted
+def rectify_rows(e: Emit, s, at, ld, rows, columns, bias):
+    """at[r, c] = ReLU(at[r, c] + bias[c])."""
+
+    def row(r: ir.Value, _: Any) -> None:
+        def one(c: ir.Value, _: Any) -> None:
+            place = e.add(at, e.times(r, ld), c)
+            value = e.b.fadd(e.load(s, place), e.load(s, e.add(bias, c)))
+            e.store(e.maximum(value, e.constant(0.0)), s, place)
+
+        e.loop(0, columns, LANES, (), one)
+
+    e.loop(0, rows, 1, (), row)
+
+
+@emitted
+def through_rows(e: Emit, s, at, ld, gate, rows, columns, sums):
+    """at[r, c] = 0 where gate[r, c] is; sums[c] += what is left."""
+
+    def some(c: ir.Value, _: Any) -> None:
+        def row(r: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+            place = e.add(e.times(r, ld), c)
+            on = e.b.fcmp_ordered(">", e.load(s, e.add(gate, place)), e.constant(0.0))
+            value = e.b.select(on, e.load(s, e.add(at, place)), e.constant(0.0))
+            e.store(value, s, e.add(at, place))
+            return [e.b.fadd(held[0], value)]
+
+        e.store(e.loop(0, rows, 1, [e.load(s, e.add(sums, c))], row)[0], s, e.add(sums, c))
+
+    e.loop(0, columns, LANES, (), some)
+
+
+# ------------------------------------------------------------------------------------------------ lists of entries
+
+
+def _index(e: Emit, t: ir.Value, at: Any) -> ir.Value:
+    """Where the `at`-th 32-bit number of t lies."""
+    return e.b.gep(e.b.bitcast(t, INT32.as_pointer()), [e.int(at)])
+
+
+@emitted
+@answers
+def listed(e: Emit, s, row, columns, t, index, values):
+    """The entries of a row that are not 0: their columns from the `index`-th 32-bit number of t on, and their values
+    from s[values:]; how many there are. Sixteen more places may be overwritten."""
+    lanes = ir.Constant(ir.VectorType(INT32, LANES), list(range(LANES)))
+
+    def some(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+        value = e.load(s, e.add(row, c))
+        on = e.b.fcmp_unordered("!=", value, e.constant(0.0))
+        column = e.b.add(lanes, e.splat(e.b.trunc(c, INT32)))
+        where = e.b.bitcast(_index(e, t, e.add(index, held[0])), lanes.type.as_pointer())
+        e.b.store(squeezed(e, column, on), where).align = 4
+        e.store(squeezed(e, value, on), s, e.add(values, held[0]))
+        count = e.call("llvm.ctpop.i16", ir.IntType(LANES), e.b.bitcast(on, ir.IntType(LANES)))
+        return [e.b.add(held[0], e.b.zext(count, INT))]
+
+    return e.loop(0, columns, LANES, [e.int(0)], some)[0]
+
+
+@emitted
+@answers
+def entries(e: Emit, s, row, columns):
+    """How many entries of a row are not 0."""
+
+    def some(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+        on = e.b.fcmp_unordered("!=", e.load(s, e.add(row, c)), e.constant(0.0))
+        count = e.call("llvm.ctpop.i16", ir.IntType(LANES), e.b.bitcast(on, ir.IntType(LANES)))
+        return [e.b.add(held[0], e.b.zext(count, INT))]
+
+    return e.loop(0, columns, LANES, [e.int(0)], some)[0]
+
+
+@emitted
+def spread(e: Emit, s, t, index, values, count, ld, row, out, gradient, other, width, scatter, collect):
+    """For each listed (c, v): out[c] += v row, if `scatter`; gradient += v other[c], if `collect`; 16 width columns."""
+    weights = [e.load(s, e.add(row, LANES * w)) for w in range(width)] if scatter else []
+    start = [e.load(s, e.add(gradient, LANES * w)) for w in range(width)] if collect else []
+
+    def one(i: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+        column = e.b.zext(e.b.load(_index(e, t, e.add(index, i))), INT)
+        value = e.splat(e.scalar(s, e.add(values, i)))
+        place = e.times(column, ld)
+        if collect:
+            held = [e.fma(value, e.load(s, e.add(other, place, LANES * w)), held[w]) for w in range(width)]
+        for w in range(width) if scatter else ():
+            at = e.add(out, place, LANES * w)
+            e.store(e.fma(value, weights[w], e.load(s, at)), s, at)
+        return held
+
+    for w, total in enumerate(e.loop(0, count, 1, start, one)):
+        e.store(total, s, e.add(gradient, LANES * w))
