@@ -13,7 +13,7 @@ from toysup.ensemble.plan import Plan
 from toysup.ensemble.shallow import TARGETS, _magnitude, _per_feature
 from toysup.ensemble.stack import Stack, initial_values, task_constants
 from toysup.features.base import as_tensor
-from toysup.kernels import residual
+from toysup.kernels import residual as kernels
 from toysup.kernels.residual import Kind, Layout
 from toysup.models import ResidualMLP, TiedAutoencoder, UntiedAutoencoder
 from toysup.random import BLOCK, KEYS, TABLE
@@ -66,8 +66,8 @@ def _layout(stack: Stack, places: dict[str, int], count: int, frozen: int) -> tu
         "back": d,
         "bent": h,
     }
-    fits = residual.CACHE // (4 * sum(rows.values())) // BLOCK * BLOCK
-    tile = min(max(BLOCK, fits), residual.TILE)
+    fits = kernels.CACHE // (4 * sum(rows.values())) // BLOCK * BLOCK
+    tile = min(max(BLOCK, fits), kernels.TILE)
     tile = _round(-(-batch // -(-batch // tile)), BLOCK)  # tiles of about equal size
     ld = tile + LANES
     at = 4 * count + _round(frozen, LANES)
@@ -110,7 +110,7 @@ def kind_of(stack: Stack) -> Kind:
 def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     """The plan for a stack that is not `unfit`; dtype is that of the kernel's arithmetic."""
     setting, many = stack.setting, len(stack)
-    features, task, module = setting.features, setting.task, setting.build()
+    task, module = setting.task, setting.build()
     memory = isinstance(task, Memory)
     parameters, buffers = ({k: v.numpy() for k, v in values.items()} for values in initial_values(stack))
     start = {name: value.reshape(many, -1) for name, value in parameters.items()}
@@ -145,4 +145,4 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
 
     blocks = -(-setting.batch // BLOCK)
     ints = KEYS + 3 * layout.n + TABLE * blocks + max(blocks, layout.n * layout.tile)
-    return Plan(residual.kernel(kind_of(stack)), theta, own, layout, floats, ints, unpack)
+    return Plan(kernels.kernel(kind_of(stack)), theta, own, layout, floats, ints, unpack)
