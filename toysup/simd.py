@@ -56,7 +56,8 @@ def emitted(function: Callable[..., Any]) -> Callable[..., Any]:
                     element = element or context.get_value_type(kind.dtype)
                     value = arrayobj.make_array(kind)(context, builder, value).data
                 arguments.append(value)
-            result = function(Emit(builder, element), *arguments)
+            features = context.codegen().magic_tuple()[2]
+            result = function(Emit(builder, element, "+avx512f" in features), *arguments)
             return context.get_dummy_value() if result is None else result
 
         return answer(*kept), generate
@@ -76,8 +77,8 @@ def answers(function: Callable[..., Any]) -> Callable[..., Any]:
 class Emit:
     """Appends instructions where numba's builder stands. Offsets count elements, not bytes."""
 
-    def __init__(self, builder: ir.IRBuilder, element: ir.Type) -> None:
-        self.b, self.element = builder, element
+    def __init__(self, builder: ir.IRBuilder, element: ir.Type, compresses: bool) -> None:
+        self.b, self.element, self.compresses = builder, element, compresses
         self.vector = ir.VectorType(element, LANES)
 
     # ------------------------------------------------------------------------------------------------ whole numbers

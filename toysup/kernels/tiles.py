@@ -15,13 +15,13 @@ from llvmlite import ir
 
 from toysup import random
 from toysup.random import BLOCK
-from toysup.simd import INDEX, INT, INT32, LANES, Emit, answers, emitted
+from toysup.simd import INT, INT32, LANES, Emit, answers, emitted
 
 UNIFORM, SIGNED, BOOLEAN, SIGN = range(4)  # magnitudes: U(0, 1), U(-1, 1), 1, -1 or 1
 SAME, ABSOLUTE, PLUS_RELU = range(3)  # targets
 
 # rows of a tile -> registers along it; 24 sums leave room for what is multiplied
-WIDTHS = {1: (8, 4, 2, 1), 2: (4, 2, 1), 3: (4, 2, 1), 4: (4, 2, 1), 5: (4, 2, 1), 6: (4, 2, 1), 12: (2, 1)}
+WIDTHS = {1: (8, 2, 1), 2: (4, 1), 3: (4, 1), 4: (4, 1), 5: (4, 1), 6: (4, 1), 12: (2, 1)}
 
 
 @nb.njit(nogil=True)
@@ -62,7 +62,7 @@ def contract(
 
 
 @emitted
-def product(e: Emit, s, out, ld, a, ar, ak, x, xk, rows, depth, columns, more, tall):
+def _product(e: Emit, s, out, ld, a, ar, ak, x, xk, rows, depth, columns, more, tall):
     """out[r, c] = sum_k a[r, k] x[k, c]; added to what is there if `more`. `tall` tiles are for few columns."""
 
     def start(r, c):
@@ -75,8 +75,20 @@ def product(e: Emit, s, out, ld, a, ar, ak, x, xk, rows, depth, columns, more, t
     contract(e, s, a, ar, ak, x, xk, rows, depth, columns, start, finish, tall)
 
 
+@nb.njit(nogil=True)
+def product(s, out, ld, a, ar, ak, x, xk, rows, depth, columns, more, tall):
+    """out[r, c] = sum_k a[r, k] x[k, c]; added to what is there if `more`. `tall` tiles are for 16 or 32 columns."""
+    if tall:
+        if more:
+            _product(s, out, ld, a, ar, ak, x, xk, rows, depth, columns, 1, 1)
+        else:
+            _product(s, out, ld, a, ar, ak, x, xk, rows, depth, columns, 0, 1)
+    else:
+        _product(s, out, ld, a, ar, ak, x, xk, rows, depth, columns, 0, 0)
+
+
 @emitted
-def outer(e: Emit, s, out, ld, a, x, rows, width, columns, ak, b, y, pairs):
+def _outer(e: Emit, s, out, ld, a, x, rows, width, columns, ak, b, y, pairs):
     """out[r, k] += a[r, c] x[k, c] (+ b[r, c] y[k, c] if `pairs` is 2), lane by lane: a register for each entry."""
 
     def band(r: ir.Value, height: int) -> None:
@@ -114,6 +126,15 @@ def outer(e: Emit, s, out, ld, a, x, rows, width, columns, ak, b, y, pairs):
         e.pieces(0, width, range(6, 0, -1), block)
 
     e.pieces(0, rows, range(4, 0, -1), band)
+
+
+@nb.njit(nogil=True)
+def outer(s, out, ld, a, x, rows, width, columns, ak, b, y, pairs):
+    """out[r, k] += a[r, c] x[k, c] (+ b[r, c] y[k, c] if `pairs` is 2), lane by lane: a register for each entry."""
+    if pairs == 2:
+        _outer(s, out, ld, a, x, rows, width, columns, ak, b, y, 2)
+    else:
+        _outer(s, out, ld, a, x, rows, width, columns, ak, b, y, 1)
 
 
 @emitted
@@ -236,25 +257,31 @@ def draw(e: Emit, s, at, t, keys, feature, lanes, threshold, inverse, magnitude,
     return mask
 
 
-def squeezed(e: Emit, value: ir.Value, mask: ir.Value) -> ir.Value:
-    """The lanes that are on, moved to the front; what follows them is anything."""
-    if value.type.element == ir.DoubleType():  # float64 is for tests; LLVM 20 joins its two registers by an aligned
-        lanes = squeezed(e, ir.Constant(INDEX, list(range(LANES))), mask)  # store to anywhere on the stack: a crash
-        moved = ir.Constant(value.type, ir.Undefined)
-        for i in range(LANES):
-            lane = e.b.and_(e.b.extract_element(lanes, ir.Constant(INT32, i)), ir.Constant(INT32, LANES - 1))
-            moved = e.b.insert_element(moved, e.b.extract_element(value, lane), ir.Constant(INT32, i))
-        return moved
-    suffix = {ir.FloatType(): "v16f32", INT32: "v16i32"}[value.type.element]
-    passthru = ir.Constant(value.type, ir.Undefined)
-    return e.call(f"llvm.experimental.vector.compress.{suffix}", value.type, value, mask, passthru)
+def keep(e: Emit, value: ir.Value, bits: ir.Value, pointer: ir.Value, at: Any) -> ir.Value:
+    """Store the lanes of `value` whose bits are on next to each other at pointer[at:]; where the next ones go.
 
-
-def some(e: Emit, mask: ir.Value, position: int) -> tuple[ir.Value, ir.Value]:
-    """(16 of a mask's 64 bits as booleans, how many of them are on)."""
-    bits = e.b.trunc(e.b.lshr(mask, e.int(LANES * position)), ir.IntType(LANES))
-    count = e.call("llvm.ctpop.i16", ir.IntType(LANES), bits)
-    return e.b.bitcast(bits, ir.VectorType(ir.IntType(1), LANES)), e.b.zext(count, INT)
+    Up to sixteen places may be overwritten. AVX-512 has an instruction for 64 bytes; elsewhere, and for more, LLVM's
+    own expansion crashes (22.1), so lanes go one by one.
+    """
+    kind = value.type.element
+    width = 8 if kind == ir.DoubleType() else LANES
+    name = {ir.FloatType(): "f32", ir.DoubleType(): "f64", INT32: "i32"}[kind]
+    part, at = ir.VectorType(kind, width), e.int(at)
+    if not e.compresses:
+        for lane in range(LANES):
+            e.b.store(e.b.extract_element(value, ir.Constant(INT32, lane)), e.b.gep(pointer, [at]))
+            bit = e.b.and_(e.b.lshr(bits, ir.Constant(bits.type, lane)), ir.Constant(bits.type, 1))
+            at = e.b.add(at, e.b.zext(bit, INT))
+        return at
+    for first in range(0, LANES, width):
+        mask = ir.Constant(ir.VectorType(INT32, width), list(range(first, first + width)))
+        lanes = e.b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), mask)
+        some = e.b.trunc(e.b.lshr(bits, ir.Constant(bits.type, first)), ir.IntType(width))
+        on = e.b.bitcast(some, ir.VectorType(ir.IntType(1), width))
+        packed = e.call(f"llvm.experimental.vector.compress.v{width}{name}", part, lanes, on, ir.Constant(part, None))
+        e.b.store(packed, e.b.bitcast(e.b.gep(pointer, [at]), part.as_pointer())).align = 4
+        at = e.b.add(at, e.b.zext(e.call(f"llvm.ctpop.i{width}", some.type, some), INT))
+    return at
 
 
 @emitted
@@ -266,17 +293,16 @@ def squeeze(e: Emit, s, row, t, masks, blocks):
     """
 
     def block(i: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
-        mask, kept = e.scalar(t, e.add(masks, i)), held[0]
-        for position in range(BLOCK // LANES):
-            on, count = some(e, mask, position)
-            value = e.load(s, e.add(row, e.times(i, BLOCK), LANES * position))
-            e.store(squeezed(e, value, on), s, e.add(row, kept))
-            kept = e.b.add(kept, count)
-        return [kept]
+        mask, place = e.scalar(t, e.add(masks, i)), held[0]
+        for position in range(0, BLOCK, LANES):
+            value = e.load(s, e.add(row, e.times(i, BLOCK), position))
+            bits = e.b.trunc(e.b.lshr(mask, e.int(position)), ir.IntType(LANES))
+            place = keep(e, value, bits, s, place)
+        return [place]
 
-    kept = e.loop(0, blocks, 1, [e.int(0)], block)[0]
-    e.store(e.constant(0.0), s, e.add(row, kept))
-    return kept
+    place = e.loop(0, blocks, 1, [e.int(row)], block)[0]
+    e.store(e.constant(0.0), s, place)
+    return e.b.sub(place, e.int(row))
 
 
 # ----------------------------------------------------------------------------------------- samples along the rows
@@ -334,9 +360,9 @@ def through_rows(e: Emit, s, at, ld, gate, rows, columns, sums):
 # ------------------------------------------------------------------------------------------------ lists of entries
 
 
-def _index(e: Emit, t: ir.Value, at: Any) -> ir.Value:
-    """Where the `at`-th 32-bit number of t lies."""
-    return e.b.gep(e.b.bitcast(t, INT32.as_pointer()), [e.int(at)])
+def _numbers(e: Emit, t: ir.Value) -> ir.Value:
+    """t as 32-bit numbers."""
+    return e.b.bitcast(t, INT32.as_pointer())
 
 
 @emitted
@@ -348,13 +374,11 @@ def listed(e: Emit, s, row, columns, t, index, values):
 
     def some(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
         value = e.load(s, e.add(row, c))
-        on = e.b.fcmp_unordered("!=", value, e.constant(0.0))
+        bits = e.b.bitcast(e.b.fcmp_unordered("!=", value, e.constant(0.0)), ir.IntType(LANES))
         column = e.b.add(lanes, e.splat(e.b.trunc(c, INT32)))
-        where = e.b.bitcast(_index(e, t, e.add(index, held[0])), lanes.type.as_pointer())
-        e.b.store(squeezed(e, column, on), where).align = 4
-        e.store(squeezed(e, value, on), s, e.add(values, held[0]))
-        count = e.call("llvm.ctpop.i16", ir.IntType(LANES), e.b.bitcast(on, ir.IntType(LANES)))
-        return [e.b.add(held[0], e.b.zext(count, INT))]
+        after = keep(e, column, bits, _numbers(e, t), e.add(index, held[0]))
+        keep(e, value, bits, s, e.add(values, held[0]))
+        return [e.b.sub(after, e.int(index))]
 
     return e.loop(0, columns, LANES, [e.int(0)], some)[0]
 
@@ -379,7 +403,7 @@ def spread(e: Emit, s, t, index, values, count, ld, row, out, gradient, other, w
     start = [e.load(s, e.add(gradient, LANES * w)) for w in range(width)] if collect else []
 
     def one(i: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
-        column = e.b.zext(e.b.load(_index(e, t, e.add(index, i))), INT)
+        column = e.b.zext(e.scalar(_numbers(e, t), e.add(index, i)), INT)
         value = e.splat(e.scalar(s, e.add(values, i)))
         place = e.times(column, ld)
         if collect:

@@ -1,0 +1,198 @@
+"""The fused path: the general path's curves on the same draws, autograd's gradients, and nothing else that differs."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call
+
+from toysup.checks import InputError
+from toysup.ensemble import Stack, fused, initial_values, train
+from toysup.features import Correlated, Features, PowerLaw, SparseBoolean, SparseNormal, SparseUniform
+from toysup.measure import held_out_loss
+from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
+from toysup.random import uniforms
+from toysup.setting import Adam, Cosine, Model, Setting
+from toysup.tasks import AbsoluteValue, And, Identity, XPlusRelu
+
+TIED, LINEAR = (lambda m, relu=relu: Model(TiedAutoencoder, width=m, relu=relu) for relu in (True, False))
+# Kernels are compiled for each kind of network, so one case tries several things at once.
+CASES = {
+    "few features": (SparseUniform(5, 0.1), Identity(2.0 ** -np.arange(5)), TIED(2), 1024),
+    "few, dense": (SparseUniform(5, [1.0, 0.5, 1.0, 0.7, 0.9]), Identity(), TIED(2), 200),
+    "narrow": (SparseUniform(20, 0.2), Identity(0.7 ** np.arange(20)), TIED(5), 512),
+    "narrow, sparse": (SparseUniform(20, 0.01), Identity(), TIED(5), 1000),
+    "narrow, power law": (PowerLaw(9, 1.0, 0.2), Identity(), TIED(3), 77),
+    "narrow, linear, fourth power": (SparseBoolean(7, 0.1, signed=True), Identity(exponent=4.0), LINEAR(3), 130),
+    "narrow, hidden layer": (SparseUniform(9, 0.1, signed=True), AbsoluteValue(), Model(MLP, width=6), 333),
+    "narrow, hidden layer, linear": (SparseBoolean(9, 0.3), XPlusRelu(), Model(MLP, width=7, relu=False), 64),
+    "narrow, untied": (SparseUniform(9, 0.3), Identity(), Model(UntiedAutoencoder, width=4), 1),
+    "wide": (SparseUniform(40, 0.3), Identity(0.9 ** np.arange(40)), TIED(30), 500),
+    "wide, sparse": (SparseUniform(70, 0.02), Identity(), TIED(30), 1024),
+    "wide, very sparse": (SparseUniform(40, 0.002), Identity(), TIED(25), 1024),
+    "wide, hidden layer": (SparseUniform(50, 0.05, signed=True), AbsoluteValue(), Model(MLP, width=70), 300),
+}
+
+
+def setting(name="few features", steps=100, **optimizer):
+    features, task, model, batch = CASES[name]
+    optimizer = {"lr": 3e-3, "weight_decay": 0.01, "schedule": Cosine(), **optimizer}
+    return Setting(features, task, model, Adam(**optimizer), steps, batch)
+
+
+def run(stack, engine="fused", **kwargs):
+    return train(stack, device="cpu", engine=engine, compile=False, **kwargs)
+
+
+def same(one, other):
+    return all(torch.equal(one.parameters[name], other.parameters[name]) for name in one.parameters) and torch.equal(
+        one.history, other.history
+    )
+
+
+# -------------------------------------------------------------------------------------------------- the general path
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_curves_are_the_general_paths(name):
+    stack = Stack.of(setting(name, steps=200 if "wide" not in name else 60), [3, 8])
+    ours, theirs = run(stack, snapshots=[0, 7]), run(stack, "general", snapshots=[0, 7])
+    assert (ours.engine, theirs.engine) == ("fused", "general, eager")
+    assert torch.allclose(ours.history, theirs.history, rtol=1e-4, atol=0)
+    for step in (0, 7):
+        for key, value in theirs.snapshots[step].items():
+            assert torch.allclose(ours.snapshots[step][key], value, rtol=0, atol=2e-5 if step else 0)
+
+
+def test_whatever_may_differ_by_instance_does():
+    rng, size = np.random.default_rng(0), 4
+    varying = {
+        "features.density": rng.uniform(0.02, 1.0, (size, 20)),
+        "task.importance": rng.uniform(0.1, 2.0, (size, 20)),
+        "optimizer.lr": np.geomspace(1e-3, 3e-2, size),
+        "optimizer.weight_decay": np.linspace(0.0, 0.5, size),
+        "optimizer.beta1": np.linspace(0.0, 0.95, size),
+        "optimizer.beta2": np.linspace(0.9, 0.999, size),
+        "optimizer.eps": np.geomspace(1e-8, 1e-4, size),
+    }
+    stack = Stack(setting("narrow"), *rng.integers(0, 2**32, (2, size)), varying)
+    ours, theirs = run(stack), run(stack, "general")
+    assert torch.allclose(ours.history, theirs.history, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("density", [0.5, 0.1, 0.02])
+def test_full_runs_end_at_the_same_loss(density):
+    """Rounding grows along a run, so networks end apart; their losses must agree like those of other seeds do."""
+    whole = setting(steps=1500, lr=1e-2)
+    whole = dataclasses.replace(whole, features=SparseUniform(5, density), batch=128)
+    stack = Stack.of(whole, range(12))
+    ours, theirs = (held_out_loss(run(stack, engine))[0] for engine in ("fused", "general"))
+    assert (ours - theirs).mean().abs() < 4 * theirs.std() / np.sqrt(12)
+    assert (ours - theirs).abs().median() < 0.01 * theirs.mean()
+
+
+# --------------------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize(
+    "name", ["few features", "narrow, sparse", "narrow, hidden layer", "narrow, untied", "wide, sparse"]
+)
+def test_gradients_are_autograds_in_float64(name):
+    """One step of Adam without memory and with eps = lr = 1e12 subtracts the gradient."""
+    whole = setting(name, steps=1, lr=1e12, eps=1e12, beta1=0.0, beta2=0.0, weight_decay=0.0, schedule=lambda *_: 1.0)
+    stack = Stack.of(dataclasses.replace(whole, batch=150), [5])
+    parameters, *_ = fused.run(stack, fused.plan_of(stack, np.float64), np.array([0, 1]))
+    start = {key: value[0].double().requires_grad_() for key, value in initial_values(stack)[0].items()}
+    features, task = whole.features, whole.task
+    x = features.transform(uniforms(5, 0, 150, features.n_features)[0]).double()
+    loss = task.loss(functional_call(whole.build().double(), start, (x,)), task.target(x, {}))
+    for (key, value), gradient in zip(start.items(), torch.autograd.grad(loss, list(start.values())), strict=True):
+        found = value.detach() - parameters[key][0]
+        assert (found - gradient).abs().max() <= 1e-10 * gradient.abs().max()
+        assert gradient.abs().max() > 1e-6
+
+
+# ------------------------------------------------------------------------------------------------------- as if alone
+
+
+@pytest.mark.parametrize("name", ["few features", "narrow", "wide, sparse"])
+def test_threads_order_and_company_change_no_bit(name):
+    stack = Stack.of(setting(name, steps=30), range(7))
+    whole, order = run(stack, threads=1), [4, 0, 6]
+    assert same(whole, run(stack, threads=3))
+    assert same(whole.take(order), run(stack.take(order)))
+    assert same(whole.take([2]), run(stack.take([2])))
+
+
+@pytest.mark.parametrize("name", ["few features", "narrow", "wide"])
+def test_an_instance_that_diverges_is_frozen_and_marked(name):
+    rates = np.array([3e-3, 1e25, 3e-3])
+    stack = Stack(setting(name, steps=40), *np.array([[1, 2, 3]] * 2), {"optimizer.lr": rates})
+    ours, theirs = (run(stack, engine, snapshots=[35]) for engine in ("fused", "general"))
+    assert ours.diverged_step.tolist() == theirs.diverged_step.tolist()
+    assert ours.diverged_step[1] > 0 and ours.diverged_step[0] == ours.diverged_step[2] == -1
+    died = int(ours.diverged_step[1])
+    assert torch.equal(ours.history.isnan(), theirs.history.isnan())
+    assert bool(ours.history[1, died:].isnan().all())
+    assert torch.equal(ours.snapshots[35]["W"][1], ours.parameters["W"][1])
+    assert same(ours.take([0, 2]), run(stack.take([0, 2])))
+
+
+def test_dead_features_end_in_zeros_not_in_denormals():
+    """Moments of a parameter whose gradient is 0 shrink by a tenth a step; below float32's range arithmetic is slow."""
+    still = Setting(SparseUniform(5, 1e-6), Identity(), TIED(2), Adam(lr=0.1), steps=1200, batch=64)
+    trained = run(Stack.of(still, [0]))
+    assert bool(trained.history.isfinite().all()) and trained.history[0, -1] == 0
+    smallest = torch.finfo(torch.float32).tiny
+    for value in trained.parameters.values():
+        assert bool(((value == 0) | (value.abs() > smallest)).all())
+
+
+def test_scratch_is_for_one_instance_and_stays_in_cache():
+    big = Setting(SparseUniform(400, 0.1), Identity(), TIED(30), steps=1)
+    plans = [fused.plan_of(Stack.of(big, range(count))) for count in (1, 50)]
+    assert plans[0].floats == plans[1].floats and plans[0].ints == plans[1].ints
+    assert 4 * plans[0].floats + 8 * plans[0].ints < 2 << 20
+
+
+# -------------------------------------------------------------------------------------------------------- what fits
+
+
+class Other(SparseUniform):
+    def transform(self, uniforms):
+        return uniforms
+
+
+class Loud(TiedAutoencoder):
+    pass
+
+
+@pytest.mark.parametrize(
+    "changed, reason",
+    [
+        ({"features": SparseNormal(5, 0.1)}, "features are SparseNormal"),
+        ({"features": Correlated(6, 2, 0.1)}, "features are Correlated"),
+        ({"features": Other(5, 0.1)}, "features are Other"),
+        ({"task": And(n_pairs=5)}, "the task is And"),
+        ({"task": Identity(exponent=3.0)}, "the exponent is not 2 or 4"),
+        ({"model": Model(Loud, width=2)}, "the model is .*Loud"),
+        ({"model": Model(MLP, width=4, depth=2)}, "the model is .*depth=2"),
+    ],
+)
+def test_what_does_not_fit_is_trained_by_the_general_path(changed, reason):
+    other = dataclasses.replace(setting(steps=2), **{"task": Identity(), **changed})
+    stack = Stack.of(other, [0])
+    with pytest.raises(InputError, match=reason):
+        run(stack)
+    assert run(stack, "auto").engine == "general, eager"
+    assert isinstance(other.features, Features)
+
+
+def test_the_engine_is_chosen_or_named():
+    stack = Stack.of(setting(steps=2), [0])
+    assert [run(stack, engine).engine for engine in ("auto", "fused", "general")] == ["fused"] * 2 + ["general, eager"]
+    with pytest.raises(InputError, match="expected auto, general or fused, got 'fast'"):
+        run(stack, "fast")
+    with pytest.raises(InputError, match="threads"):
+        run(stack, threads=0)
