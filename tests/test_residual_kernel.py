@@ -35,6 +35,7 @@ def untied(**arguments):
 FACTS = {
     "one fact": facts(1, 4, Shape(16, 2), batch=512),
     "four facts": facts(4, 4, Shape(32, 2, 37), batch=700, facts=40),
+    "deep": facts(1, 4, Shape(16, 8), facts=64),
     "odd sizes": facts(3, 5, Shape(17, 3, 7), batch=77),
     "small": facts(2, 2, Shape(5, 1, 3), batch=1),
     "no block": facts(1, 3, Shape(5, 0), batch=65),
@@ -105,8 +106,8 @@ def test_whatever_may_differ_by_instance_does(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["four facts", "odd sizes", "no block", "frozen unembedding", "trained unembedding", "tied, frozen",
-             "tied, trained", "both frozen"]
+    "name", ["four facts", "deep", "odd sizes", "no block", "frozen unembedding", "trained unembedding",
+             "tied, frozen", "tied, trained", "both frozen"]
 )  # fmt: skip
 def test_gradients_are_autograds_in_float64(name):
     """One step of Adam without memory and with eps = lr = 1e12 subtracts the gradient."""

@@ -30,6 +30,8 @@ def unfit(stack: Stack) -> str | None:
     if setting.model.build not in (ResidualMLP, UntiedAutoencoder):
         return f"the model is {setting.model!r}"
     module = setting.build()
+    if not list(module.parameters()):
+        return "nothing is trained"
     if max(module.shape.width, module.shape.hidden) > WIDEST:
         return f"the shape is {module.shape}, wider than {WIDEST}"
     if not isinstance(setting.task, Memory):
@@ -116,7 +118,7 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     start = {name: value.reshape(many, -1) for name, value in parameters.items()}
     ends = dict(zip(start, itertools.accumulate(value.shape[1] for value in start.values()), strict=True))
     places = {name: end - start[name].shape[1] for name, end in ends.items()}
-    count = _round(max(ends.values(), default=0), LANES)
+    count = _round(max(ends.values()), LANES)
     theta = np.zeros((many, count), dtype)
     theta[:, : sum(value.shape[1] for value in start.values())] = np.concatenate(list(start.values()), 1)
 
@@ -132,7 +134,8 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
 
     if memory:
         used = _per_feature(stack, lambda s: s.features._used(as_tensor(s.features.offered)))[:, :1].copy()
-        keys = np.pad(buffers["W_E"], ((0, 0), (0, 0), (0, -module.shape.width % LANES)))
+        unaligned = -module.shape.width % LANES
+        keys = np.pad(buffers["W_E"], ((0, 0), (0, 0), (0, unaligned))) if unaligned else buffers["W_E"]
         own = (frozen, used, task_constants(stack)["labels"].numpy(), keys)
     else:
         own = (frozen, _per_feature(stack, lambda s: s.features.activity),
