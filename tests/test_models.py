@@ -98,7 +98,7 @@ def test_residual_mlp(unembedding, relu, depth):
 class Streamed(ResidualMLP):
     """Never folded."""
 
-    def _folds(self, batch):
+    def folds(self, batch):
         return False
 
 
@@ -110,7 +110,7 @@ def test_a_wide_frozen_embedding_is_folded_to_the_same_gradients(unembedding, re
     folded, _ = randomised(ResidualMLP(N, N, **own))
     streamed, _ = randomised(Streamed(N, N, **own))
     x = torch.randn(300, N, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    assert folded._folds(300) and not folded._folds(1)
+    assert folded.folds(300) and not folded.folds(1)
     outputs = folded(x), streamed(x)
     assert not torch.equal(*outputs) and torch.allclose(*outputs, rtol=0, atol=1e-10 * outputs[0].abs().max().item())
     parameters = [list(model.parameters()) for model in (folded, streamed)]

@@ -161,13 +161,17 @@ def test_tiles_change_rounding_only(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("name", "changes", "reason"),
     [
-        ({"model": net(Shape(300, 1), unembedding="frozen")}, "300x1"),
-        ({"model": net(Shape(8, 1), unembedding="frozen", embedding="trained")}, "keys"),
+        ("one fact", {"model": net(Shape(600, 1), unembedding="frozen")}, "600x1"),
+        ("one fact", {"model": net(Shape(8, 1), unembedding="frozen", embedding="trained")}, "keys"),
+        ("one fact", {"model": net(Shape(8, 1), unembedding="frozen", relu=True)}, "ReLU"),
+        ("tied, frozen", {"model": net(Shape(400, 1, 8))}, "folds"),
+        ("tied, frozen", {"model": net(Shape(60, 1, 8), unembedding="coordinates")}, "coordinates"),
+        ("tied, frozen", {"model": net(Shape(8, 0))}, "nothing is trained"),
     ],
 )
-def test_what_does_not_fit_says_why(changes, reason):
-    stack = Stack.of(dataclasses.replace(setting("one fact"), **changes), [0])
+def test_what_does_not_fit_says_why(name, changes, reason):
+    stack = Stack.of(dataclasses.replace(setting(name), **changes), [0])
     with pytest.raises(InputError, match=reason):
         run(stack)

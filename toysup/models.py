@@ -198,7 +198,7 @@ class ResidualMLP(nn.Module):
         return values
 
     def forward(self, x: Tensor, record: bool = False):
-        if not record and x.is_floating_point() and self._folds(math.prod(x.shape[:-1])):
+        if not record and x.is_floating_point() and self.folds(math.prod(x.shape[:-1])):
             return self._outputs(self._folded(x))
         if x.is_floating_point():
             stream = x @ self.W_E
@@ -229,7 +229,7 @@ class ResidualMLP(nn.Module):
     def _outputs(self, output: Tensor) -> Tensor:
         return output if self.b_out is None else torch.relu(output + self.b_out)
 
-    def _folds(self, batch: int) -> bool:
+    def folds(self, batch: int) -> bool:
         """Whether multiplying matrices first, then samples, takes less than half the multiplications at this batch.
 
         Half, because the matrices become more and smaller.

@@ -21,7 +21,8 @@ from toysup.setting import Adam, Model
 from toysup.simd import LANES
 from toysup.tasks import Memory
 
-WIDEST = 128  # stream or hidden layer; beyond it a library's matrix products are as fast
+WIDEST = 512  # stream or hidden layer; 2 to 3 times the compiled general path there, and nothing wider was measured
+FOLDED = 256  # stream, where the general path folds the embedding and soon has much less to do
 
 
 def unfit(stack: Stack) -> str | None:
@@ -32,9 +33,12 @@ def unfit(stack: Stack) -> str | None:
     module = setting.build()
     if not list(module.parameters()):
         return "nothing is trained"
-    if max(module.shape.width, module.shape.hidden) > WIDEST:
-        return f"the shape is {module.shape}, wider than {WIDEST}"
-    if not isinstance(setting.task, Memory):
+    memory, shape = isinstance(setting.task, Memory), module.shape
+    if max(shape.width, shape.hidden) > WIDEST:
+        return f"the shape is {shape}, wider than {WIDEST}"
+    if not memory and shape.width > FOLDED and module.folds(setting.batch):
+        return f"the shape is {shape}, which the general path folds"
+    if not memory:
         if module.unembedding == "coordinates":
             return "the outputs of a regression are coordinates"
         own = replace(setting, model=Model(TiedAutoencoder, width=1))
