@@ -1,6 +1,10 @@
 """The fused path: the general path's curves on the same draws, autograd's gradients, and nothing else that differs."""
 
 import dataclasses
+import os
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -196,3 +200,17 @@ def test_the_engine_is_chosen_or_named():
         run(stack, "fast")
     with pytest.raises(InputError, match="threads"):
         run(stack, threads=0)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names an x86-64 processor")
+def test_a_processor_without_wide_registers_trains_the_same(tmp_path):
+    """LLVM's own expansion of the instruction that squeezes a register crashes without AVX-512 (22.1)."""
+    stack = Stack.of(setting(steps=50), [3])
+    code = "import sys, torch, test_fused as t; s = t.Stack.of(t.setting(steps=50), [3]); torch.save(t.run(s).history, "
+    older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+popcnt", "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run(
+        [sys.executable, "-c", code + "sys.argv[1])", tmp_path / "history.pt"],
+        env={**os.environ, **older, "PYTHONPATH": os.path.dirname(__file__)},
+        check=True,
+    )
+    assert torch.allclose(torch.load(tmp_path / "history.pt"), run(stack).history, rtol=1e-5, atol=0)
