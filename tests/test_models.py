@@ -95,6 +95,39 @@ def test_residual_mlp(unembedding, relu, depth):
     assert unembed(residual[:, -1]) == pytest.approx(output, **FLOAT64)
 
 
+class Streamed(ResidualMLP):
+    """Never folded."""
+
+    def folds(self, batch):
+        return False
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("unembedding", ["tied", "frozen", "trained"])
+def test_a_wide_frozen_embedding_is_folded_to_the_same_gradients(unembedding, relu, depth):
+    own = {"shape": Shape(150, depth, 5), "unembedding": unembedding, "relu": relu}
+    folded, _ = randomised(ResidualMLP(N, N, **own))
+    streamed, _ = randomised(Streamed(N, N, **own))
+    x = torch.randn(300, N, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert folded.folds(300) and not folded.folds(1)
+    outputs = folded(x), streamed(x)
+    assert not torch.equal(*outputs) and torch.allclose(*outputs, rtol=0, atol=1e-10 * outputs[0].abs().max().item())
+    parameters = [list(model.parameters()) for model in (folded, streamed)]
+    if parameters[0]:
+        gradients = [torch.autograd.grad(y.square().mean(), p) for y, p in zip(outputs, parameters, strict=True)]
+        for one, other in zip(*gradients, strict=True):
+            assert (one - other).abs().max() <= 1e-10 * other.abs().max()
+
+
+def test_folding_trains_the_same_network():
+    runs = []
+    for model in (ResidualMLP, Streamed):
+        setting = Setting(SparseUniform(20, 0.1), Identity(), Model(model, shape=Shape(400, 2, 8)), steps=60, batch=256)
+        runs.append(train(Stack.of(setting, [0, 1]), device="cpu", engine="general", compile=False).history)
+    assert torch.allclose(*runs, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("depth", [0, 2])
 def test_untied_autoencoder(depth):
     model, v = randomised(UntiedAutoencoder(N, N, width=3, depth=depth, hidden=5))

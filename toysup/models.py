@@ -133,6 +133,12 @@ class ResidualMLP(nn.Module):
     `relu` adds a trained output bias and a ReLU, as in the autoencoders; without it the output is linear, without bias.
 
     W_in starts as N(0, 1 / d), W_out as N(0, 1 / (h L)), so that the stream's variance stays of order one at any depth.
+
+    Where a frozen embedding is much wider than the hidden layers the stream is never formed: W_E W_in, W_out W_in,
+    W_out W_U^T and W_E W_U^T are, once a batch, if that takes less than half the multiplications. It is the same
+    function of the same parameters, and autograd goes on to W_in and W_out, so training is the same up to rounding. (To
+    train those four products themselves would not be: Adam and weight decay depend on what the parameters are.) It does
+    not pay for widths up to about h L, for small batches, or with `record`, which wants the stream.
     """
 
     def __init__(
@@ -192,6 +198,8 @@ class ResidualMLP(nn.Module):
         return values
 
     def forward(self, x: Tensor, record: bool = False):
+        if not record and x.is_floating_point() and self.folds(math.prod(x.shape[:-1])):
+            return self._outputs(self._folded(x))
         if x.is_floating_point():
             stream = x @ self.W_E
         else:
@@ -207,13 +215,43 @@ class ResidualMLP(nn.Module):
         if self.unembedding == "coordinates":
             output = stream[..., : self.read] * self.gain
         else:
-            output = stream @ (self.W_E if self.unembedding == "tied" else self.W_U).T
-        if self.b_out is not None:
-            output = torch.relu(output + self.b_out)
+            output = stream @ self._unembed.T
+        output = self._outputs(output)
         if not record:
             return output
         neurons = torch.stack(hidden, -2) if hidden else stream.new_zeros(*stream.shape[:-1], 0, self.shape.hidden)
         return output, Activations(neurons, torch.stack(streams, -2))
+
+    @property
+    def _unembed(self) -> Tensor:
+        return self.W_E if self.unembedding == "tied" else self.W_U
+
+    def _outputs(self, output: Tensor) -> Tensor:
+        return output if self.b_out is None else torch.relu(output + self.b_out)
+
+    def folds(self, batch: int) -> bool:
+        """Whether multiplying matrices first, then samples, takes less than half the multiplications at this batch.
+
+        Half, because the matrices become more and smaller.
+        """
+        if self.unembedding == "coordinates" or "W_E" not in self._buffers:
+            return False
+        (n_in, d), n_out, h, depth = self.W_E.shape, len(self._unembed), self.shape.hidden, self.shape.depth
+        layers, links = h * depth, h * h * depth * (depth - 1) // 2
+        streamed = batch * d * (n_in + 2 * layers + n_out)
+        products = d * (n_in * layers + links + layers * n_out + n_in * n_out)
+        return 2 * (products + batch * products // d) < streamed
+
+    def _folded(self, x: Tensor) -> Tensor:
+        """The output before its bias, without the stream: each layer reads x and all layers below it directly."""
+        output, below = x @ (self.W_E @ self._unembed.T), []
+        for w_in, b_in, w_out in zip(self.W_in, self.b_in, self.W_out, strict=True):
+            read = x @ (self.W_E @ w_in)
+            for neurons, written in below:
+                read = read + neurons @ (written @ w_in)
+            below.append((torch.relu(read + b_in), w_out))
+            output = output + below[-1][0] @ (w_out @ self._unembed.T)
+        return output
 
 
 def _marks_last(depth: int) -> list[bool]:

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toysup.ensemble import shallow
+from toysup.ensemble import residual, shallow
 from toysup.ensemble.plan import Plan
 from toysup.ensemble.stack import Stack, initial_values, task_constants
 
 __all__ = ["plan_of", "prepare", "run", "unfit"]
 
 PIECES = 64  # calls of a kernel in which a stack is trained, so that progress can be told
-FAMILIES = (shallow,)
+FAMILIES = (shallow, residual)
 _PREPARED: set[Any] = set()  # kinds of kernels
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ class Plan:
     kernel: Callable[..., None]
     theta: np.ndarray  # (instance, number): parameters as the kernel keeps them
     own: tuple[np.ndarray, ...]  # what else differs by instance, instance first
-    sizes: np.ndarray
+    sizes: Any  # what the kernel knows of sizes and places
     floats: int  # scratch
     ints: int
     unpack: Callable[[np.ndarray], dict[str, np.ndarray]]
