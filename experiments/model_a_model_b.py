@@ -17,7 +17,7 @@ where both shapes recover 99% the load is slack, and every bound holds. The cont
 loss and the recovered count both agree within 3%; it is rejected if that is rejected at every one of them.
 
 Each shape is read at the best of several learning rates for each load. Controls: each single rate; whether the best
-rate lies inside the range tried (`learning_rate_bracketed`); half the training length at the middle rate, where B over
+rate lies inside the range tried (`learning_rate_bracketed`); half the training length at a middle rate, where B over
 A may not move by more than 10% (`length_does_not_decide`); untrained networks; cross-validated choice of the load.
 
 Two cores: --quick about 45 seconds, default about 13 minutes, and 1 to 2 minutes more to compile on a first run.
@@ -57,7 +57,8 @@ def untrained(trained: Trained) -> Estimate:
 def grid_of(task: str, run: report.Run, shapes: dict[str, Shape]) -> Grid:
     """The task's settings: both shapes, all loads, learning rates (one of them at half the length too) and seeds."""
     batch, optimizer = run.pick(default=512, quick=256, smoke=64), Adam(beta2=0.99, schedule=Cosine())
-    lrs, steps = run.pick(default=[0.0075, 0.015, 0.03], quick=[0.02]), run.pick(default=3000, quick=800, smoke=4)
+    steps = run.pick(default=3000, quick=800, smoke=4)
+    lrs = run.pick(default=[0.0075, 0.015, 0.03, 0.06], quick=[0.01, 0.02, 0.04], smoke=[0.02])
     if task == "representation":  # its best rates are lower, for both shapes
         lrs = [lr / 3 for lr in lrs]
     trainings = [(steps, lr) for lr in lrs] + [(steps // 2, lrs[len(lrs) // 2])]

@@ -12,6 +12,7 @@ from toysup.ensemble import shallow
 from toysup.ensemble.plan import Plan
 from toysup.ensemble.shallow import TARGETS, _magnitude, _per_feature
 from toysup.ensemble.stack import Stack, initial_values, task_constants
+from toysup.features import OnePerGroup
 from toysup.features.base import as_tensor
 from toysup.kernels import residual as kernels
 from toysup.kernels.residual import Kind, Layout
@@ -45,6 +46,8 @@ def unfit(stack: Stack) -> str | None:
         return shallow.unfit(replace(stack, setting=own))  # what it says of features, task and optimizer
     if type(setting.task) is not Memory:
         return f"the task is {type(setting.task).__name__}"
+    if type(setting.features) is not OnePerGroup:
+        return f"features are {type(setting.features).__name__}"
     if type(setting.optimizer) is not Adam:
         return f"the optimizer is {type(setting.optimizer).__name__}"
     if "W_E" in dict(module.named_parameters()) or module.unembedding == "tied" or module.b_out is not None:
