@@ -172,9 +172,11 @@ def _make_fill(source: str):
         source  # noqa: B018
         batch, n = out.shape[1], out.shape[2]
         blocks = (batch + BLOCK - 1) // BLOCK
-        tile = np.empty(n * BLOCK, np.float32)
-        t = np.empty(KEYS + 3 * n + TABLE * blocks, np.int64)
+        tile = np.empty(n * BLOCK + LANES, np.float32)
+        first = -(tile.ctypes.data // 4) % LANES
+        t = np.empty(KEYS + 3 * n + TABLE * blocks + 8, np.int64)
         lanes = KEYS + 3 * n
+        lanes += -(t.ctypes.data // 8 + lanes) % 8  # rows of tables are whole cache lines
         first0, first1 = (step & _LOW) * M0, (step >> 32) * M1
         for i in range(out.shape[0]):
             key_table(t, 0, seeds[i], stream)
@@ -183,17 +185,17 @@ def _make_fill(source: str):
             lane_tables(t, lanes, blocks, stream, first0)
             for block in range(blocks):
                 for f in range(n):
-                    _draw_uniforms(tile, f * BLOCK, t, 0, KEYS + 3 * f, lanes + block * TABLE)
+                    _draw_uniforms(tile, first + f * BLOCK, t, 0, KEYS + 3 * f, lanes + block * TABLE)
                 start = block * BLOCK
                 rows = min(BLOCK, batch - start)
                 if n < LANES:  # few features: strided stores; many: strided loads
                     for f in range(n):
                         for s in range(rows):
-                            out[i, start + s, f] = tile[f * BLOCK + s]
+                            out[i, start + s, f] = tile[first + f * BLOCK + s]
                 else:
                     for s in range(rows):
                         for f in range(n):
-                            out[i, start + s, f] = tile[f * BLOCK + s]
+                            out[i, start + s, f] = tile[first + f * BLOCK + s]
 
     return fill
 

@@ -154,5 +154,5 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
                 for name, shape in shapes.items()}  # fmt: skip
 
     blocks = -(-setting.batch // BLOCK)
-    ints = KEYS + 3 * layout.n + TABLE * blocks + max(blocks, layout.n * layout.tile)
+    ints = _round(KEYS + 3 * layout.n, 8) + TABLE * blocks + max(blocks, layout.n * layout.tile)
     return Plan(kernels.kernel(kind_of(stack)), theta, own, layout, floats, ints, unpack)

@@ -27,7 +27,7 @@ from llvmlite import ir
 
 from toysup import random
 from toysup.kernels import tiles
-from toysup.kernels.tiles import ABSOLUTE, PLUS_RELU, adam, clear, contract, draw, squeeze
+from toysup.kernels.tiles import ABSOLUTE, PLUS_RELU, adam, clear, contract, draw, squeeze, up
 from toysup.random import BLOCK, KEYS, M0, TABLE, feature_tables, key_table, lane_products, lane_tables
 from toysup.simd import INT, INT32, LANES, Emit, answers, emitted, source_of
 
@@ -433,7 +433,7 @@ def _make(source, memory, relu, power, target, magnitude):
         frozen, first_own, second_own, keys = own  # facts: n used, labels, keys; features: density, importance, -
         n, ld, count = p.n, p.ld, p.count
         blocks = (p.batch + BLOCK - 1) // BLOCK
-        feature, lanes = KEYS, KEYS + 3 * n
+        feature, lanes = KEYS, up(KEYS + 3 * n, 8)  # from a cache line's start
         masks = lanes + TABLE * blocks  # then the indices of active facts
         for i in range(theta0.shape[0]):
             clear(s, 0, 4 * count)

@@ -178,7 +178,7 @@ def floats_needed(kind: Kind, n: int, m: int, tile: int, count: int) -> int:
 def ints_needed(kind: Kind, n: int, tile: int, batch: int) -> int:
     """Likewise in whole numbers of 64 bits."""
     blocks = up(batch, BLOCK) // BLOCK
-    return int(KEYS + 3 * n + (TABLE + 1) * blocks + kind.wide * (n + 1 + (n + 1) * tile // 2 + LANES))
+    return int(up(KEYS + 3 * n, 8) + (TABLE + 1) * blocks + kind.wide * (n + 1 + (n + 1) * tile // 2 + LANES))
 
 
 @nb.njit(nogil=True)
@@ -266,7 +266,8 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
         H, B = at, at + m * ld
         at += 2 * m * ld
         HT, BT, values = at, at + tile * ms, at + 2 * tile * ms
-        feature, lanes, masks = KEYS, KEYS + 3 * n, KEYS + 3 * n + TABLE * blocks
+        feature, lanes = KEYS, up(KEYS + 3 * n, 8)  # from a cache line's start: rows of tables are whole lines
+        masks = lanes + TABLE * blocks
         begins = masks + blocks
         index = 2 * (begins + n + 1)  # in 32-bit numbers
         steps = schedule.shape[0]
