@@ -302,3 +302,19 @@ def test_exponents_say_when_they_cannot_know():
     assert math.isnan(stats.exponents(nothing)["a"].value)
     with pytest.raises(InputError, match="no column 'F'"):
         stats.exponents(nothing, count="F")
+
+
+# --- quantiles
+
+
+def test_quantile_covers_as_it_says():
+    rng = np.random.default_rng(0)
+    found = [stats.quantile(rng.exponential(size=200), 0.9) for _ in range(1000)]
+    assert 0.94 < covered(found, -math.log(0.1)) < 0.985  # order statistics are discrete: never below 95% in truth
+    assert np.mean([one.value for one in found]) == pytest.approx(-math.log(0.1), rel=0.02)
+
+
+def test_quantile_of_too_few_has_no_upper_end():
+    assert stats.quantile([1.0, 2.0, 3.0], 0.95).high == math.inf
+    with pytest.raises(InputError, match="q must lie in"):
+        stats.quantile([1.0, 2.0], 1.0)

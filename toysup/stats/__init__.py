@@ -13,7 +13,19 @@ from toysup.stats.comparison import (
     tost,
 )
 from toysup.stats.exponents import exponents
-from toysup.stats.intervals import UNDEFINED, Interval, Verdict, bootstrap, decide, every, mean, ratio, share, some
+from toysup.stats.intervals import (
+    UNDEFINED,
+    Interval,
+    Verdict,
+    bootstrap,
+    decide,
+    every,
+    mean,
+    quantile,
+    ratio,
+    share,
+    some,
+)
 
 __all__ = [
     "UNDEFINED",
@@ -30,6 +42,7 @@ __all__ = [
     "every",
     "exponents",
     "mean",
+    "quantile",
     "ratio",
     "share",
     "some",

@@ -117,6 +117,16 @@ def share(successes: int, trials: int, level: float = 0.95) -> Interval:
     return Interval(successes / trials, ends.low, ends.high)
 
 
+def quantile(samples: ArrayLike, q: float, level: float = 0.95) -> Interval:
+    """The q-quantile, 0 < q < 1, with the interval between order statistics that holds for any continuous distribution
+    (scipy.stats.quantile_test); an end is infinite where the sample is too small for one."""
+    x = sample("quantile", samples)
+    check_interval("quantile", "q", q, 0, 1, open_low=True, open_high=True)
+    ends = stats.quantile_test(x, p=q).confidence_interval(level)
+    low, high = (end if np.isfinite(end) else side * np.inf for end, side in zip(ends, (-1, 1), strict=True))
+    return Interval(float(np.quantile(x, q)), float(low), float(high))
+
+
 def ratio(numerator: ArrayLike, denominator: ArrayLike, *, paired: bool = False, level: float = 0.95) -> Interval:
     """mean(numerator) / mean(denominator) for non-negative samples, with a t interval on its logarithm.
 
