@@ -20,7 +20,7 @@ Each shape is read at the best of several learning rates for each load. Controls
 rate lies inside the range tried (`learning_rate_bracketed`); half the training length at a middle rate, where B over
 A may not move by more than 10% (`length_does_not_decide`); untrained networks; cross-validated choice of the load.
 
-Two cores: --quick about 15 seconds, default about 4 minutes.
+Two cores: --quick about 40 seconds, default about 4 minutes.
 """
 
 from __future__ import annotations
