@@ -26,7 +26,6 @@ __all__ = ["LANES", "Emit", "answers", "emitted", "source_of"]
 LANES = 16
 INT = ir.IntType(64)
 INT32 = ir.IntType(32)
-INDEX = ir.VectorType(INT32, LANES)
 
 
 def source_of(*files: str) -> str:

@@ -21,7 +21,7 @@ from toysup.simd import LANES
 from toysup.tasks import AbsoluteValue, Identity, XPlusRelu
 
 TARGETS = {Identity: tiles.SAME, AbsoluteValue: tiles.ABSOLUTE, XPlusRelu: tiles.PLUS_RELU}
-WIDE = 24  # neurons from which the wide layout is faster
+WIDE = 24  # neurons from which layouts are wide; at 30 neither is faster where data are dense, wide is where sparse
 
 
 def unfit(stack: Stack) -> str | None:

@@ -184,7 +184,7 @@ def rectify(e: Emit, s, at, ld, rows, columns, bias):
 
 @emitted
 def through(e: Emit, s, at, ld, gate, rows, columns, sums):
-    """at[r, c] = 0 where gate[r, c] is; what is left is added to a register for each row, if `sums` >= 0."""
+    """at[r, c] = 0 where gate[r, c] is; what is left is added to a register for each row."""
 
     def row(r: ir.Value, _: Any) -> None:
         def one(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
@@ -310,7 +310,7 @@ def squeeze(e: Emit, s, row, t, masks, blocks):
 
 @emitted
 def turned(e: Emit, s, out, ld, a, lda, rows, columns):
-    """out[c, r] = a[r, c], in squares of 16 where rows allow; rows a multiple of 16."""
+    """out[c, r] = a[r, c]; rows a multiple of 16."""
 
     def column(c: ir.Value, _: Any) -> None:
         def some(r: ir.Value, _: Any) -> None:
