@@ -5,12 +5,15 @@ sampling error; its name becomes the column. Anything that does so is a measure:
 """
 
 from toysup.measure.geometry import (
+    arrangements,
+    clusters,
     dimensionality,
     dimensions_per_feature,
     directions,
     feature_dimensionality,
     feature_norm,
     interference,
+    polytopes,
 )
 from toysup.measure.held_out import Estimate, held_out
 from toysup.measure.recovery import (
@@ -25,6 +28,8 @@ from toysup.measure.recovery import (
 __all__ = [
     "Estimate",
     "accuracy_recovered",
+    "arrangements",
+    "clusters",
     "dimensionality",
     "dimensions_per_feature",
     "directions",
@@ -34,6 +39,7 @@ __all__ = [
     "held_out",
     "held_out_loss",
     "interference",
+    "polytopes",
     "r_squared",
     "recovered",
     "recovered_at",
