@@ -13,7 +13,8 @@ from torch.func import vmap
 from toysup.ensemble.plan import Plan
 from toysup.ensemble.stack import Stack, _as_tensors, bound, initial_values
 from toysup.ensemble.step import one_thread
-from toysup.features.base import MAGNITUDES, Independent, Sparse
+from toysup.features import Correlated
+from toysup.features.base import MAGNITUDES, Features, Independent, Sparse
 from toysup.kernels import shallow, tiles
 from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
 from toysup.setting import Adam, Setting
@@ -30,12 +31,8 @@ def unfit(stack: Stack) -> str | None:
     features, task, model = setting.features, setting.task, setting.model
     if type(task) not in TARGETS:
         return f"the task is {type(task).__name__}"
-    own = type(features)
-    plain = isinstance(features, Independent) and all(
-        getattr(own, name) is getattr(Independent, name) for name in ("transform", "n_uniforms", "given_active")
-    )
-    if not plain or features.magnitude == "normal":
-        return f"features are {own.__name__}"
+    if not _plain(features) or features.magnitude == "normal":
+        return f"features are {type(features).__name__}"
     exponents = np.unique(stack.varying.get("task.exponent", task.exponent))
     if len(exponents) > 1 or exponents[0] not in (2, 4):
         return "the exponent is not 2 or 4 for all"
@@ -45,6 +42,22 @@ def unfit(stack: Stack) -> str | None:
     if not shallow or model.arguments.get("depth", model.build is MLP) != (model.build is MLP):
         return f"the model is {model!r}"
     return None
+
+
+def _plain(features: Features) -> bool:
+    """Whether features are drawn as `Independent` or `Correlated` says, whatever their activity."""
+    own = type(features)
+    return any(
+        isinstance(features, kind)
+        and all(getattr(own, name) is getattr(kind, name) for name in ("transform", "n_uniforms", "given_active"))
+        for kind in (Independent, Correlated)
+    )
+
+
+def _grouped(features: Sparse) -> int:
+    if not isinstance(features, Correlated):
+        return tiles.ALONE
+    return tiles.IN_TURN if features.anti else tiles.TOGETHER
 
 
 def _magnitude(features: Sparse) -> int:
@@ -83,6 +96,7 @@ def kind_of(stack: Stack) -> shallow.Kind:
         power=int(np.unique(stack.varying.get("task.exponent", setting.task.exponent))[0]),
         target=TARGETS[type(setting.task)],
         magnitude=_magnitude(setting.features),
+        grouped=_grouped(setting.features),
         wide=m >= WIDE,
         n=n * few,
         m=m * few,
@@ -121,8 +135,9 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
         theta[:, first : first + padded[0].size] = padded.reshape(len(stack), -1)
 
     tile = shallow.tile_of(n, m, setting.batch, kind.wide)
-    sizes = np.array([n, m, setting.batch, tile])
+    groups = setting.features.n_uniforms - n
+    sizes = np.array([n, m, setting.batch, tile, groups])
     own = (_per_feature(stack, lambda s: s.features.activity), _per_feature(stack, lambda s: s.task.importance))
     floats = shallow.floats_needed(kind, n, m, tile, count)
-    ints = shallow.ints_needed(kind, n, tile, setting.batch)
+    ints = shallow.ints_needed(kind, n, groups, tile, setting.batch)
     return Plan(shallow.kernel(kind), theta, own, sizes, floats, ints, unpack)
