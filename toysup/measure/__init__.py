@@ -15,6 +15,7 @@ from toysup.measure.geometry import (
     interference,
     polytopes,
 )
+from toysup.measure.groups import RELATIONS, group_relations
 from toysup.measure.held_out import Estimate, held_out
 from toysup.measure.recovery import (
     accuracy_recovered,
@@ -26,6 +27,7 @@ from toysup.measure.recovery import (
 )
 
 __all__ = [
+    "RELATIONS",
     "Estimate",
     "accuracy_recovered",
     "arrangements",
@@ -36,6 +38,7 @@ __all__ = [
     "feature_dimensionality",
     "feature_norm",
     "features_offered",
+    "group_relations",
     "held_out",
     "held_out_loss",
     "interference",

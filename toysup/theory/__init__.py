@@ -10,6 +10,7 @@ from toysup.theory.compressed_sensing import (
 )
 from toysup.theory.one_step import OneStep, one_step_r2, one_step_r2_gaussian, one_step_ratio, random_frame
 from toysup.theory.phases import ToyOptimum, configuration, expected_loss, toy_optimum
+from toysup.theory.principal import principal_loss, principal_share
 
 __all__ = [
     "OneStep",
@@ -24,6 +25,8 @@ __all__ = [
     "one_step_r2",
     "one_step_r2_gaussian",
     "one_step_ratio",
+    "principal_loss",
+    "principal_share",
     "random_frame",
     "toy_optimum",
     "welch_coherence",
