@@ -45,7 +45,7 @@ class Correlated(Sparse):
 
     @property
     def covariance(self) -> Float[Tensor, "n_features n_features"]:
-        """Cov(x_i, x_j): p (1 - p) times the squared mean magnitude within a group, -p^2 times it if anti; 0 between."""
+        """Cov(x_i, x_j): within a group p (1 - p), or -p^2 if anti, times the squared mean magnitude; 0 between."""
         squared = self.given_active.mean**2
         within = -self.mean.square() if self.anti else self.activity * (1 - self.activity) * squared
         group = torch.arange(self.n_features, device=self.activity.device) // self.group_size
