@@ -21,6 +21,9 @@ from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.tasks import AbsoluteValue, And, Identity, XPlusRelu
 
 TIED, LINEAR = (lambda m, relu=relu: Model(TiedAutoencoder, width=m, relu=relu) for relu in (True, False))
+BENT, COMPUTING = (lambda m: Model(TiedAutoencoder, width=m, hidden_relu=True)), (
+    lambda m: Model(MLP, width=m, hidden_bias=False)
+)
 # Kernels are compiled for each kind of network, so one case tries several things at once.
 CASES = {
     "few features": (SparseUniform(5, 0.1), Identity(2.0 ** -np.arange(5)), TIED(2), 1024),
@@ -35,11 +38,15 @@ CASES = {
     "narrow, linear, fourth power": (SparseBoolean(7, 0.1, signed=True), Identity(exponent=4.0), LINEAR(3), 130),
     "narrow, hidden layer": (SparseUniform(9, 0.1, signed=True), AbsoluteValue(), Model(MLP, width=6), 333),
     "narrow, hidden layer, linear": (SparseBoolean(9, 0.3), XPlusRelu(), Model(MLP, width=7, relu=False), 64),
+    "narrow, hidden layer, no bias": (SparseUniform(9, 0.1, signed=True), AbsoluteValue(), COMPUTING(6), 333),
+    "few, hidden ReLU": (SparseUniform(5, 0.1), Identity(), BENT(2), 200),
     "narrow, untied": (SparseUniform(9, 0.3), Identity(), Model(UntiedAutoencoder, width=4), 1),
     "wide": (SparseUniform(40, 0.3), Identity(0.9 ** np.arange(40)), TIED(30), 500),
     "wide, sparse": (SparseUniform(70, 0.02), Identity(), TIED(30), 1024),
     "wide, very sparse": (SparseUniform(40, 0.002), Identity(), TIED(25), 1024),
     "wide, in pairs": (Correlated(40, 2, 0.02), Identity(), TIED(25), 1024),
+    "wide, hidden ReLU": (SparseUniform(40, 0.1), Identity(), BENT(25), 300),
+    "wide, hidden layer, no bias": (SparseUniform(50, 0.02, signed=True), AbsoluteValue(), COMPUTING(40), 300),
     "wide, hidden layer": (SparseUniform(50, 0.05, signed=True), AbsoluteValue(), Model(MLP, width=70), 300),
 }
 
@@ -108,9 +115,11 @@ def test_full_runs_end_at_the_same_loss(density):
     "name",
     [
         "few features",
+        "few, hidden ReLU",
         "narrow, sparse",
         "narrow, in sets",
         "narrow, hidden layer",
+        "narrow, hidden layer, no bias",
         "narrow, untied",
         "wide, sparse",
     ],

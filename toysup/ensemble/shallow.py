@@ -17,7 +17,7 @@ from toysup.features import Correlated
 from toysup.features.base import MAGNITUDES, Features, Independent, Sparse
 from toysup.kernels import shallow, tiles
 from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
-from toysup.setting import Adam, Setting
+from toysup.setting import Adam, Model, Setting
 from toysup.simd import LANES
 from toysup.tasks import AbsoluteValue, Identity, XPlusRelu
 
@@ -77,21 +77,29 @@ def _per_feature(stack: Stack, pick: Callable[[Setting], Any]) -> np.ndarray:
     return found.contiguous().numpy()
 
 
-NAMES = {  # the kernel's matrices and biases -> the model's
+NAMES = {  # the kernel's matrices and biases -> the model's; a hidden bias may be missing there
     TiedAutoencoder: {"E": "W", "b": "b"},
     MLP: {"E": "weights.0", "c": "biases.0", "D": "W_out", "b": "b_out"},
     UntiedAutoencoder: {"E": "W_E", "D": "W_U", "b": "b_out"},
 }
 
 
+def _hidden(model: Model) -> tuple[bool, bool]:
+    """Whether the hidden layer has a ReLU, and whether it has a bias."""
+    mlp = model.build is MLP
+    return mlp or model.arguments.get("hidden_relu", False), mlp and model.arguments.get("hidden_bias", True)
+
+
 def kind_of(stack: Stack) -> shallow.Kind:
     """Which kernel trains a stack."""
     setting, arguments = stack.setting, stack.setting.model.arguments
     names, n, m = NAMES[setting.model.build], setting.features.n_features, arguments["width"]
-    few = "D" not in names and n * (m + 1) <= shallow.FEW
+    hidden, bias = _hidden(setting.model)
+    few = "D" not in names and not hidden and n * (m + 1) <= shallow.FEW
     return shallow.Kind(
         tied="D" not in names,
-        hidden="c" in names,
+        hidden=hidden,
+        bias=bias,
         relu=arguments.get("relu", True),
         power=int(np.unique(stack.varying.get("task.exponent", setting.task.exponent))[0]),
         target=TARGETS[type(setting.task)],
@@ -114,8 +122,9 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     places: dict[str, tuple[int, tuple[int, ...], bool]] = {}
     at = 0
     for short, shape in (("E", (n, stride)), ("D", (n, stride)), ("c", (stride,)), ("b", (n,))):
-        if short in names:
+        if short in names and names[short] in start:
             places[names[short]] = at, shape, short == "D" and setting.model.build is MLP
+        if short in names or (short == "c" and kind.hidden):
             at += int(np.prod(shape))
 
     def unpack(theta: np.ndarray) -> dict[str, np.ndarray]:

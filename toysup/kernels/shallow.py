@@ -1,6 +1,6 @@
 """One hidden layer, trained by one fused kernel: draws, forward, backward and AdamW without leaving the cache.
 
-    h = x E          or  ReLU(x E + c)        E: (feature, neuron), the same matrix as D in a tied autoencoder
+    h = x E  or  ReLU(x E)  or  ReLU(x E + c)  E: (feature, neuron), the same matrix as D in a tied autoencoder
     y = h D^T + b    or  ReLU(h D^T + b)      D: (feature, neuron)
     loss = mean over samples of sum_i I_i |y_i - g(x_i)|^q,  q = 2 or 4,  g(x) = x, |x| or x + ReLU(x)
 
@@ -72,7 +72,8 @@ class Kind(NamedTuple):
     """What the code of a kernel depends on."""
 
     tied: bool
-    hidden: bool  # ReLU and bias in the hidden layer
+    hidden: bool  # ReLU in the hidden layer, and room for a bias
+    bias: bool  # whether that bias is trained; else it stays 0
     relu: bool  # ReLU at the output
     power: int  # 2 or 4
     target: int
@@ -237,7 +238,7 @@ def kernel(kind: Kind) -> Callable[..., None]:
     return _make(source_of(__file__, tiles.__file__, random.__file__), *(int(value) for value in kind))
 
 
-def _make(source, tied, hidden, relu, power, target, magnitude, grouped, wide, few, neurons):
+def _make(source, tied, hidden, bias, relu, power, target, magnitude, grouped, wide, few, neurons):
     @nb.njit(nogil=True, cache=True, error_model="numpy")
     def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, sizes, s, t):
         source  # noqa: B018
@@ -418,19 +419,22 @@ def _make(source, tied, hidden, relu, power, target, magnitude, grouped, wide, f
                     totals(s, gD, laneD, LANES, matrix, factor)
                     if not tied:
                         totals(s, gE, laneE, LANES, matrix, factor)
+                if hidden and not bias:
+                    for k in range(ms):
+                        s[gc + k] = 0
                 loss = np.float64(s[lost + n])  # where it was summed over features already
                 zeros = batch - shown
                 for f in range(n):
                     missed = np.float64(s[lost + f])
                     if zeros:
                         pre = s[b + f]
-                        for k in range(m * hidden):
+                        for k in range(m * bias):
                             pre += s[D + f * ms + k] * max(s[c + k], 0)
                         y = max(pre, 0) if relu else pre
                         g = zeros * factor * s[weight + f] * (y if power == 2 else y * y * y)
                         missed += zeros * (y * y if power == 2 else y * y * y * y)
                         s[gb + f] += g
-                        for k in range(m * hidden):
+                        for k in range(m * bias):
                             if s[c + k] > 0:
                                 s[gD + f * ms + k] += g * s[c + k]
                                 s[gc + k] += g * s[D + f * ms + k]
