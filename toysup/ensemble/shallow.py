@@ -121,7 +121,7 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
         theta[:, first : first + padded[0].size] = padded.reshape(len(stack), -1)
 
     tile = shallow.tile_of(n, m, setting.batch, kind.wide)
-    sizes = np.array([n, m, setting.batch, tile])
+    sizes = np.array([n, m, setting.batch, tile, setting.cycle or setting.steps])
     own = (_per_feature(stack, lambda s: s.features.activity), _per_feature(stack, lambda s: s.task.importance))
     floats = shallow.floats_needed(kind, n, m, tile, count)
     ints = shallow.ints_needed(kind, n, tile, setting.batch)

@@ -237,7 +237,7 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
     def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, sizes, s, t):
         source  # noqa: B018
         density, importance = own
-        n, m, batch, tile = sizes[0], sizes[1], sizes[2], sizes[3]
+        n, m, batch, tile, cycle = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
         ms = up(m) if wide else m
         ld, blocks = tile + LANES, up(batch, BLOCK) // BLOCK
         matrix = n * ms
@@ -292,7 +292,7 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
             lr, decay, beta1, beta2, eps = rates[i, 0], rates[i, 1], rates[i, 2], rates[i, 3], rates[i, 4]
             power1, power2, total, stretch, mark, died = 1.0, 1.0, 0.0, 0, 0, -1
             for step in range(steps):
-                first0 = step * M0
+                first0 = step % cycle * M0
                 feature_tables(t, feature, n, seed, 0, first0, 0)
                 lane_tables(t, lanes, blocks, 0, first0)
                 clear(s, gradient, count)
