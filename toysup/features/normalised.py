@@ -12,7 +12,9 @@ from torch import Tensor
 
 from toysup.features.base import Features, Numbers, as_tensor
 
-NODES = 200  # of Gauss and Legendre: a relative 1e-6 or better wherever it was tried
+# Gauss and Legendre's nodes and weights on (0, 1): means to a relative 1e-6 or better wherever that was tried
+NODES, WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(200))
+NODES, WEIGHTS = (NODES + 1) / 2, WEIGHTS / 2
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,7 @@ class UnitLength(Features):
     def mean(self) -> Float[Tensor, ""]:
         density = as_tensor(self.density)
         p = density.double()  # phi is close to 1 and its power is large
-        v, weight = (torch.from_numpy(a).to(p.device) for a in np.polynomial.legendre.leggauss(NODES))
-        v, weight = (v + 1) / 2, weight / 2
+        v, weight = NODES.to(p.device), WEIGHTS.to(p.device)
         r, weight = v / (1 - v), weight / (1 - v) ** 2
         phi = 1 - p + p * math.sqrt(math.pi) * torch.erf(r) / (2 * r)
         inner = -torch.expm1(-r * r) / (r * r) * phi ** (self.n_features - 1)
@@ -61,4 +62,5 @@ class UnitLength(Features):
         self._check_width(uniforms)
         density = as_tensor(self.density, uniforms)
         s = torch.where(uniforms < density, uniforms * density.reciprocal(), 0)
-        return s / s.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(s.dtype).tiny)
+        s = s / s.amax(-1, keepdim=True).clamp(min=torch.finfo(s.dtype).tiny)  # so that no square underflows
+        return s / s.norm(dim=-1, keepdim=True).clamp(min=1)

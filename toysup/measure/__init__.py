@@ -4,6 +4,7 @@ A measure takes a `Trained` and returns a tensor (instance,) or (instance, featu
 sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
 """
 
+from toysup.measure.examples import hidden_vectors, irregularity, seen_loss, typical_dimensionality, unseen_loss
 from toysup.measure.geometry import (
     dimensionality,
     dimensions_per_feature,
@@ -33,8 +34,13 @@ __all__ = [
     "features_offered",
     "held_out",
     "held_out_loss",
+    "hidden_vectors",
     "interference",
+    "irregularity",
     "r_squared",
     "recovered",
     "recovered_at",
+    "seen_loss",
+    "typical_dimensionality",
+    "unseen_loss",
 ]
