@@ -96,6 +96,7 @@ def _layout(stack: Stack, places: dict[str, int], count: int, frozen: int) -> tu
         "depth": depth,
         "read": module.read,
         "batch": batch,
+        "cycle": setting.cycle or setting.steps,
         "tile": tile,
         "ld": ld,
         "count": count,

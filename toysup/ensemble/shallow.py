@@ -145,7 +145,7 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
 
     tile = shallow.tile_of(n, m, setting.batch, kind.wide)
     groups = setting.features.n_uniforms - n
-    sizes = np.array([n, m, setting.batch, tile, groups])
+    sizes = np.array([n, m, setting.batch, tile, groups, setting.cycle or setting.steps])
     own = (_per_feature(stack, lambda s: s.features.activity), _per_feature(stack, lambda s: s.task.importance))
     floats = shallow.floats_needed(kind, n, m, tile, count)
     ints = shallow.ints_needed(kind, n, groups, tile, setting.batch)

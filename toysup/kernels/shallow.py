@@ -243,7 +243,7 @@ def _make(source, tied, hidden, bias, relu, power, target, magnitude, grouped, w
     def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, sizes, s, t):
         source  # noqa: B018
         density, importance = own
-        n, m, batch, tile, groups = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
+        n, m, batch, tile, groups, cycle = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]
         members = n // max(groups, 1)
         ms = up(m) if wide else m
         ld, blocks = tile + LANES, up(batch, BLOCK) // BLOCK
@@ -305,7 +305,7 @@ def _make(source, tied, hidden, bias, relu, power, target, magnitude, grouped, w
             lr, decay, beta1, beta2, eps = rates[i, 0], rates[i, 1], rates[i, 2], rates[i, 3], rates[i, 4]
             power1, power2, total, stretch, mark, died = 1.0, 1.0, 0.0, 0, 0, -1
             for step in range(steps):
-                first0 = step * M0
+                first0 = step % cycle * M0
                 feature_tables(t, feature, groups + n, seed, 0, first0, 0)
                 lane_tables(t, lanes, blocks, 0, first0)
                 clear(s, gradient, count)

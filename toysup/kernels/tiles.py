@@ -202,6 +202,19 @@ def through(e: Emit, s, at, ld, gate, rows, columns, sums):
 
 
 @emitted
+@answers
+def sound(e: Emit, s, at, count):
+    """Whether the squares of `count` numbers, a multiple of 16, are all finite."""
+
+    def one(i: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+        g = e.load(s, e.add(at, i))
+        return [e.b.fadd(held[0], e.b.fmul(e.b.fmul(g, g), e.constant(0.0)))]  # 0 or NaN
+
+    nothing = e.total(e.loop(0, count, LANES, [e.constant(0.0)], one)[0])
+    return e.b.zext(e.b.fcmp_ordered("==", nothing, ir.Constant(e.element, 0.0)), INT)
+
+
+@emitted
 def adam(e: Emit, s, theta, gradient, first, second, count, share1, share2, eps, size, root, decay):
     """One step of AdamW (Loshchilov and Hutter 2019, algorithm 2). Moments too small to matter become zero: an
     inactive parameter's would shrink until arithmetic with them is slow."""

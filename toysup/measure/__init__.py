@@ -4,6 +4,13 @@ A measure takes a `Trained` and returns a tensor (instance,) or (instance, featu
 sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
 """
 
+from toysup.measure.examples import (
+    hidden_vectors,
+    irregularity,
+    seen_loss,
+    typical_dimensionality,
+    unseen_loss,
+)
 from toysup.measure.geometry import (
     arrangements,
     clusters,
@@ -15,8 +22,14 @@ from toysup.measure.geometry import (
     interference,
     polytopes,
 )
-from toysup.measure.groups import RELATIONS, group_relations
-from toysup.measure.held_out import Estimate, held_out
+from toysup.measure.groups import (
+    RELATIONS,
+    group_relations,
+)
+from toysup.measure.held_out import (
+    Estimate,
+    held_out,
+)
 from toysup.measure.recovery import (
     accuracy_recovered,
     features_offered,
@@ -41,9 +54,14 @@ __all__ = [
     "group_relations",
     "held_out",
     "held_out_loss",
+    "hidden_vectors",
     "interference",
+    "irregularity",
     "polytopes",
     "r_squared",
     "recovered",
     "recovered_at",
+    "seen_loss",
+    "typical_dimensionality",
+    "unseen_loss",
 ]
