@@ -1,5 +1,6 @@
-"""References that need no training: compressed sensing, one-step decoding, and the exact toy phase diagram."""
+"""References that need no training: compressed sensing, one-step decoding, exact toy optima, capacity allocation."""
 
+from toysup.theory.capacity import REGIONS, Allocation, capacity_loss, capacity_optimum, capacity_regions
 from toysup.theory.compressed_sensing import (
     bayes_amp_ratio,
     elhage_ratio,
@@ -12,9 +13,14 @@ from toysup.theory.one_step import OneStep, one_step_r2, one_step_r2_gaussian, o
 from toysup.theory.phases import ToyOptimum, configuration, expected_loss, toy_optimum
 
 __all__ = [
+    "REGIONS",
+    "Allocation",
     "OneStep",
     "ToyOptimum",
     "bayes_amp_ratio",
+    "capacity_loss",
+    "capacity_optimum",
+    "capacity_regions",
     "configuration",
     "elhage_ratio",
     "expected_loss",
