@@ -4,6 +4,7 @@ A measure takes a `Trained` and returns a tensor (instance,) or (instance, featu
 sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
 """
 
+from toysup.measure.blocks import block_sizes
 from toysup.measure.geometry import (
     dimensionality,
     dimensions_per_feature,
@@ -25,6 +26,7 @@ from toysup.measure.recovery import (
 __all__ = [
     "Estimate",
     "accuracy_recovered",
+    "block_sizes",
     "dimensionality",
     "dimensions_per_feature",
     "directions",
