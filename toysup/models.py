@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from toysup.checks import InputError, check_whole
 from toysup.shapes import Shape
 
-__all__ = ["MLP", "Activations", "ResidualMLP", "TiedAutoencoder", "UntiedAutoencoder", "normal", "unit_rows"]
+__all__ = [
+    "MLP",
+    "Activations",
+    "ResidualMLP",
+    "SquaredProjection",
+    "TiedAutoencoder",
+    "UntiedAutoencoder",
+    "normal",
+    "unit_rows",
+]
 
 # name of a parameter or buffer -> map from uniforms of its shape, or the name of another that it starts equal to
 Initial = dict[str, Callable[[Tensor], Tensor] | str]
@@ -86,6 +95,30 @@ class TiedAutoencoder(nn.Module):
         output = h @ self.W.T + self.b
         output = torch.relu(output) if self.relu else output
         return (output, Activations(h.unsqueeze(-2), h.unsqueeze(-2))) if record else output
+
+
+class SquaredProjection(nn.Module):
+    """y' = |W^T x|^2 + b, one output: W of shape (n_features, width), quadratic neurons read with weight 1.
+
+    The quadratic model of Scherlis et al. 2022, "Polysemanticity and Capacity in Neural Networks". The neurons are the
+    squares of the `width` embedded coordinates. W starts as xavier_normal over (n_features, width), b at 0.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, width: int) -> None:
+        super().__init__()
+        check_whole("SquaredProjection", "width", width)
+        if n_out != 1:
+            raise InputError(f"SquaredProjection: expected one output, got {n_out}")
+        self.W, self.b = _empty(n_in, width), _empty(1)
+
+    def initial(self) -> Initial:
+        return {"W": normal(math.sqrt(2 / sum(self.W.shape))), "b": zeros}
+
+    def forward(self, x: Float[Tensor, "batch feature"], record: bool = False):
+        h = x @ self.W
+        neurons = h.square()
+        output = neurons.sum(-1, keepdim=True) + self.b
+        return (output, Activations(neurons.unsqueeze(-2), h.unsqueeze(-2))) if record else output
 
 
 class MLP(nn.Module):

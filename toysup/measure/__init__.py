@@ -4,6 +4,9 @@ A measure takes a `Trained` and returns a tensor (instance,) or (instance, featu
 sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
 """
 
+from toysup.measure.blocks import (
+    block_sizes,
+)
 from toysup.measure.examples import (
     hidden_vectors,
     irregularity,
@@ -44,6 +47,7 @@ __all__ = [
     "Estimate",
     "accuracy_recovered",
     "arrangements",
+    "block_sizes",
     "clusters",
     "dimensionality",
     "dimensions_per_feature",

@@ -1,5 +1,6 @@
-"""References that need no training: compressed sensing, one-step decoding, and the exact toy phase diagram."""
+"""References that need no training: compressed sensing, one-step decoding, exact toy optima, capacity allocation."""
 
+from toysup.theory.capacity import REGIONS, Allocation, capacity_loss, capacity_optimum, capacity_regions
 from toysup.theory.compressed_sensing import (
     bayes_amp_ratio,
     elhage_ratio,
@@ -13,9 +14,14 @@ from toysup.theory.phases import ToyOptimum, configuration, expected_loss, toy_o
 from toysup.theory.principal import principal_loss, principal_share
 
 __all__ = [
+    "REGIONS",
+    "Allocation",
     "OneStep",
     "ToyOptimum",
     "bayes_amp_ratio",
+    "capacity_loss",
+    "capacity_optimum",
+    "capacity_regions",
     "configuration",
     "elhage_ratio",
     "expected_loss",
