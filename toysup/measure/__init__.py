@@ -4,6 +4,7 @@ A measure takes a `Trained` and returns a tensor (instance,) or (instance, featu
 sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
 """
 
+from toysup.measure.adversarial import attack_radius, ball_maximum, vulnerability
 from toysup.measure.geometry import (
     dimensionality,
     dimensions_per_feature,
@@ -25,6 +26,8 @@ from toysup.measure.recovery import (
 __all__ = [
     "Estimate",
     "accuracy_recovered",
+    "attack_radius",
+    "ball_maximum",
     "dimensionality",
     "dimensions_per_feature",
     "directions",
@@ -37,4 +40,5 @@ __all__ = [
     "r_squared",
     "recovered",
     "recovered_at",
+    "vulnerability",
 ]
