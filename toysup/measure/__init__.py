@@ -4,6 +4,11 @@ A measure takes a `Trained` and returns a tensor (instance,) or (instance, featu
 sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
 """
 
+from toysup.measure.adversarial import (
+    attack_radius,
+    ball_maximum,
+    vulnerability,
+)
 from toysup.measure.blocks import (
     block_sizes,
 )
@@ -47,6 +52,8 @@ __all__ = [
     "Estimate",
     "accuracy_recovered",
     "arrangements",
+    "attack_radius",
+    "ball_maximum",
     "block_sizes",
     "clusters",
     "dimensionality",
@@ -68,4 +75,5 @@ __all__ = [
     "seen_loss",
     "typical_dimensionality",
     "unseen_loss",
+    "vulnerability",
 ]
