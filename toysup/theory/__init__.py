@@ -9,7 +9,7 @@ from toysup.theory.compressed_sensing import (
     welch_coherence,
 )
 from toysup.theory.one_step import OneStep, one_step_r2, one_step_r2_gaussian, one_step_ratio, random_frame
-from toysup.theory.phases import ToyOptimum, configuration, expected_loss, toy_optimum
+from toysup.theory.phases import ToyOptimum, configuration, expected_loss, toy_branch, toy_optimum
 
 __all__ = [
     "OneStep",
@@ -25,6 +25,7 @@ __all__ = [
     "one_step_r2_gaussian",
     "one_step_ratio",
     "random_frame",
+    "toy_branch",
     "toy_optimum",
     "welch_coherence",
 ]
