@@ -38,7 +38,7 @@ from toysup import plots, report, stats
 from toysup.features import SparseUniform
 from toysup.measure import arrangements
 from toysup.models import TiedAutoencoder
-from toysup.setting import Adam, Constant, Cosine, Model, Setting
+from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.sweep import Grid, sweep
 from toysup.tasks import Identity
 from toysup.theory import expected_loss, toy_branch, toy_optimum
@@ -283,10 +283,9 @@ def main(run: report.Run) -> None:
         for kept, new in zip((statistics, verdict, controls), found, strict=True):
             kept |= {f"{axis}_{name}": value for name, value in new.items()}
         for name in ("doubled", "other_rate"):
-            again = best_of_groups(trained(axis, answers[f"{axis}_{name}"]))
-            controls[f"{axis}_jump_{name}"] = scaled(
-                interval(jumps(again)), give=np.log(coarse[1] / coarse[0]) / 2
-            ).asdict()
+            again = interval(jumps(best_of_groups(trained(axis, answers[f"{axis}_{name}"]))))
+            half = np.log(coarse[1] / coarse[0]) / 2
+            controls[f"{axis}_jump_{name}"] = scaled(again, give=half).asdict()
     engine = ", ".join(sorted({e for answer in answers.values() for e in answer.table["engine"]}))
     report.write(run, draw(drawn, statistics), statistics=statistics, verdict=verdict, controls=controls, engine=engine,
                  instances=sum(map(len, grids.values())), steps=2 * steps,
@@ -365,9 +364,8 @@ def draw(drawn: dict, statistics: dict) -> plots.Figure:
         for found in [statistics[f"{axis}_jump"]]
     )
     exact = " and ".join(f"{exact.crossing:.2f}" for _, exact in drawn.values())
-    figure.suptitle(
-        f"The pentagon stretches, then drops a feature of {told}\n(exact losses cross at {exact})", fontsize=14
-    )
+    title = f"The pentagon stretches, then drops a feature of {told}\n(the exact losses cross at {exact})"
+    figure.suptitle(title, fontsize=14)
     return figure
 
 
