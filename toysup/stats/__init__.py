@@ -26,6 +26,7 @@ from toysup.stats.intervals import (
     share,
     some,
 )
+from toysup.stats.transitions import threshold
 
 __all__ = [
     "UNDEFINED",
@@ -46,5 +47,6 @@ __all__ = [
     "ratio",
     "share",
     "some",
+    "threshold",
     "tost",
 ]

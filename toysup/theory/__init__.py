@@ -1,6 +1,12 @@
 """References that need no training: compressed sensing, one-step decoding, exact toy optima, capacity allocation."""
 
-from toysup.theory.capacity import REGIONS, Allocation, capacity_loss, capacity_optimum, capacity_regions
+from toysup.theory.capacity import (
+    REGIONS,
+    Allocation,
+    capacity_loss,
+    capacity_optimum,
+    capacity_regions,
+)
 from toysup.theory.compressed_sensing import (
     bayes_amp_ratio,
     elhage_ratio,
@@ -9,9 +15,24 @@ from toysup.theory.compressed_sensing import (
     l1_weak_threshold,
     welch_coherence,
 )
-from toysup.theory.one_step import OneStep, one_step_r2, one_step_r2_gaussian, one_step_ratio, random_frame
-from toysup.theory.phases import ToyOptimum, configuration, expected_loss, toy_optimum
-from toysup.theory.principal import principal_loss, principal_share
+from toysup.theory.one_step import (
+    OneStep,
+    one_step_r2,
+    one_step_r2_gaussian,
+    one_step_ratio,
+    random_frame,
+)
+from toysup.theory.phases import (
+    ToyOptimum,
+    configuration,
+    expected_loss,
+    toy_branch,
+    toy_optimum,
+)
+from toysup.theory.principal import (
+    principal_loss,
+    principal_share,
+)
 
 __all__ = [
     "REGIONS",
@@ -34,6 +55,7 @@ __all__ = [
     "principal_loss",
     "principal_share",
     "random_frame",
+    "toy_branch",
     "toy_optimum",
     "welch_coherence",
 ]
