@@ -4,6 +4,7 @@ A measure takes a `Trained` and returns a tensor (instance,) or (instance, featu
 sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
 """
 
+from toysup.measure.dynamics import cosines, curves, loss_through, through
 from toysup.measure.geometry import (
     dimensionality,
     dimensions_per_feature,
@@ -25,6 +26,8 @@ from toysup.measure.recovery import (
 __all__ = [
     "Estimate",
     "accuracy_recovered",
+    "cosines",
+    "curves",
     "dimensionality",
     "dimensions_per_feature",
     "directions",
@@ -34,7 +37,9 @@ __all__ = [
     "held_out",
     "held_out_loss",
     "interference",
+    "loss_through",
     "r_squared",
     "recovered",
     "recovered_at",
+    "through",
 ]
