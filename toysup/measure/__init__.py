@@ -12,6 +12,12 @@ from toysup.measure.adversarial import (
 from toysup.measure.blocks import (
     block_sizes,
 )
+from toysup.measure.dynamics import (
+    cosines,
+    curves,
+    loss_through,
+    through,
+)
 from toysup.measure.examples import (
     hidden_vectors,
     irregularity,
@@ -56,6 +62,8 @@ __all__ = [
     "ball_maximum",
     "block_sizes",
     "clusters",
+    "cosines",
+    "curves",
     "dimensionality",
     "dimensions_per_feature",
     "directions",
@@ -68,11 +76,13 @@ __all__ = [
     "hidden_vectors",
     "interference",
     "irregularity",
+    "loss_through",
     "polytopes",
     "r_squared",
     "recovered",
     "recovered_at",
     "seen_loss",
+    "through",
     "typical_dimensionality",
     "unseen_loss",
     "vulnerability",

@@ -3,6 +3,16 @@
 Samples are independent units, normally seeds: one number per seed, already averaged inside the seed.
 """
 
+from toysup.stats.change_points import (
+    Around,
+    ChangePoints,
+    Coincidence,
+    Transition,
+    around,
+    change_points,
+    coincidence,
+    transitions,
+)
 from toysup.stats.comparison import (
     Comparison,
     best_setting,
@@ -30,13 +40,20 @@ from toysup.stats.transitions import threshold
 
 __all__ = [
     "UNDEFINED",
+    "Around",
+    "ChangePoints",
+    "Coincidence",
     "Comparison",
     "Interval",
+    "Transition",
     "Verdict",
+    "around",
     "best_setting",
     "bootstrap",
     "capacity",
+    "change_points",
     "check_columns",
+    "coincidence",
     "compare",
     "decide",
     "equivalence_by_load",
@@ -49,4 +66,5 @@ __all__ = [
     "some",
     "threshold",
     "tost",
+    "transitions",
 ]
