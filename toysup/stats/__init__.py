@@ -1,4 +1,4 @@
-"""Intervals, ratios, capacities, equivalence, exponents, and the one rule that turns an interval into a verdict.
+"""Intervals, ratios, capacities, equivalence, exponents, peaks, plateaus, and the one rule that turns an interval into a verdict.
 
 Samples are independent units, normally seeds: one number per seed, already averaged inside the seed.
 """
@@ -26,11 +26,14 @@ from toysup.stats.intervals import (
     share,
     some,
 )
+from toysup.stats.peaks import Peaks, peaks
+from toysup.stats.plateaus import log_linear_stretch, stretches
 
 __all__ = [
     "UNDEFINED",
     "Comparison",
     "Interval",
+    "Peaks",
     "Verdict",
     "best_setting",
     "bootstrap",
@@ -41,10 +44,13 @@ __all__ = [
     "equivalence_by_load",
     "every",
     "exponents",
+    "log_linear_stretch",
     "mean",
+    "peaks",
     "quantile",
     "ratio",
     "share",
     "some",
+    "stretches",
     "tost",
 ]
