@@ -1,0 +1,73 @@
+"""The list of experiments and the page of pictures say what the scripts and the JSON documents say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toysup.__main__ import main
+from toysup.checks import InputError
+from toysup.gallery import entries, listing, page
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """Two scripts, one of them with a result."""
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "figures").mkdir()
+    for name in ("alpha", "beta", "_shared"):
+        (tmp_path / "experiments" / f"{name}.py").write_text(
+            f'QUESTION = (\n    "What about "\n    "{name}?"\n)\nraise 1\n'
+        )
+    document = json.loads((ROOT / "figures" / "phase_diagram.json").read_text())
+    document |= {"experiment": "beta", "instances": 12345, "seconds": 150.0}
+    document["verdict"] = {"one": "supported", "two": "rejected", "three": "supported"}
+    (tmp_path / "figures" / "beta.json").write_text(json.dumps(document))
+    return tmp_path
+
+
+def test_questions_and_verdicts(checkout, capsys):
+    main(["--root", str(checkout)])
+    said = capsys.readouterr().out
+    first, second = said.split("\n\n")
+    assert first == "alpha: not run yet\n    What about alpha?"
+    assert second.splitlines() == [
+        "beta: 12,345 networks, 2.5 min (default)",
+        "    What about beta?",
+        "    supported: one, three",
+        "    rejected: two",
+    ]
+
+
+def test_the_page_shows_what_has_a_result(checkout, capsys):
+    main(["--root", str(checkout), "--gallery"])
+    text = (checkout / "figures" / "README.md").read_text()
+    assert text == page(entries(checkout)) and "alpha" not in text
+    assert "![What about beta?](beta.png)" in text and "- supported: `one`, `three`\n- rejected: `two`\n" in text
+    assert "| [beta](#beta) | What about beta? | 2 | 1 | 0 |" in text
+
+
+def test_no_checkout_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--root", str(tmp_path)])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_damaged_document_and_a_script_without_a_question(checkout):
+    (checkout / "figures" / "beta.json").write_text("{}")
+    with pytest.raises(InputError, match="keys"):
+        entries(checkout)
+    (checkout / "figures" / "beta.json").unlink()
+    (checkout / "experiments" / "alpha.py").write_text("x = 1\n")
+    with pytest.raises(InputError, match=r"alpha\.py"):
+        entries(checkout)
+
+
+def test_the_committed_page_is_up_to_date():
+    """Whoever commits a result writes the page anew: `python -m toysup --gallery`."""
+    found = entries(ROOT)
+    assert (ROOT / "figures" / "README.md").read_text(encoding="utf-8") == page(found)
+    assert all(entry.name in listing(found) for entry in found)
