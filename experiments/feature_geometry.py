@@ -4,7 +4,7 @@
 20), importance 1, density p = 1 - S from 1 to 0.01, 10,000 steps of AdamW (lr 0.001, decay 0.01), batch 1024. Claims:
 D* = m / |W|_F^2 against 1/(1-S) is sticky at 1 and 1/2; dimensionalities D_i pile up at 1, 3/4, 2/3, 1/2, 2/5 and 3/8;
 the groups of interfering features are digons, triangles, tetrahedra, pentagons and square antiprisms. No two networks
-share a density, so a pile is no artefact of the grid. If nothing is sticky, D* falls evenly and D_i has a smooth density.
+share a density, so a pile is no artefact of the grid. If nothing sticks, D* falls evenly and D_i's density is smooth.
 
 Rules. Sticky at L: D* stays within 5% of L over at least twice the stretch of ln 1/(1-S) of a curve log-linear between
 its ends, and over more than at any level from 0.3 to 0.9 outside a factor 1.15 of L; intervals over seeds. A peak at L:
@@ -40,6 +40,7 @@ QUESTION = "Do features of equal importance settle into polytopes, and is the di
 LEVELS = {"1": 1, "3/4": 3 / 4, "2/3": 2 / 3, "1/2": 1 / 2, "2/5": 2 / 5, "3/8": 3 / 8}
 SHAPES = ["digon", "triangle", "tetrahedron", "pentagon", "square antiprism"]
 WITHIN, TOLERANCE, KERNEL, SMOOTH = 0.05, 0.0125, 0.004, 0.04
+NEAR = 10 * (1 + 1e-9)  # greatest 1/(1-S) of networks whose D_i are pooled
 RESOLUTION = 1e-6  # of the loss: what float32 weights can resolve
 RISING = (2, np.inf)  # twice as long as without a plateau
 
@@ -71,7 +72,9 @@ def small(n: int, run: report.Run) -> Grid:
 def curves(answer: Results) -> list[tuple[np.ndarray, np.ndarray]]:
     """(ln 1/(1-S), D*) of each seed."""
     table = answer.table.sort_values("density", ascending=False)
-    return [(-np.log(t["density"].to_numpy()), t["dimensions_per_feature"].to_numpy()) for _, t in table.groupby("seed")]
+    return [
+        (-np.log(t["density"].to_numpy()), t["dimensions_per_feature"].to_numpy()) for _, t in table.groupby("seed")
+    ]
 
 
 def stickiness(answer: Results, level: float) -> dict[str, stats.Interval]:
@@ -110,9 +113,18 @@ def groups_of(answer: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     for prefix, one in (("", found), ("null_", null)):
         sizes = one.assign(kind=[kind_of(name) for name in one["name"]]).groupby(["instance", "kind"])["size"].sum()
         for kind in [*SHAPES, "point", "other polytope", "no polytope"]:
-            counts = sizes.xs(kind, level="kind") if kind in sizes.index.get_level_values("kind") else pd.Series(dtype=float)
+            counts = (
+                sizes.xs(kind, level="kind") if kind in sizes.index.get_level_values("kind") else pd.Series(dtype=float)
+            )
             shares[prefix + kind] = counts.reindex(shares.index).fillna(0) / shares["represented"]
     return features, shares.dropna()
+
+
+def peaks_of(features: pd.DataFrame) -> stats.Peaks:
+    """Peaks of the D_i of networks with p >= 0.1."""
+    near = features[features["sparsity"] <= NEAR]
+    return stats.peaks(near["dimensionality"], near["instance"], unit=near["group"], bandwidth=KERNEL, smooth=SMOOTH,
+                       tolerance=TOLERANCE)  # fmt: skip
 
 
 def kind_of(name: str) -> str:
@@ -122,7 +134,7 @@ def kind_of(name: str) -> str:
 
 
 def small_outcome(n: int, answer: Results) -> pd.DataFrame:
-    """One row per density: the optimum, its share among seeds, the best seed's excess loss (of zero's), and all shares."""
+    """One row per density: the optimum, share of seeds at it, best seed's excess (of zero's loss), all shares."""
     W, b, table = answer.parameters("W"), answer.parameters("b"), answer.table
     loss = expected_loss(W.astype(float), b.astype(float), table["density"].to_numpy(), np.ones(n))
     table = table.assign(loss=loss, form=arrangements(W))
@@ -147,7 +159,8 @@ def main(run: report.Run) -> None:
     late = run.pick(default=10_000, quick=2000, smoke=400) * 2 // 3
     options = {"results": run.results, "device": run.device, "workers": run.workers}
     answers = sweep(grids, [dimensions_per_feature], snapshots=[late], **options)
-    tiny = sweep({f"geometry_{n}_3": small(n, run) for n in (6, 8)}, [dimensions_per_feature], **options)
+    ns = run.pick(default=(6, 8), smoke=(6,))  # an exact optimum at n = 8 takes 4 to 10 s
+    tiny = sweep({f"geometry_{n}_3": small(n, run) for n in ns}, [dimensions_per_feature], **options)
     whole, *second = [answers[f"geometry_{n}_{m}"] for n, m in sizes]
     fast = answers["geometry_lr"]
 
@@ -163,18 +176,19 @@ def main(run: report.Run) -> None:
             controls[f"plateau_at_{level}, {name}"] = stickiness(other, LEVELS[level])
 
     features, shares = groups_of(whole)
-    near = features[features["sparsity"] <= 10 * (1 + 1e-9)]
-    piles = peaks_of(near)
+    piles = peaks_of(features)
     told = {name: (piles.contrast(x), piles.location(x)) for name, x in LEVELS.items()}
     for name, (contrast, location) in told.items():
         statistics |= {f"peak_at_{name}_contrast": contrast, f"peak_at_{name}_location": location}
         inside = (LEVELS[name] - TOLERANCE, LEVELS[name] + TOLERANCE)
         verdict[f"peak_at_{name}"] = stats.every(stats.decide(contrast, (1, np.inf)), stats.decide(location, inside))
     stands = piles.table[piles.table["stands_out"]]
-    controls["peaks that stand out, by location"] = {f"{x:.3f}": p for x, p in zip(stands["location"], stands["prominence"], strict=True)}
+    controls["peaks that stand out, by location"] = {
+        f"{x:.3f}": p for x, p in zip(stands["location"], stands["prominence"], strict=True)
+    }
     if second:
         others, other_shares = groups_of(second[0])
-        piles_2 = peaks_of(others[others["sparsity"] <= 10 * (1 + 1e-9)])
+        piles_2 = peaks_of(others)
         controls["peaks, second size"] = {name: piles_2.contrast(x) for name, x in LEVELS.items()}
         controls["shapes, second size"] = {shape: stats.mean(other_shares[shape]) for shape in SHAPES}
 
@@ -182,30 +196,147 @@ def main(run: report.Run) -> None:
         statistics[f"share_in_{shape}"] = stats.mean(shares[shape])
         more = stats.mean(shares[shape] - shares[f"null_{shape}"])
         verdict[f"{shape}_found"] = stats.decide(more, (0.01, np.inf))
-        controls[f"{shape}, random directions"] = {"share": float(shares[f"null_{shape}"].mean()), "more than that": more}
+        controls[f"{shape}, random directions"] = {
+            "share": float(shares[f"null_{shape}"].mean()),
+            "more than that": more,
+        }
     middle = shares[shares["sparsity"].between(1.5, 5)]
     statistics["share_named"] = stats.mean(1 - middle["no polytope"])
     verdict["features_form_polytopes"] = stats.decide(statistics["share_named"], (0.5, 1))
 
-    outcomes = {n: small_outcome(n, tiny[f"geometry_{n}_3"]) for n in (6, 8)}
-    for n, wanted in ((6, "3 digons"), (8, "square antiprism")):
+    outcomes = {n: small_outcome(n, tiny[f"geometry_{n}_3"]) for n in ns}
+    for n, wanted in {n: {6: "3 digons", 8: "square antiprism"}[n] for n in ns}.items():
         rows = outcomes[n][outcomes[n]["optimum"] == wanted]
         for row in outcomes[n].itertuples():
             statistics[f"n{n}_m3_sparsity_{row.sparsity:g}_at_optimum ({row.optimum})"] = row.reached
         if len(rows):
-            verdict[f"n{n}_m3_{wanted.replace(' ', '_')}"] = stats.every(*(stats.decide(r, (0.5, 1)) for r in rows["reached"]))
+            verdict[f"n{n}_m3_{wanted.replace(' ', '_')}"] = stats.every(
+                *(stats.decide(r, (0.5, 1)) for r in rows["reached"])
+            )
         controls[f"n={n}, m=3: best seed's excess loss over the optimum"] = dict(
             zip(outcomes[n]["sparsity"].map("{:g}".format), outcomes[n]["excess"], strict=True)
         )
     beaten = any((table["excess"] < -RESOLUTION).any() for table in outcomes.values())
     verdict["optimum_never_beaten"] = "rejected" if beaten else "supported"
 
-    change = whole.table["dimensions_per_feature"] / whole.measure(dimensions_per_feature, late)["dimensions_per_feature"]
+    change = (
+        whole.table["dimensions_per_feature"] / whole.measure(dimensions_per_feature, late)["dimensions_per_feature"]
+    )
     statistics["last_third_changes_D*_by"] = stats.mean((change - 1).abs())
     verdict["converged"] = stats.decide(statistics["last_third_changes_D*_by"], (-np.inf, 0.02))
     controls["last third"] = {"largest change of D*": float((change - 1).abs().max())}
+    sparsities = np.geomspace(1, 10, run.pick(default=81, smoke=5))
+    shapes = {name: gram for name, gram in polytopes().items() if len(gram) <= run.pick(default=8, smoke=5)}
+    theory = sparsities, best_polytope(shapes, 1 / sparsities)[1]
     engine = ", ".join(sorted({e for a in [*answers.values(), *tiny.values()] for e in a.table["engine"]}))
-    report.write(run, draw(run, answers, sizes, near, piles, shares, outcomes, statistics, verdict), statistics=statistics,
+    report.write(run, draw(answers, theory, features, piles, shares, outcomes, verdict), statistics=statistics,
                  verdict=verdict, controls=controls, engine=engine, steps=whole.grid.setting.steps,
                  instances=sum(len(a.table) for a in [*answers.values(), *tiny.values()]),
                  seconds=sum(a.seconds for a in [*answers.values(), *tiny.values()]))  # fmt: skip
+
+
+def draw(
+    answers: dict[str, Results],
+    theory: tuple[np.ndarray, np.ndarray],
+    features: pd.DataFrame,
+    piles: stats.Peaks,
+    shares: pd.DataFrame,
+    outcomes: dict[int, pd.DataFrame],
+    verdict: dict[str, stats.Verdict],
+) -> plots.Figure:
+    """D* and D_i against sparsity, the density of D_i, the shapes against sparsity, and the small models."""
+    figure, axes = plots.figure(3, 2, width=13, height=4.3)
+    axis = "1/(1-S) = 1/p"
+    sticky(axes[0, 0], answers, theory)
+    ax = axes[0, 1]
+    ax.plot(features["sparsity"], features["dimensionality"], ".", markersize=2, alpha=0.3, rasterized=True)
+    for name, x in LEVELS.items():
+        plots.reference(ax, [1, 100], x, name)
+    ax.set(
+        xscale="log",
+        ylim=(0, 1.05),
+        xlabel=axis,
+        ylabel="dimensionality $D_i$",
+        title="represented features, each a dot",
+    )
+
+    ax = axes[1, 0]
+    ax.plot(piles.grid, piles.density, color="C0")
+    ax.fill_between(piles.grid, piles.density, color="C0", alpha=0.3, linewidth=0)
+    ax.plot(piles.grid, piles.smooth, ":", color=plots.GREY, label="the same, smoothed (null)")
+    stands = piles.table[piles.table["stands_out"]]
+    for x in stands["location"]:
+        top = np.interp(x, piles.grid, piles.density)
+        ax.annotate(f"{x:.3f}", (x, top), (0, 4), textcoords="offset points", ha="center", fontsize=9)
+    for name, x in LEVELS.items():
+        ax.axvline(x, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=0)
+        ax.text(x, 1.01, name, transform=ax.get_xaxis_transform(), ha="center", fontsize=9, color=plots.GREY)
+    ax.set(yscale="log", ylim=(0.02, None), xlabel="dimensionality $D_i$", ylabel="density")
+    ax.legend(loc="upper right")
+
+    kinds = ["point", *SHAPES, "other polytope", "no polytope"]
+    colours = plots.category_colours(kinds) | {"no polytope": (0.85, 0.85, 0.85)}
+    by = shares.sort_values("sparsity")
+    axes[1, 1].stackplot(by["sparsity"], by[kinds].to_numpy().T, colors=[colours[k] for k in kinds], linewidth=0)
+    axes[1, 1].set(xscale="log", xlabel=axis, ylabel="share of represented features", ylim=(0, 1), title="shapes")
+    plots.axes_legend(axes[1, 1], colours, below=0.2)
+    for ax, (n, rows) in zip(axes[2], outcomes.items(), strict=False):
+        small_panel(ax, n, rows)
+        ax.set(xlabel=axis)
+    held = [name.replace("_", " ") for name, found in verdict.items() if found == "supported"]
+    figure.suptitle(f"Supported: {', '.join(held)}", fontsize=12, wrap=True)
+    return figure
+
+
+def sticky(ax, answers: dict[str, Results], theory: tuple[np.ndarray, np.ndarray]) -> None:
+    """D* of every network, with the levels at which it should stick."""
+    names = {name: f"n = {name.split('_')[1]}, m = {name.split('_')[2]}" for name in answers if name != "geometry_lr"}
+    for (name, label), colour in zip(names.items(), plots.category_colours(names).values(), strict=True):
+        table = answers[name].table.sort_values("density", ascending=False)
+        ax.plot(
+            1 / table["density"],
+            table["dimensions_per_feature"],
+            "o-",
+            color=colour,
+            markersize=3,
+            linewidth=0.8,
+            label=label,
+        )
+    ax.plot(*theory, "--", color=plots.GREY, label="best single polytope, exact")
+    table = answers[next(iter(names))].table
+    ends = [table.loc[table["density"].idxmax()], table.loc[table["density"].idxmin()]]
+    ax.plot(
+        [1 / e["density"] for e in ends],
+        [e["dimensions_per_feature"] for e in ends],
+        ":",
+        color=plots.GREY,
+        label="nothing sticky (null)",
+    )
+    for level in (1, 0.5):
+        ax.axhspan(level * (1 - WITHIN), level * (1 + WITHIN), color="0.9", zorder=0)
+    ax.set(
+        xscale="log", yscale="log", xlabel="1/(1-S) = 1/p", ylabel="$D^* = m / |W|_F^2$", title="dimensions per feature"
+    )
+    ax.legend()
+
+
+def small_panel(ax, n: int, rows: pd.DataFrame) -> None:
+    """Shares of seeds in the commonest arrangements at each density, the optimum's named above."""
+    shares = pd.DataFrame(rows["forms"].tolist(), index=rows["sparsity"]).fillna(0)
+    common = list(shares.mean().sort_values(ascending=False).index[:7])
+    common = list(dict.fromkeys([*[o for o in rows["optimum"] if o in shares], *common]))[:8]
+    colours = plots.category_colours([*common, "other"]) | {"other": (0.85, 0.85, 0.85)}
+    shares["other"] = 1 - shares[common].sum(axis=1)
+    bottom = np.zeros(len(rows))
+    for form, colour in colours.items():
+        ax.bar(range(len(rows)), shares[form], bottom=bottom, color=colour, width=0.7)
+        bottom += shares[form].to_numpy()
+    for i, name in enumerate(rows["optimum"]):
+        ax.text(i, 1.02, name.replace(", ", ",\n"), ha="center", va="bottom", fontsize=8, color=plots.GREY)
+    ax.set_xticks(range(len(rows)), [f"{x:g}" for x in rows["sparsity"]])
+    ax.set(ylabel="share of seeds", ylim=(0, 1))
+    plots.axes_legend(ax, colours, below=0.2)
+
+
+if __name__ == "__main__":
+    report.experiment(main)

@@ -1,4 +1,4 @@
-"""Intervals, ratios, capacities, equivalence, exponents, peaks, plateaus, and the one rule that turns an interval into a verdict.
+"""Intervals, ratios, capacities, equivalence, exponents, peaks, plateaus; the rule from interval to verdict.
 
 Samples are independent units, normally seeds: one number per seed, already averaged inside the seed.
 """

@@ -25,10 +25,10 @@ NULL_LEVEL = 0.99  # of smooth draws have no peak as prominent, near the same pl
 class Peaks:
     """The peaks that `peaks` found, and all that is needed to ask about a place.
 
-    `table` has a row per peak, most prominent first: location, low and high (95% over bootstrapped groups of the nearest
-    peak within the tolerance), prominence (density units), found (share of bootstrap samples with a peak within the
-    tolerance), chance (share of smooth draws with a peak as prominent within it) and stands_out (found in at least 95%,
-    chance at most 1%). `density` and `smooth` (the mean of the null) are curves over `grid`, integrating to 1.
+    `table` has a row per peak, most prominent first: location, low and high (95% over bootstrapped groups of the
+    nearest peak within the tolerance), prominence (density units), found (share of bootstrap samples with a peak within
+    the tolerance), chance (share of smooth draws with a peak as prominent within it) and stands_out (found in at least
+    95%, chance at most 1%). `density` and `smooth` (the mean of the null) are curves over `grid`, integrating to 1.
     """
 
     grid: Float[np.ndarray, " bin"]

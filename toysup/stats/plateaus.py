@@ -16,8 +16,7 @@ def stretches(
 ) -> Float[np.ndarray, "seed level"]:
     """The longest stretch of x over which y stays within a factor (1 +- within) of each level, for each curve.
 
-    Between points ln y is taken to be linear in x. In units of x; 0 where a curve jumps over the level's band between
-    two points, less what interpolation spends there.
+    In units of x. Between points ln y is taken to be linear in x, so even a jump over the band takes some of it.
 
     Args:
         x: ascending. y: > 0; one row per seed. levels: > 0. within: relative, in (0, 1).
