@@ -22,7 +22,9 @@ from toysup.stats.comparison import (
     equivalence_by_load,
     tost,
 )
-from toysup.stats.exponents import exponents
+from toysup.stats.exponents import (
+    exponents,
+)
 from toysup.stats.intervals import (
     UNDEFINED,
     Interval,
@@ -36,7 +38,17 @@ from toysup.stats.intervals import (
     share,
     some,
 )
-from toysup.stats.transitions import threshold
+from toysup.stats.peaks import (
+    Peaks,
+    peaks,
+)
+from toysup.stats.plateaus import (
+    log_linear_stretch,
+    stretches,
+)
+from toysup.stats.transitions import (
+    threshold,
+)
 
 __all__ = [
     "UNDEFINED",
@@ -45,6 +57,7 @@ __all__ = [
     "Coincidence",
     "Comparison",
     "Interval",
+    "Peaks",
     "Transition",
     "Verdict",
     "around",
@@ -59,11 +72,14 @@ __all__ = [
     "equivalence_by_load",
     "every",
     "exponents",
+    "log_linear_stretch",
     "mean",
+    "peaks",
     "quantile",
     "ratio",
     "share",
     "some",
+    "stretches",
     "threshold",
     "tost",
     "transitions",

@@ -29,6 +29,11 @@ from toysup.theory.phases import (
     toy_branch,
     toy_optimum,
 )
+from toysup.theory.polytopes import (
+    PolytopeFit,
+    best_polytope,
+    fit_polytope,
+)
 from toysup.theory.principal import (
     principal_loss,
     principal_share,
@@ -38,14 +43,17 @@ __all__ = [
     "REGIONS",
     "Allocation",
     "OneStep",
+    "PolytopeFit",
     "ToyOptimum",
     "bayes_amp_ratio",
+    "best_polytope",
     "capacity_loss",
     "capacity_optimum",
     "capacity_regions",
     "configuration",
     "elhage_ratio",
     "expected_loss",
+    "fit_polytope",
     "inverse_density",
     "l1_ratio",
     "l1_weak_threshold",
