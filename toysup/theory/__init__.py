@@ -1,29 +1,44 @@
 """References that need no training: compressed sensing, one-step decoding, and the exact toy phase diagram."""
 
+from toysup.theory.bounds import (
+    ba_indyk_price_woodruff,
+    counting_ratio,
+    matched_filter_auc,
+    matched_filter_measurements,
+    pca_r2,
+    welch_coherence,
+)
 from toysup.theory.compressed_sensing import (
     bayes_amp_ratio,
     elhage_ratio,
     inverse_density,
     l1_ratio,
     l1_weak_threshold,
-    welch_coherence,
 )
+from toysup.theory.face_counting import l1_strong_threshold, l1_threshold_by_faces
 from toysup.theory.one_step import OneStep, one_step_r2, one_step_r2_gaussian, one_step_ratio, random_frame
 from toysup.theory.phases import ToyOptimum, configuration, expected_loss, toy_optimum
 
 __all__ = [
     "OneStep",
     "ToyOptimum",
+    "ba_indyk_price_woodruff",
     "bayes_amp_ratio",
     "configuration",
+    "counting_ratio",
     "elhage_ratio",
     "expected_loss",
     "inverse_density",
     "l1_ratio",
+    "l1_strong_threshold",
+    "l1_threshold_by_faces",
     "l1_weak_threshold",
+    "matched_filter_auc",
+    "matched_filter_measurements",
     "one_step_r2",
     "one_step_r2_gaussian",
     "one_step_ratio",
+    "pca_r2",
     "random_frame",
     "toy_optimum",
     "welch_coherence",
