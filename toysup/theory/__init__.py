@@ -9,6 +9,7 @@ from toysup.theory.bounds import (
     welch_coherence,
 )
 from toysup.theory.compressed_sensing import (
+    bayes_amp_r2,
     bayes_amp_ratio,
     elhage_ratio,
     inverse_density,
@@ -23,6 +24,7 @@ __all__ = [
     "OneStep",
     "ToyOptimum",
     "ba_indyk_price_woodruff",
+    "bayes_amp_r2",
     "bayes_amp_ratio",
     "configuration",
     "counting_ratio",

@@ -7,15 +7,25 @@ counting, face counting and one-step decoding have files of their own.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import erfcx, ndtr
 
 from toysup.checks import InputError, check_interval
 from toysup.theory.solve import bisect
 
-__all__ = ["MAGNITUDES", "bayes_amp_ratio", "elhage_ratio", "inverse_density", "l1_ratio", "l1_weak_threshold"]
+__all__ = [
+    "MAGNITUDES",
+    "bayes_amp_r2",
+    "bayes_amp_ratio",
+    "elhage_ratio",
+    "inverse_density",
+    "l1_ratio",
+    "l1_weak_threshold",
+]
 
 
 # ---------------------------------------------------------------------------------------------------- closed forms
@@ -130,13 +140,18 @@ def _normal(y: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, np.nda
     return scale * cdf, scale * (mean * cdf + width * pdf), scale * ((mean**2 + width**2) * cdf + mean * width * pdf)
 
 
-# name -> (moments of the magnitude against the density of what is seen, its largest value as far as it matters)
-MAGNITUDES = {"uniform": (_uniform, 1.0), "boolean": (_boolean, 1.0), "normal": (_normal, 8.0)}
+# name -> (moments of the magnitude against the density of what is seen, its largest value as far as it matters, its
+# first and second moments)
+MAGNITUDES = {
+    "uniform": (_uniform, 1.0, 1 / 2, 1 / 3),
+    "boolean": (_boolean, 1.0, 1.0, 1.0),
+    "normal": (_normal, 8.0, np.sqrt(2 / np.pi), 1.0),
+}
 
 
 def _mmse(sigma: float, density: float, magnitudes: str = "uniform") -> float:
     """E Var(x | x + sigma Z), x = 0 but a magnitude with probability `density`; Gauss-Legendre panels of 3 sigma."""
-    moments, top = MAGNITUDES[magnitudes]
+    moments, top, *_ = MAGNITUDES[magnitudes]
     edges = np.linspace(-8 * sigma, top + 8 * sigma, int(np.ceil((top / sigma + 16) / 3)) + 1)
     nodes, weights = np.polynomial.legendre.leggauss(12)
     half = np.diff(edges)[:, None] / 2
@@ -146,7 +161,7 @@ def _mmse(sigma: float, density: float, magnitudes: str = "uniform") -> float:
     evidence = density * zeroth + (1 - density) * off
     seen = evidence > 0
     spread = density * second - (density * first) ** 2 / np.where(seen, evidence, 1.0)
-    return float(np.sum(weights * half * np.where(seen, spread, 0.0)))
+    return float(np.sum(weights * half * np.where(seen, np.maximum(spread, 0.0), 0.0)))
 
 
 def bayes_amp_ratio(density: ArrayLike, magnitudes: str = "uniform") -> np.ndarray:
@@ -165,14 +180,59 @@ def bayes_amp_ratio(density: ArrayLike, magnitudes: str = "uniform") -> np.ndarr
     Raises:
         InputError: a density outside [1e-5, 1], magnitudes that have no name here.
     """
-    check_interval("bayes_amp_ratio", "density", density, 1e-5, 1)
-    if magnitudes not in MAGNITUDES:
-        raise InputError(f"bayes_amp_ratio: magnitudes must be one of {', '.join(MAGNITUDES)}, got {magnitudes!r}")
-    density = np.asarray(density, dtype=np.float64)
+    density = _prior("bayes_amp_ratio", density, magnitudes)
     delta = np.vectorize(_bayes_amp_delta, otypes=[np.float64], excluded=[1])(density, magnitudes)
     # As sigma falls to 0, below the searched range, mmse/sigma^2 tends to p, or to 0 for magnitudes without a density.
     with np.errstate(divide="ignore"):  # booleans that are always on need no dimension
         return 1 / (delta if magnitudes == "boolean" else np.maximum(delta, density))
+
+
+def _prior(where: str, density: ArrayLike, magnitudes: str) -> np.ndarray:
+    check_interval(where, "density", density, 1e-5, 1)
+    if magnitudes not in MAGNITUDES:
+        raise InputError(f"{where}: magnitudes must be one of {', '.join(MAGNITUDES)}, got {magnitudes!r}")
+    return np.asarray(density, dtype=np.float64)
+
+
+def bayes_amp_r2(ratio: ArrayLike, density: ArrayLike, magnitudes: str = "uniform") -> np.ndarray:
+    """R^2 that Bayes-optimal message passing reaches at a load: 1 up to `bayes_amp_ratio`, then falling at a jump.
+
+    1 - mmse(sigma) / Var x at the largest fixed point sigma^2 = (n/m) mmse(sigma) of state evolution (Donoho, Maleki &
+    Montanari 2009; Bayati & Montanari 2011), where the algorithm stops when it starts knowing nothing. Average-case,
+    asymptotic. (n/m) times it is the ceiling for F_eff / m of a decoder of any depth on a random linear code; its
+    largest value over the load is `bayes_amp_ratio` itself for densities up to about 0.3.
+
+    Args:
+        ratio: n/m, numbers > 0. density: p, numbers in [1e-5, 1]; broadcast against `ratio`.
+        magnitudes: as in `bayes_amp_ratio`.
+
+    Raises:
+        InputError: a ratio or density out of range, magnitudes that have no name here.
+    """
+    check_interval("bayes_amp_r2", "ratio", ratio, 0, open_low=True, open_high=True)
+    ratio, density = np.broadcast_arrays(
+        np.asarray(ratio, dtype=np.float64), _prior("bayes_amp_r2", density, magnitudes)
+    )
+    return np.vectorize(_bayes_amp_r2, otypes=[np.float64], excluded=[2])(ratio, density, magnitudes)
+
+
+def _bayes_amp_r2(ratio: float, density: float, magnitudes: str) -> float:
+    *_, mean, second = MAGNITUDES[magnitudes]
+    variance = density * second - (density * mean) ** 2
+
+    def growth(log_sigma: float) -> float:
+        return ratio * _mmse(np.exp(log_sigma), density, magnitudes) / np.exp(2 * log_sigma) - 1
+
+    # mmse is at most the variance, so no fixed point lies above ratio * variance
+    grid = np.linspace(np.log(1e-3), 0.5 * np.log(ratio * variance) + 0.01, 120)[::-1]
+    above = growth(grid[0])
+    for upper, lower in itertools.pairwise(grid):
+        below = growth(lower)
+        if below > 0 >= above:
+            fixed = np.exp(brentq(growth, lower, upper, xtol=1e-10))
+            return 1 - _mmse(fixed, density, magnitudes) / variance
+        above = below
+    return 1.0
 
 
 def _bayes_amp_delta(density: float, magnitudes: str) -> float:
