@@ -1,5 +1,13 @@
 """References that need no training: compressed sensing, one-step decoding, exact toy optima, capacity allocation."""
 
+from toysup.theory.bounds import (
+    ba_indyk_price_woodruff,
+    counting_ratio,
+    matched_filter_auc,
+    matched_filter_measurements,
+    pca_r2,
+    welch_coherence,
+)
 from toysup.theory.capacity import (
     REGIONS,
     Allocation,
@@ -8,12 +16,17 @@ from toysup.theory.capacity import (
     capacity_regions,
 )
 from toysup.theory.compressed_sensing import (
+    bayes_amp_r2,
     bayes_amp_ratio,
     elhage_ratio,
     inverse_density,
     l1_ratio,
     l1_weak_threshold,
     welch_coherence,
+)
+from toysup.theory.face_counting import (
+    l1_strong_threshold,
+    l1_threshold_by_faces,
 )
 from toysup.theory.one_step import (
     OneStep,
@@ -45,21 +58,29 @@ __all__ = [
     "OneStep",
     "PolytopeFit",
     "ToyOptimum",
+    "ba_indyk_price_woodruff",
+    "bayes_amp_r2",
     "bayes_amp_ratio",
     "best_polytope",
     "capacity_loss",
     "capacity_optimum",
     "capacity_regions",
     "configuration",
+    "counting_ratio",
     "elhage_ratio",
     "expected_loss",
     "fit_polytope",
     "inverse_density",
     "l1_ratio",
+    "l1_strong_threshold",
+    "l1_threshold_by_faces",
     "l1_weak_threshold",
+    "matched_filter_auc",
+    "matched_filter_measurements",
     "one_step_r2",
     "one_step_r2_gaussian",
     "one_step_ratio",
+    "pca_r2",
     "principal_loss",
     "principal_share",
     "random_frame",

@@ -1,33 +1,30 @@
-"""How many sparse features fit in m dimensions, by every reference that needs no training.
+"""How many sparse features fit in m dimensions, by the thresholds of compressed sensing.
 
-Vocabulary: `density` p is the probability that a feature is active, n features share m dimensions, and an active
-feature's magnitude is U[0, 1]. The load is n/m; compressed sensing calls m/n = delta and (active features)/m = rho, so
-that p = delta rho. One-step decoding has a file of its own and is exported here too.
+Vocabulary: `density` p is the probability that a feature is active, n features share m dimensions. The load is n/m;
+compressed sensing calls m/n = delta and (active features)/m = rho, so that p = delta rho. Bounds that come from
+counting, face counting and one-step decoding have files of their own.
 """
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import erfcx, ndtr
 
-from toysup.checks import check_interval
-from toysup.theory.one_step import OneStep, one_step_r2, one_step_r2_gaussian, one_step_ratio, random_frame
+from toysup.checks import InputError, check_interval
 from toysup.theory.solve import bisect
 
 __all__ = [
-    "OneStep",
+    "MAGNITUDES",
+    "bayes_amp_r2",
     "bayes_amp_ratio",
     "elhage_ratio",
     "inverse_density",
     "l1_ratio",
     "l1_weak_threshold",
-    "one_step_r2",
-    "one_step_r2_gaussian",
-    "one_step_ratio",
-    "random_frame",
-    "welch_coherence",
 ]
 
 
@@ -56,19 +53,6 @@ def inverse_density(density: ArrayLike) -> np.ndarray:
     check_interval("inverse_density", "density", density, 0, 1, open_low=True)
     density = np.asarray(density, dtype=np.float64)
     return 1 / density
-
-
-def welch_coherence(n: ArrayLike, m: ArrayLike) -> np.ndarray:
-    """sqrt((n-m)/(m(n-1))), 0 if n <= m: the least possible largest |<w_i, w_j>| of n unit vectors (Welch 1974).
-
-    Raises:
-        InputError: n or m below 1.
-    """
-    check_interval("welch_coherence", "n", n, 1, open_high=True)
-    n = np.asarray(n, dtype=np.float64)
-    check_interval("welch_coherence", "m", m, 1, open_high=True)
-    m = np.asarray(m, dtype=np.float64)
-    return np.sqrt(np.maximum(n - m, 0) / (m * np.maximum(n - 1, 1)))
 
 
 # ------------------------------------------------------------------------------------------------ l1 weak threshold
@@ -129,48 +113,132 @@ def l1_ratio(density: ArrayLike, nonnegative: bool = True) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------- Bayes-AMP
 
 
-def _mmse(sigma: float, density: float) -> float:
-    """E Var(x | x + sigma Z) for x ~ Bernoulli(density) x U[0, 1], by Gauss-Legendre panels of at most 3 sigma."""
-    edges = np.linspace(-8 * sigma, 1 + 8 * sigma, int(np.ceil((1 / sigma + 16) / 3)) + 1)
-    nodes, weights = np.polynomial.legendre.leggauss(12)
-    half = np.diff(edges)[:, None] / 2
-    y = (edges[:-1, None] + half) + half * nodes
+def _uniform(y: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Moments k = 0, 1, 2 of u ~ U[0, 1] against the density of y: integrals over u of u^k phi((y - u)/sigma)/sigma."""
     near, far = (np.exp(-((v / sigma) ** 2) / 2) / np.sqrt(2 * np.pi) for v in (y, y - 1))
-    # Moments of u ~ U[0, 1] against the density of y given u: integrals of u^k phi((y - u)/sigma)/sigma.
     # The two normal tails are subtracted on the side where both are small, else the far tail would be rounding alone.
     side = np.where(y < 0.5, 1.0, -1.0)
     zeroth = side * (ndtr(side * y / sigma) - ndtr(side * (y - 1) / sigma))
     first = y * zeroth + sigma * (near - far)
     second = (y**2 + sigma**2) * zeroth + sigma * (y * near - (y + 1) * far)
-    evidence = density * zeroth + (1 - density) * near / sigma
+    return zeroth, first, second
+
+
+def _boolean(y: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same for u = 1."""
+    density = np.exp(-(((y - 1) / sigma) ** 2) / 2) / (np.sqrt(2 * np.pi) * sigma)
+    return density, density, density
+
+
+def _normal(y: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same for u = |N(0, 1)|: a normal density in u, cut at 0."""
+    total, width = 1 + sigma**2, sigma / np.sqrt(1 + sigma**2)
+    mean = y / total
+    scale = 2 * np.exp(-(y**2) / (2 * total)) / np.sqrt(2 * np.pi * total)
+    z = mean / width
+    cdf, pdf = ndtr(z), np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    return scale * cdf, scale * (mean * cdf + width * pdf), scale * ((mean**2 + width**2) * cdf + mean * width * pdf)
+
+
+# name -> (moments of the magnitude against the density of what is seen, its largest value as far as it matters, its
+# first and second moments)
+MAGNITUDES = {
+    "uniform": (_uniform, 1.0, 1 / 2, 1 / 3),
+    "boolean": (_boolean, 1.0, 1.0, 1.0),
+    "normal": (_normal, 8.0, np.sqrt(2 / np.pi), 1.0),
+}
+
+
+def _mmse(sigma: float, density: float, magnitudes: str = "uniform") -> float:
+    """E Var(x | x + sigma Z), x = 0 but a magnitude with probability `density`; Gauss-Legendre panels of 3 sigma."""
+    moments, top, *_ = MAGNITUDES[magnitudes]
+    edges = np.linspace(-8 * sigma, top + 8 * sigma, int(np.ceil((top / sigma + 16) / 3)) + 1)
+    nodes, weights = np.polynomial.legendre.leggauss(12)
+    half = np.diff(edges)[:, None] / 2
+    y = (edges[:-1, None] + half) + half * nodes
+    zeroth, first, second = moments(y, sigma)
+    off = np.exp(-((y / sigma) ** 2) / 2) / (np.sqrt(2 * np.pi) * sigma)
+    evidence = density * zeroth + (1 - density) * off
     seen = evidence > 0
     spread = density * second - (density * first) ** 2 / np.where(seen, evidence, 1.0)
-    return float(np.sum(weights * half * np.where(seen, spread, 0.0)))
+    return float(np.sum(weights * half * np.where(seen, np.maximum(spread, 0.0), 0.0)))
 
 
-def bayes_amp_ratio(density: ArrayLike) -> np.ndarray:
-    """n/m up to which Bayes-optimal approximate message passing recovers Bernoulli(p) x U[0, 1] features without noise.
+def bayes_amp_ratio(density: ArrayLike, magnitudes: str = "uniform") -> np.ndarray:
+    """n/m up to which Bayes-optimal approximate message passing recovers sparse features exactly, without noise.
 
     1/delta* with delta* = sup_sigma mmse(sigma)/sigma^2: below it state evolution sigma^2 <- mmse(sigma)/delta has a
-    fixed point above 0 (Donoho, Maleki & Montanari 2009; Krzakala et al. 2012). The ceiling for deep decoders of a
-    random linear encoding; a result above it is a bug. Accurate to 1e-6 relative.
+    fixed point above 0 (Donoho, Maleki & Montanari 2009; Krzakala et al. 2012). Average-case and asymptotic, for x
+    with independent entries and a random linear encoding with independent entries; sufficient for this decoder, and
+    the ceiling of what is known to be decoded in polynomial time. A result above it, as to exact recovery, is a bug.
+    Accurate to 1e-6 relative.
 
     Args:
         density: p, numbers in [1e-5, 1].
+        magnitudes: of active features: "uniform" U[0, 1], "boolean" 1, "normal" |N(0, 1)|.
 
     Raises:
-        InputError: a density outside [1e-5, 1].
+        InputError: a density outside [1e-5, 1], magnitudes that have no name here.
     """
-    check_interval("bayes_amp_ratio", "density", density, 1e-5, 1)
-    density = np.asarray(density, dtype=np.float64)
-    delta = np.vectorize(_bayes_amp_delta, otypes=[np.float64])(density)
-    return 1 / np.maximum(delta, density)  # mmse/sigma^2 tends to p as sigma does to 0, below the searched range
+    density = _prior("bayes_amp_ratio", density, magnitudes)
+    delta = np.vectorize(_bayes_amp_delta, otypes=[np.float64], excluded=[1])(density, magnitudes)
+    # As sigma falls to 0, below the searched range, mmse/sigma^2 tends to p, or to 0 for magnitudes without a density.
+    with np.errstate(divide="ignore"):  # booleans that are always on need no dimension
+        return 1 / (delta if magnitudes == "boolean" else np.maximum(delta, density))
 
 
-def _bayes_amp_delta(density: float) -> float:
+def _prior(where: str, density: ArrayLike, magnitudes: str) -> np.ndarray:
+    check_interval(where, "density", density, 1e-5, 1)
+    if magnitudes not in MAGNITUDES:
+        raise InputError(f"{where}: magnitudes must be one of {', '.join(MAGNITUDES)}, got {magnitudes!r}")
+    return np.asarray(density, dtype=np.float64)
+
+
+def bayes_amp_r2(ratio: ArrayLike, density: ArrayLike, magnitudes: str = "uniform") -> np.ndarray:
+    """R^2 that Bayes-optimal message passing reaches at a load: 1 up to `bayes_amp_ratio`, then falling at a jump.
+
+    1 - mmse(sigma) / Var x at the largest fixed point sigma^2 = (n/m) mmse(sigma) of state evolution (Donoho, Maleki &
+    Montanari 2009; Bayati & Montanari 2011), where the algorithm stops when it starts knowing nothing. Average-case,
+    asymptotic. (n/m) times it is the ceiling for F_eff / m of a decoder of any depth on a random linear code; its
+    largest value over the load is `bayes_amp_ratio` itself for densities up to about 0.3.
+
+    Args:
+        ratio: n/m, numbers > 0. density: p, numbers in [1e-5, 1]; broadcast against `ratio`.
+        magnitudes: as in `bayes_amp_ratio`.
+
+    Raises:
+        InputError: a ratio or density out of range, magnitudes that have no name here.
+    """
+    check_interval("bayes_amp_r2", "ratio", ratio, 0, open_low=True, open_high=True)
+    ratio, density = np.broadcast_arrays(
+        np.asarray(ratio, dtype=np.float64), _prior("bayes_amp_r2", density, magnitudes)
+    )
+    return np.vectorize(_bayes_amp_r2, otypes=[np.float64], excluded=[2])(ratio, density, magnitudes)
+
+
+def _bayes_amp_r2(ratio: float, density: float, magnitudes: str) -> float:
+    *_, mean, second = MAGNITUDES[magnitudes]
+    variance = density * second - (density * mean) ** 2
+
+    def growth(log_sigma: float) -> float:
+        return ratio * _mmse(np.exp(log_sigma), density, magnitudes) / np.exp(2 * log_sigma) - 1
+
+    # mmse is at most the variance, so no fixed point lies above ratio * variance
+    grid = np.linspace(np.log(1e-3), 0.5 * np.log(ratio * variance) + 0.01, 120)[::-1]
+    above = growth(grid[0])
+    for upper, lower in itertools.pairwise(grid):
+        below = growth(lower)
+        if below > 0 >= above:
+            fixed = np.exp(brentq(growth, lower, upper, xtol=1e-10))
+            return 1 - _mmse(fixed, density, magnitudes) / variance
+        above = below
+    return 1.0
+
+
+def _bayes_amp_delta(density: float, magnitudes: str) -> float:
     def negative(log_sigma: float) -> float:
         sigma = np.exp(log_sigma)
-        return -_mmse(sigma, density) / sigma**2
+        return -_mmse(sigma, density, magnitudes) / sigma**2
 
     grid = np.linspace(np.log(1e-3), np.log(3.0), 50)
     best = int(np.argmin([negative(u) for u in grid]))

@@ -1,0 +1,183 @@
+"""Decoders of one code: against closed forms, a linear-programming solver, plain regression and each other."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog
+
+from toysup.checks import InputError
+from toysup.ensemble import Stack, train
+from toysup.features import SparseBoolean, SparseUniform
+from toysup.measure import r_squared
+from toysup.measure.decoders import (
+    Encoding,
+    _posterior,
+    affine_relu,
+    bayes_amp,
+    decoded,
+    linear_probe,
+    matching_pursuit,
+    nonnegative_l1,
+)
+from toysup.models import TiedAutoencoder
+from toysup.setting import Adam, Cosine, Model, Setting
+from toysup.tasks import Identity
+from toysup.theory import one_step_r2
+from toysup.theory.compressed_sensing import _mmse
+
+
+def stack_of(n=40, m=16, density=0.05, steps=1, seeds=(0, 1), **options):
+    optimizer = Adam(lr=0.01, schedule=Cosine())
+    setting = Setting(
+        SparseUniform(n, density), Identity(), Model(TiedAutoencoder, width=m), optimizer, steps=steps, batch=256
+    )
+    return Stack.of(dataclasses.replace(setting, **options), seeds)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train(stack_of(steps=1500))
+
+
+def kept(r2):
+    return r2.value.clamp(min=0).sum(-1)
+
+
+def test_encodings(trained):
+    encoding = Encoding.of(trained)
+    assert torch.allclose(encoding.W, trained.parameters["W"], atol=1e-6)
+    assert torch.allclose(encoding.mean, torch.full((2, 40), 0.025))
+    random = encoding.random()
+    assert torch.allclose(random.W.norm(dim=-1), torch.ones(2, 40), atol=1e-6)
+    assert not torch.allclose(random.W[0], random.W[1])
+    alone = Encoding.of(trained.take([1])).random()
+    assert torch.equal(alone.W[0], random.W[1])  # nobody's dictionary depends on the company
+
+
+def test_the_linear_probe_is_the_regression_on_many_samples(trained):
+    encoding = Encoding.of(trained).random()
+    x = torch.cat([encoding.draw(number, 4096) for number in range(8)], 1)
+    h = x @ encoding.W
+    design = torch.cat([h, torch.ones_like(h[..., :1])], -1).double()
+    fit = design @ torch.linalg.lstsq(design, x.double()).solution
+    # 17 coefficients from 33,000 samples of variance .016: they are known to about 1%
+    assert (linear_probe(encoding, h) - fit).abs().max() < 0.05
+    assert torch.allclose(linear_probe(encoding, h).mean((0, 1)), x.mean((0, 1)), atol=0.005)
+    assert torch.allclose(kept(decoded(encoding, linear_probe, samples=16384)), torch.tensor(16.0), rtol=0.03)
+
+
+def test_l1_agrees_with_linear_programming(trained):
+    encoding = Encoding.of(trained).random()
+    x = encoding.draw(0, 12)
+    x[:, 6:] = torch.rand(
+        2, 6, 40, generator=torch.Generator().manual_seed(0)
+    )  # dense ones: no recovery, still a minimum
+    found = nonnegative_l1(encoding, x @ encoding.W, iterations=3000)
+    for instance in range(2):
+        W = encoding.W[instance].double().numpy()
+        for sample in range(6):
+            h = x[instance, sample].double().numpy() @ W
+            best = linprog(np.ones(40), A_eq=W.T, b_eq=h, bounds=(0, None), method="highs")
+            mine = found[instance, sample].double().numpy()
+            assert mine.min() >= 0
+            assert np.linalg.norm(mine @ W - h) < 2e-3 * max(1, np.linalg.norm(h))
+            assert mine.sum() == pytest.approx(best.fun, rel=3e-3, abs=1e-5)
+
+
+def test_matching_pursuit_finds_few_features_exactly_and_stops():
+    encoding = Encoding.of(train(stack_of(60, 40, seeds=range(3)))).random()
+    x = torch.zeros(3, 5, 60)
+    generator = torch.Generator().manual_seed(1)
+    for sample in range(5):  # none, then 1 to 4 active
+        for instance in range(3):
+            places = torch.randperm(60, generator=generator)[:sample]
+            x[instance, sample, places] = 0.3 + torch.rand(sample, generator=generator)
+    found = matching_pursuit(encoding, x @ encoding.W)
+    assert torch.allclose(found, x, atol=1e-3)
+    first = matching_pursuit(encoding, x @ encoding.W, most=1)
+    assert ((first > 0).sum(-1) <= 1).all() and (first.argmax(-1) == found.argmax(-1))[:, 1].all()
+
+
+def test_matching_pursuit_by_the_book():
+    """One sample, step by step with numpy's least squares; rows of unequal length."""
+    encoding = Encoding.of(train(stack_of(30, 12, seeds=[4])))
+    W = encoding.W[0].double().numpy()
+    h = encoding.draw(3, 64)[:, :, :] @ encoding.W
+    sample = int(h[0].norm(dim=-1).argmax())
+    code, chosen = h[0, sample].double().numpy(), []
+    residual = code.copy()
+    for _ in range(6):
+        score = residual @ (W / np.linalg.norm(W, axis=1, keepdims=True)).T
+        score[chosen] = -np.inf
+        if score.max() <= 0 or np.linalg.norm(residual) < 1e-4 * np.linalg.norm(code):
+            break
+        chosen.append(int(score.argmax()))
+        weights = np.linalg.lstsq(W[chosen].T, code, rcond=None)[0]
+        residual = code - weights @ W[chosen]
+    expected = np.zeros(30)
+    expected[chosen] = np.maximum(weights, 0)
+    found = matching_pursuit(encoding, h, most=6)[0, sample].double().numpy()
+    assert found == pytest.approx(expected, abs=1e-3 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.2, 1.5])
+def test_the_posterior_has_the_mmse_of_theory(sigma):
+    generator = torch.Generator().manual_seed(2)
+    density, n = 0.2, 200_000
+    x = torch.rand(n, generator=generator).double() * (torch.rand(n, generator=generator) < density)
+    y = x + sigma * torch.randn(n, generator=generator).double()
+    mean, variance = _posterior(y, torch.tensor(sigma).double(), torch.tensor(density).double())
+    expected = _mmse(sigma, density)
+    error = (mean - x).square()
+    assert abs(error.mean() - expected) < 5 * error.std() / n**0.5
+    assert abs(variance.mean() - expected) < 5 * error.std() / n**0.5
+    far = _posterior(torch.tensor([-50.0, 50.0]).double(), torch.tensor(0.1).double(), torch.tensor(0.2).double())
+    assert torch.equal(far[0], torch.tensor([0.0, 1.0]).double()) and torch.isfinite(far[1]).all()
+
+
+def test_amp_recovers_a_large_random_code_and_fails_past_its_threshold():
+    """n = 800 at p = .05: 4 features a dimension are under half of `bayes_amp_ratio`, 8.9; 16 are almost twice it."""
+    shares = {}
+    for m in (200, 50):
+        encoding = Encoding.of(train(stack_of(800, m, seeds=[0]))).random()
+        shares[m] = float(decoded(encoding, bayes_amp, samples=128).value.mean())
+    assert shares[200] > 0.99 and shares[50] < 0.8
+
+
+def test_one_layer_on_the_networks_own_code_is_what_the_network_does(trained):
+    """The network is one such layer, so the fit cannot lose to it by more than its own noise; and on random rows it is
+    near the one-step reference, whose gain and threshold all features share."""
+    encoding = Encoding.of(trained)
+    own, layer = kept(r_squared(trained)), kept(decoded(encoding, affine_relu, samples=16384))
+    assert (layer > 0.97 * own).all()
+    random = kept(decoded(encoding.random(), affine_relu, samples=16384)).mean() / 40
+    reference = one_step_r2(40, 16, 0.05)
+    assert random > reference.r2 - 0.02
+
+
+def test_order_of_the_decoders(trained):
+    """What a decoder may use more of, it does not recover less of; 5% for 2,048 samples."""
+    encoding = Encoding.of(trained)
+    scores = [kept(decoded(encoding, d, samples=2048)) for d in (linear_probe, affine_relu, nonnegative_l1, bayes_amp)]
+    for less, more in itertools.pairwise(scores):
+        assert (more > 0.95 * less).all()
+    assert (scores[1] > 1.2 * scores[0]).all()
+
+
+def test_bad_input(trained):
+    boolean = train(stack_of(features=SparseBoolean(40, 0.05)))
+    with pytest.raises(InputError, match="SparseUniform"):
+        Encoding.of(boolean)
+    encoding = Encoding.of(trained)
+    h = torch.zeros(2, 3, 16)
+    with pytest.raises(InputError, match="samples"):
+        decoded(encoding, linear_probe, samples=3)
+    with pytest.raises(InputError, match="penalty"):
+        nonnegative_l1(encoding, h, penalty=0)
+    with pytest.raises(InputError, match="most"):
+        matching_pursuit(encoding, h, most=0)
+    with pytest.raises(InputError, match="damping"):
+        bayes_amp(encoding, h, damping=1)
