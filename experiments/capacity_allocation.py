@@ -276,7 +276,7 @@ def draw(trained: dict[str, Family], statistics: dict) -> plots.Figure:
         axes[1, 0].plot(rank, many.optimum.capacity[i, 0, 0], color=colours[k], linewidth=1.5)
         axes[1, 0].errorbar(rank, middle, [middle - low, high - middle], color=colours[k], fmt="o", markersize=5,
                             linewidth=1, label=f"k = {k:g}")  # fmt: skip
-    axes[1, 0].set(title=f"n = {many.n}, m = {many.m}: trained (5-95% of seeds), lines optimum", ylabel="capacity $C_i$",
+    axes[1, 0].set(title=f"n = {many.n}, m = {many.m}: 5-95% of seeds, lines optimum", ylabel="capacity $C_i$",
                    xlabel="feature i, importance $v_i = 0.8^{i - 1}$")  # fmt: skip
     axes[1, 0].legend()
     axes[1, 0].set_xticks(range(1, many.n + 1, 2))
