@@ -9,7 +9,7 @@ where v_i >= A, ignored where v_i <= 2 A / (k - 1), nothing shared for k <= 3.
 
 Trained: Adam at .01 with a cosine schedule, 512 samples a step, features 0 or +-1 (k = 1 / density). (a) Two features
 in one dimension over k and v_2 / v_1; (b) 6, 12 and 20 features in 3, 4 and 5 dimensions, v_i = .8^i, at seven k;
-beside them the ReLU autoencoder of Elhage et al. 2022 at density 1 / k, for twice the steps. C <= .05 counts as
+beside them the ReLU autoencoder of Elhage et al. 2022 at density 1 / k. C <= .05 counts as
 ignored and C >= .95 as dedicated, in trained networks and in the optimum alike.
 
 Rules, on 95% intervals. (a) As theory: in over 90% of cells the best of 4 seeds has the optimum's regions, and the
@@ -20,8 +20,11 @@ reached (excess below 1% of the best constant's loss) by over 90%. sum C_i <= m 
 tests arithmetic (to 1e-5 m); sum C_i = m holds only where W is block-semi-orthogonal, and must to 1% in over 90% of
 networks. Only kurtosis matters: with uniform and normal magnitudes of equal k the capacity error is below .02 too.
 Blocks depend on the model: at some k > 3 the quadratic model's largest block has at least one feature more than the
-ReLU model's, corrected for the number of k. Controls: regions shuffled among cells; random weights; twice the steps;
-a third of the rate.
+ReLU model's, corrected for the number of k. Controls: regions shuffled among cells; random weights; half and twice
+the steps; a third of the rate.
+
+(a) is trained for 3,000 steps: in a first run of 1,500 the fourth start, of |W|^2 = 6.3, had not come down to the optimum
+everywhere, and 5.9% of networks up to k = 3 still seemed to share.
 
 Two cores: MEASURED
 """
@@ -49,7 +52,7 @@ KURTOSIS = np.array([2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 40.0])
 SIZES = ((12, 4), (6, 3), (20, 5))
 TOLERANCE = 0.05  # of a capacity, to call a feature ignored or dedicated
 LAWS = {"uniform": (SparseUniform, 9 / 5), "normal": (SparseNormal, 3.0)}  # kurtosis times density
-PACES = {"twice_the_steps": (2.0, 1.0), "a_third_of_the_rate": (1.0, 1 / 3)}
+PACES = {"half_the_steps": (0.5, 1.0), "twice_the_steps": (2.0, 1.0), "a_third_of_the_rate": (1.0, 1 / 3)}
 
 
 class Family:
@@ -63,7 +66,7 @@ class Family:
         relu: bool = False, law: Any = None, scale: float = 1.0, pace: tuple[float, float] = (1.0, 1.0),
     ) -> None:  # fmt: skip
         self.m, self.n, self.v, self.k = m, at.shape[1], at[:, None], kurtosis[:, None, None]
-        steps = run.pick(default=1500 if self.n == 2 else 2000, quick=800, smoke=10) * (2 if relu else 1)
+        steps = run.pick(default=3000 if self.n == 2 or relu else 2000, quick=1000, smoke=10)
         setting = Setting(
             SparseUniform(self.n, 0.1) if relu else (law or SparseBoolean)(self.n, 0.1, signed=True),
             Identity() if relu else SumOfSquares(),
@@ -99,7 +102,7 @@ class Family:
 
 
 def families(run: report.Run) -> dict[str, Family]:
-    cells, coarse = run.pick(default=48, quick=16, smoke=4), run.pick(default=12, quick=4, smoke=3)
+    cells, coarse = run.pick(default=40, quick=16, smoke=4), run.pick(default=12, quick=4, smoke=3)
     seeds, decay = run.pick(default=40, quick=6, smoke=2), {n: 0.8 ** np.arange(n)[None] for n, _ in SIZES}
     axis, few = np.geomspace(1.25, 40, cells), np.geomspace(1.25, 40, coarse)
     found = {
@@ -177,7 +180,11 @@ def two_features(trained: dict[str, Family]) -> tuple[dict, dict, dict]:
     told = capacity_regions(two.optimum.capacity, TOLERANCE).reshape(-1, 2)
     shuffled = np.random.default_rng(0).permutation(mine)
     controls = {"two": {"agreement_if_shuffled": share((shuffled == told).all(-1))}}
-    controls["two"] |= {f"agreement_at_{name}": agreement(trained[name]) for name in PACES}
+    controls["two"]["sharing_up_to_3_by_seed"] = shared[low].mean((0, 1))
+    for name in PACES:
+        other = trained[name]
+        few = (other.regions[(other.k <= 3)[:, 0, 0]] == 1).any(-1)
+        controls[name] = {"agreement": agreement(other), "sharing_up_to_kurtosis_3": share(few)}
     relu = trained["relu_two"].C[..., 1]
     kinds = {"ignored": relu <= TOLERANCE, "half": abs(relu - 0.5) < 0.1, "dedicated": relu >= 1 - TOLERANCE}
     controls["relu_two_capacities"] = {name: share(true) for name, true in kinds.items()}
@@ -208,7 +215,7 @@ def many_features(trained: dict[str, Family]) -> tuple[dict, dict, dict]:
         verdict[f"{name}_capacities_as_theory"] = stats.decide(error, (-np.inf, 0.02))
         rules = {"regions_right": "regions_as_theory", "ordered_by_importance": "ordered_by_importance",
                  "seeds_at_optimum_above_3": "optimum_reached", "width_filled": "block_semi_orthogonal"}  # fmt: skip
-        verdict |= {f"{name}_{rule}": stats.decide(found[key], (0.9, 1)) for key, rule in rules.items()}
+        verdict |= {f"{name}_{rule}": stats.decide(found[key], (0.9, np.inf)) for key, rule in rules.items()}
         start = torch.from_numpy(np.random.default_rng(0).normal(size=(2000, family.n, family.m)))
         top = np.arange(family.n) < family.m  # what k <= 3 would give
         controls[name] = {
@@ -276,7 +283,7 @@ def draw(trained: dict[str, Family], statistics: dict) -> plots.Figure:
         axes[1, 0].plot(rank, many.optimum.capacity[i, 0, 0], color=colours[k], linewidth=1.5)
         axes[1, 0].errorbar(rank, middle, [middle - low, high - middle], color=colours[k], fmt="o", markersize=5,
                             linewidth=1, label=f"k = {k:g}")  # fmt: skip
-    axes[1, 0].set(title=f"n = {many.n}, m = {many.m}: trained (5-95% of seeds), lines optimum", ylabel="capacity $C_i$",
+    axes[1, 0].set(title=f"n = {many.n}, m = {many.m}: dots trained, lines optimum", ylabel="capacity $C_i$",
                    xlabel="feature i, importance $v_i = 0.8^{i - 1}$")  # fmt: skip
     axes[1, 0].legend()
     axes[1, 0].set_xticks(range(1, many.n + 1, 2))
@@ -289,7 +296,7 @@ def draw(trained: dict[str, Family], statistics: dict) -> plots.Figure:
             x = family.v[0, 0] / family.optimum.price[i, 0, 0]
             axes[1, 1].plot(x, family.C[i, 0].mean(0), marker, color=colours[k], markersize=4,
                             label=f"k = {k:g}" if marker == "o" else None)  # fmt: skip
-    axes[1, 1].set(title="all sizes: one ramp in importance", xlim=(0, 1.5), ylabel="capacity $C_i$",
+    axes[1, 1].set(title="all sizes: dots trained, lines optimum", xlim=(0, 1.5), ylabel="capacity $C_i$",
                    xlabel="importance over the price of a dimension, $v_i$ / A")  # fmt: skip
     axes[1, 1].legend(loc="lower right")
     rows = [
@@ -301,11 +308,12 @@ def draw(trained: dict[str, Family], statistics: dict) -> plots.Figure:
     plots.band(axes[1, 2], pd.concat(rows), "k", "largest", "model", colours=models, log=True)
     random = block_sizes(np.random.default_rng(0).normal(size=(2000, many.n, many.m))).max(-1).mean()
     plots.null(axes[1, 2], KURTOSIS, random, "random weights")
-    axes[1, 2].set(title=f"n = {many.n}, m = {many.m}: blocks grow with kurtosis", xlabel="kurtosis k, or 1 / density",
-                   ylabel="features in the largest block", ylim=(0, None))  # fmt: skip
+    axes[1, 2].set(title=f"n = {many.n}, m = {many.m}: the largest block", xlabel="kurtosis k, or 1 / density",
+                   ylabel="features bound by overlap", ylim=(0, 1.15 * many.n))  # fmt: skip
     axes[1, 2].legend(loc="upper left", bbox_to_anchor=(0, 0.9))
     told = f"Capacities lie where theory puts them: regions right in {statistics['two_agreement'].value:.1%} of cells"
-    told += f", error {statistics['n12_m4_capacity_error'].value:.3f} at n = 12; their sum never exceeds m"
+    told += f", error {statistics['n12_m4_capacity_error'].value:.3f} at n = 12; "
+    told += f"width filled by {statistics['n12_m4_width_filled'].value:.0%}"
     figure.suptitle(told, fontsize=14)
     return figure
 

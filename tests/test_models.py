@@ -11,11 +11,11 @@ from torch import nn
 
 from toysup.checks import InputError
 from toysup.ensemble import Stack, Trained, initial_values, train
-from toysup.features import SparseUniform
-from toysup.models import MLP, Activations, ResidualMLP, TiedAutoencoder, UntiedAutoencoder
+from toysup.features import SparseNormal, SparseUniform
+from toysup.models import MLP, Activations, ResidualMLP, SquaredProjection, TiedAutoencoder, UntiedAutoencoder
 from toysup.setting import Model, Setting
 from toysup.shapes import Shape
-from toysup.tasks import Identity
+from toysup.tasks import Identity, SumOfSquares
 
 N, BATCH = 7, 13
 FLOAT64 = {"rel": 1e-12, "abs": 1e-12}  # models run in float64 here, so only the order of sums differs
@@ -54,6 +54,15 @@ def test_tied_autoencoder(relu):
     assert neurons.shape == (BATCH, 1, 3) and np.array_equal(neurons, residual)
     assert neurons[:, 0] == pytest.approx(x.numpy() @ v["W"], **FLOAT64)
     assert (output >= 0).all() == relu
+
+
+def test_squared_projection():
+    model, v = randomised(SquaredProjection(N, 1, width=3))
+    x = inputs()
+    output, neurons, residual = record_of(model, x)
+    embedded = x.numpy() @ v["W"]
+    assert output.shape == (BATCH, 1) and output[:, 0] == pytest.approx((embedded**2).sum(1) + v["b"], **FLOAT64)
+    assert neurons[:, 0] == pytest.approx(embedded**2, **FLOAT64) and residual[:, 0] == pytest.approx(embedded)
 
 
 def test_tied_autoencoder_with_a_hidden_relu():
@@ -186,6 +195,10 @@ def setting_of(build, n=N, **arguments):
 SHAPE = Shape(6, 3, 10)
 STATED = {  # the standard deviation of each normal parameter; rows of embeddings have length `row_norm` or 1
     "tied": (setting_of(TiedAutoencoder, width=4), {"W": math.sqrt(2 / (N + 4))}),
+    "squared": (
+        Setting(SparseNormal(N, 0.2), SumOfSquares(), Model(SquaredProjection, width=4), steps=3, batch=8),
+        {"W": math.sqrt(2 / (N + 4))},
+    ),
     "mlp": (
         setting_of(MLP, width=4, depth=2),
         {"weights.0": math.sqrt(2 / N), "weights.1": math.sqrt(2 / 4), "W_out": math.sqrt(2 / (N + 4))},
@@ -314,6 +327,8 @@ def test_a_module_without_initial_values_is_built_under_each_seed():
     [
         (lambda: TiedAutoencoder(3, 4, width=2), ["TiedAutoencoder", "3", "4"]),
         (lambda: TiedAutoencoder(3, 3, width=0), ["width", "0"]),
+        (lambda: SquaredProjection(3, 3, width=2), ["SquaredProjection", "one output", "3"]),
+        (lambda: SquaredProjection(3, 1, width=0), ["SquaredProjection", "width", "0"]),
         (lambda: MLP(3, 3, width=2, depth=0), ["depth", "0"]),
         (lambda: MLP(3, 3, width=2.0), ["width", "2.0"]),
         (lambda: ResidualMLP(3, 3, shape=Shape(2, 1), embedding="tied"), ["embedding", "tied"]),

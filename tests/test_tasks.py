@@ -11,11 +11,19 @@ from torch.func import vmap
 
 from toysup.checks import InputError
 from toysup.ensemble import Stack, task_constants
-from toysup.features import OnePerGroup, PowerLaw, SparseBoolean, SparseNormal, SparseUniform
+from toysup.features import (
+    ExactlyK,
+    GaussianCopula,
+    OnePerGroup,
+    PowerLaw,
+    SparseBoolean,
+    SparseNormal,
+    SparseUniform,
+)
 from toysup.models import MLP
 from toysup.random import Stream, uniforms
 from toysup.setting import Model, Setting, bind
-from toysup.tasks import AbsoluteValue, And, Identity, Memory, XPlusRelu
+from toysup.tasks import AbsoluteValue, And, Identity, Memory, SumOfSquares, XPlusRelu
 
 N = 5
 SAMPLES = 100_000
@@ -228,6 +236,39 @@ def test_every_pair_is_equally_likely_and_seeds_differ():
     assert stats.chisquare(cells[cells > 0].numpy()).pvalue > 1e-4 and (cells > 0).sum() == 10
 
 
+# ----------------------------------------------------------------------------------------------------- sum of squares
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        SparseBoolean(N, 0.3, signed=True),
+        SparseUniform(N, [0.1, 0.2, 0.5, 0.9, 1.0], signed=True),
+        SparseNormal(N, 0.4),
+        PowerLaw(N, 1.0, 0.2, signed=True),
+    ],
+    ids=lambda features: type(features).__name__,
+)
+def test_a_sum_of_squares_and_its_trivial_losses(features):
+    task = SumOfSquares(IMPORTANCE)
+    x, y = sample(task, features, {})
+    assert y.shape == (SAMPLES, 1) and y[:, 0] == pytest.approx((IMPORTANCE * x**2).sum(1), rel=1e-5)  # float32
+    for i in range(N):  # unit second moment, whatever the density
+        assert agrees(x[:, i] ** 2, 1.0)
+    stated = task.trivial_losses(features, {})
+    constant = ((y - y.mean()) ** 2)[:, 0]
+    assert agrees((y**2)[:, 0], stated["zero"]) and agrees(constant, stated["constant"])
+    assert agrees(oracles.reduced_rank_losses(x, y, np.ones(1)), stated["linear"])
+    assert not agrees((y**2)[:, 0], stated["constant"])
+    baseline = task.baseline(features, {})
+    assert baseline.shape == (1,) and torch.equal(baseline[0], stated["constant"])
+    assert (task.n_outputs(features), float(task.features_per_score(features))) == (1, N)
+    output = torch.randn(SAMPLES, 1)
+    errors = task.errors(output, torch.from_numpy(y))
+    assert errors.mean().item() == pytest.approx(task.loss(output, torch.from_numpy(y)).item(), rel=1e-6)
+    assert errors.numpy() == pytest.approx((output.numpy() - y) ** 2)
+
+
 # ------------------------------------------------------------------------------------------------------------- memory
 
 
@@ -294,6 +335,11 @@ def test_memory_losses():
         (lambda: And(n_pairs=0), ["And", "n_pairs", "0"]),
         (lambda: And(n_pairs=2.0), ["And", "n_pairs", "2.0"]),
         (lambda: And(n_pairs=11).check(SparseUniform(N)), ["And", "n_pairs", "10", "11"]),
+        (lambda: SumOfSquares(-1), ["SumOfSquares", "importance", "-1"]),
+        (lambda: SumOfSquares([1.0, 2.0]).check(SparseNormal(N)), ["SumOfSquares", "importance", "2", "5"]),
+        (lambda: SumOfSquares().check(SparseBoolean(N, 0.5)), ["SumOfSquares", "signed", "0.5"]),
+        (lambda: SumOfSquares().check(ExactlyK(N, signed=True)), ["SumOfSquares", "independent", "ExactlyK"]),
+        (lambda: SumOfSquares().check(GaussianCopula(N, np.ones((N, 1)) / 2, 0.5, signed=True)), ["GaussianCopula"]),
         (lambda: Memory(1), ["Memory", "n_labels", "1"]),
         (lambda: Memory().check(SparseUniform(N)), ["Memory", "OnePerGroup", "SparseUniform"]),
         (lambda: Setting(SparseUniform(N), Memory(), Model(MLP, width=2)), ["Memory", "OnePerGroup"]),
