@@ -32,7 +32,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib.patches import Circle
 
 from toysup import plots, report, stats
 from toysup.features import SparseUniform
@@ -292,27 +291,13 @@ def main(run: report.Run) -> None:
                  seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
 
 
-def polygon(ax: plots.Axes, W: np.ndarray, colours: dict) -> None:
-    """Feature directions, turned so that the odd feature, or where it is dropped the second one, points up."""
-    first = W[0] if np.linalg.norm(W[0]) > 0.5 else W[1]
-    turn = np.pi / 2 - np.arctan2(first[1], first[0])
-    W = W @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    ax.add_patch(Circle((0, 0), 1, fill=False, color="0.85"))
-    for k in (1, 2, 3, 4, 0):
-        colour = colours["odd"] if k == 0 else "0.4"
-        ax.plot([0, W[k, 0]], [0, W[k, 1]], color=colour, linewidth=1.5)
-        ax.plot(*W[k], "o", color=colour, markersize=6)
-    ax.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal")
-    ax.axis("off")
-
-
 def draw(drawn: dict, statistics: dict) -> plots.Figure:
     """The best network's polygon, then loss, norm, angle and share of seeds over r; theory in grey."""
     figure, axes = plots.figure(
         5, 2, width=13, height=2.3, sharex="col", sharey="row", height_ratios=[0.5, 1.4, 0.9, 1, 0.8]
     )
     blue, _, green, red = plots.category_colours(range(4)).values()
-    colours = {"pentagon": blue, "digons": green, "other": "0.75", "odd": red}
+    colours = {"pentagon": blue, "digons": green, "other": "0.75"}
     names = {"pentagon": "pentagon", "digons": "two digons, odd feature dropped", "other": "another geometry"}
     for column, (axis, (table, exact)) in zip(axes.T, drawn.items(), strict=True):
         ratios, best = np.sort(table["r"].unique()), best_of_groups(table)
@@ -323,7 +308,9 @@ def draw(drawn: dict, statistics: dict) -> plots.Figure:
         for place in np.linspace(0.05, 0.95, 9):
             r = ratios[np.abs(np.log(ratios) - low - place * (high - low)).argmin()]
             own = table[table["r"] == r]
-            polygon(column[0].inset_axes([place - 0.055, 0, 0.11, 1]), own.loc[own["loss"].idxmin(), "W"], colours)
+            W = own.loc[own["loss"].idxmin(), "W"]
+            inset = column[0].inset_axes([place - 0.055, 0, 0.11, 1])
+            plots.directions(inset, W, [red, *["0.4"] * 4], up=int(np.linalg.norm(W[0]) < 0.5))
         for name in ("other", "digons", "pentagon"):
             rows, line = table[table["geometry"] == name], exact.branch[exact.branch["branch"] == name]
             style = {"color": colours[name], "markersize": 3, "linestyle": "", "marker": "o", "alpha": 0.6}
