@@ -35,7 +35,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 
 from toysup import plots, report, stats
 from toysup.features import SparseUniform
@@ -217,20 +216,6 @@ def typical(rows: pd.DataFrame) -> tuple[pd.Series, float]:
     return own.loc[own["train_loss"].idxmin()], len(own) / len(rows)
 
 
-def arrows(ax: Axes, W: np.ndarray) -> None:
-    """Feature directions in the plane, numbered by importance, the first to the right."""
-    turn = -np.arctan2(W[0, 1], W[0, 0])
-    W = W @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    for k in np.argsort(np.linalg.norm(W, axis=1)):
-        colour = PALETTE(0.1 + 0.9 * k / (len(W) - 1))
-        ax.plot([0, W[k, 0]], [0, W[k, 1]], color=colour, linewidth=3, solid_capstyle="round")
-        length = np.linalg.norm(W[k])
-        if length > 0.5:
-            ax.text(*(W[k] * (1 + 0.2 / length)), str(k + 1), ha="center", va="center", fontsize=10)
-    ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
-    ax.spines[["left", "bottom"]].set_color("0.8")
-
-
 def draw(tables: dict[str, pd.DataFrame], statistics: dict) -> plots.Figure:
     """n = 5: the commonest configurations. Counts against density. n = 20: W W^T, norms and interference."""
     figure = plots.Figure(figsize=(13, 12.5), layout="constrained")
@@ -239,7 +224,7 @@ def draw(tables: dict[str, pd.DataFrame], statistics: dict) -> plots.Figure:
     for kind, row in zip(("linear", "relu"), left.subplots(2, 3), strict=True):
         for density, ax in zip(DENSITIES[5], row, strict=True):
             network, often = typical(part(tables[f"n5_{kind}"], density))
-            arrows(ax, network["W"])
+            plots.directions(ax, network["W"], PALETTE(np.linspace(0.1, 1, 5)), numbers=True, reach=1.5)
             ax.set_title(f"S = {1 - density:.1f}: {network['words']}\n{often:.0%} of seeds", fontsize=11)
         row[0].set_ylabel({"linear": "linear model", "relu": "ReLU model"}[kind])
     left.suptitle("n = 5, m = 2: directions in the commonest configuration", fontsize=12)

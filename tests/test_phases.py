@@ -311,18 +311,19 @@ def test_a_branch_stays_in_its_geometry_until_that_is_no_minimum():
 
 
 def test_a_branch_follows_a_worse_minimum_and_leaves_a_saddle():
-    """Five equal sparse features: two digons are a local minimum twice as bad as the pentagon; no weights at all
-    are a stationary point that the nudge leaves."""
+    """Five sparse features, one half as frequent: two digons of the others are a local minimum worse than the pentagon;
+    no weights at all are a stationary point that the nudge leaves."""
     digons = np.array([[0.0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
-    bias = np.array([0.025, 0, 0, 0, 0])
-    equal = np.ones((2, 5))
-    held = toy_branch(digons, bias, 0.05, equal)
-    assert np.all(held.loss > 1.5 * toy_optimum(5, 2, 0.05, np.ones(5)).loss)
-    assert np.linalg.norm(held.weights[:, 0], axis=-1) == pytest.approx(0, abs=1e-3)
-    nothing = np.zeros((5, 2)), np.full(5, 0.025)
-    still = toy_branch(*nothing, 0.05, equal[:1], nudge=0)
-    assert still.name[0] == "none" and still.loss[0] == pytest.approx(5 * (0.05 / 3 - 0.05**2 / 4), rel=1e-9)
-    assert toy_branch(*nothing, 0.05, equal[:1]).loss[0] < 0.5 * still.loss[0]
+    density = np.tile([0.025, 0.05, 0.05, 0.05, 0.05], (3, 1))
+    held = toy_branch(digons, np.array([0.0125, 0, 0, 0, 0]), density, np.ones(5))
+    assert np.all(held.loss > 1.2 * toy_optimum(5, 2, density[0], np.ones(5)).loss)
+    assert np.linalg.norm(held.weights[:, 0], axis=-1) == pytest.approx(0, abs=0.01)
+    assert held.biases[:, 0] == pytest.approx(0.0125, abs=1e-4)  # ignored at its mean
+    nothing = np.zeros((5, 2)), density[0] / 2
+    still = toy_branch(*nothing, density[:1], np.ones(5), nudge=0)
+    assert still.name[0] == "none"
+    assert still.loss[0] == pytest.approx(np.sum(density[0] / 3 - density[0] ** 2 / 4), rel=1e-9)
+    assert toy_branch(*nothing, density[:1], np.ones(5)).loss[0] < 0.6 * still.loss[0]
 
 
 def test_wrong_solutions_score_worse(grids):

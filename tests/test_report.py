@@ -305,6 +305,19 @@ def test_phase_map_puts_every_cell_around_its_centre():
     np.testing.assert_allclose(shown, [colours["sparse"], colours["dense"], colours["dense"]])
 
 
+def test_directions_turns_one_feature_up_and_keeps_the_rest_as_they_lie_to_it():
+    _, axes = plots.figure()
+    W = np.array([[0.3, -0.4], [1.0, 0.2], [0.0, 0.0]])
+    plots.directions(axes[0, 0], W, ["red", "blue", "green"], numbers=True)
+    tips = {line.get_color(): line.get_xydata()[1] for line in axes[0, 0].lines}
+    drawn = np.array([tips[colour] for colour in ("red", "blue", "green")])
+    assert drawn[0] == pytest.approx([0, 0.5])
+    assert drawn @ drawn.T == pytest.approx(W @ W.T)
+    assert np.linalg.det(drawn[:2]) == pytest.approx(np.linalg.det(W[:2]))  # turned, not mirrored
+    assert axes[0, 0].lines[-1].get_color() == "red"
+    assert [text.get_text() for text in axes[0, 0].texts] == ["2"]  # the only one longer than 1/2
+
+
 def test_plots_refuse_what_they_cannot_draw():
     _, axes = plots.figure()
     with pytest.raises(InputError, match="no colour for \\['sparse'\\]"):
@@ -315,3 +328,5 @@ def test_plots_refuse_what_they_cannot_draw():
         plots.reference(axes[0, 0], [1.0], [np.nan], "nothing")
     with pytest.raises(InputError, match="at most 10 names, got 11"):
         plots.category_colours(range(11))
+    with pytest.raises(InputError, match="directions: expected weights"):
+        plots.directions(axes[0, 0], np.eye(3), "rgb")

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Circle, Patch
 from numpy.typing import ArrayLike
 
 from toysup import stats
@@ -26,6 +26,7 @@ __all__ = [
     "band",
     "boundaries",
     "category_colours",
+    "directions",
     "figure",
     "null",
     "phase_map",
@@ -131,6 +132,36 @@ def reference(ax: Axes, x: ArrayLike, y: ArrayLike, label: str, *, linestyle: st
 def null(ax: Axes, x: ArrayLike, y: ArrayLike, label: str) -> Axes:
     """What no effect, or no training, would give: like `reference`, but dotted."""
     return reference(ax, x, y, label, linestyle=":")
+
+
+def directions(
+    ax: Axes, weights: ArrayLike, colours: Iterable[Any], *, up: int = 0, numbers: bool = False, reach: float = 1.35
+) -> Axes:
+    """Features embedded in the plane, each a line from the origin to W_i ending in a dot, beside the unit circle.
+
+    Args:
+        weights: W, (feature, 2). colours: one for each feature; the first is drawn last, on top.
+        up: the feature that is turned to point up, so that pictures can be compared (a rotation changes no loss).
+        numbers: write the features' numbers, from 1, beyond the dots of those with |W_i| > 1/2.
+        reach: half the panel's width.
+    """
+    W = np.asarray(weights, dtype=np.float64)
+    colours = list(colours)
+    if W.ndim != 2 or W.shape[1] != 2 or len(colours) != len(W):
+        raise InputError(
+            f"directions: expected weights (feature, 2) and as many colours, got {W.shape}, {len(colours)}"
+        )
+    x, y = W[up] / max(np.linalg.norm(W[up]), np.finfo(float).tiny)
+    W = W @ np.array([[y, x], [-x, y]])  # takes (x, y) to (0, 1)
+    ax.add_patch(Circle((0, 0), 1, fill=False, color="0.85"))
+    for i, (x, y) in reversed(list(enumerate(W))):
+        ax.plot([0, x], [0, y], color=colours[i], marker="o", markevery=[1], markersize=6, linewidth=2)
+        length = np.hypot(x, y)
+        if numbers and length > 0.5:
+            ax.text(*(W[i] * (1 + 0.2 / length)), str(i + 1), ha="center", va="center", fontsize=10)
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+    ax.spines[["left", "bottom"]].set_visible(False)
+    return ax
 
 
 def _edges(centres: np.ndarray, log: bool) -> np.ndarray:

@@ -20,6 +20,7 @@ __all__ = ["ToyOptimum", "configuration", "expected_loss", "toy_branch", "toy_op
 
 KEEP = 4  # starts followed to the bottom
 MOST_PATTERNS = 64  # structured starts of each kind
+NUDGE = 0.03  # standard deviation of what is added to structured weights
 REPRESENTED = 0.25  # least ||W_i||^2 of a represented feature; see `configuration`
 MOST_FEATURES = 8  # a loss takes about 2 us at n = 2, 8 us at n = 3, 0.4 ms at n = 6, 4 times more per feature
 
@@ -194,7 +195,7 @@ def _start_weights(n: int, width: int, starts: int, rng: np.random.Generator) ->
         patterns += list(np.stack([np.cos(angle), np.sin(angle)], axis=-1))
     weights = np.array(patterns)
     ignored = (np.sum(weights**2, axis=-1) == 0) * 1.0
-    weights = weights + 0.03 * rng.standard_normal(weights.shape)  # off the saddles that symmetry makes
+    weights = weights + NUDGE * rng.standard_normal(weights.shape)  # off the saddles that symmetry makes
     scale = rng.uniform(0.3, 1.0, (starts, 1, 1)) * np.sqrt(1.0 / width)
     weights = np.concatenate([weights, scale * rng.standard_normal((starts, n, width))])
     return weights, np.concatenate([ignored, rng.uniform(-0.5, 0.5, (starts, n))])
@@ -212,7 +213,12 @@ def _cyclic_orders(n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def toy_branch(
-    weights: ArrayLike, biases: ArrayLike, density: ArrayLike, importance: ArrayLike, nudge: float = 1e-3, seed: int = 0
+    weights: ArrayLike,
+    biases: ArrayLike,
+    density: ArrayLike,
+    importance: ArrayLike,
+    nudge: float = NUDGE,
+    seed: int = 0,
 ) -> ToyOptimum:
     """A local minimum of the expected loss, followed along a path of settings; a path of one is plain descent.
 
@@ -223,7 +229,8 @@ def toy_branch(
     Args:
         weights: W, (n, m). biases: b, (n,).
         density: p in (0, 1], one number, (path,) or (path, n). importance: I >= 0, (n,) or (path, n).
-        nudge: standard deviation of a random step before each descent, so that it leaves saddle points. seed: of it.
+        nudge: standard deviation of a random step of W before each descent, so that it leaves saddle points (b stays:
+            a feature that is ignored at a mean near 0 would not come back from a negative bias). seed: of the steps.
 
     Returns:
         ToyOptimum along the path: loss (path,), weights (path, n, m) as they were reached, biases (path, n), name.
@@ -246,7 +253,8 @@ def toy_branch(
     at = np.concatenate([weights.reshape(-1), biases])
     best, losses = np.zeros((len(density), len(at))), np.full(len(density), np.inf)
     for k in range(len(density)):
-        start = (at + nudge * rng.standard_normal(len(at)))[None, None]
+        start = at.copy()[None, None]
+        start[..., : n * m] += nudge * rng.standard_normal(n * m)
         here = slice(k, k + 1)
         best_of(start, n, density[here], importance[here], 1, best[here], losses[here])
         at = best[k]
