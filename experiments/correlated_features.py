@@ -145,7 +145,7 @@ def statistics_of(paper: dict) -> tuple[dict[str, stats.Interval], dict[str, sta
 
     for world in WORLDS:
         found[f"pairs_n6_m2_cosine_{world}"] = stats.mean(by_seed(paper["pairs_n6_m2", world], "within_cosine"))
-        for column in ("within_size", "between_size", "identity"):
+        for column in ("within_size", "between_size", "between_cosine", "between_antipodal", "identity"):
             found[f"tens_n20_m10_{column}_{world}"] = stats.mean(by_seed(paper["tens_n20_m10", world], column))
     cosine, within, between = (
         [by_seed(paper[layout, world], column) for world in ("together", "independent")]
@@ -245,12 +245,11 @@ def draw(paper: dict, weights: dict, statistics: dict) -> plots.Figure:
     draw_collapse(axes[1, 2:], paper, palette)
     for ax, world in zip(axes[2], ("together", "independent"), strict=False):
         W = weights["tens_n20_m10", world][typical(paper["tens_n20_m10", world], 0.03)]
-        shown = ax.imshow(W @ W.T, cmap="RdBu", vmin=-1, vmax=1)
+        ax.imshow(W @ W.T, cmap="RdBu", vmin=-1, vmax=1)
         ax.axhline(9.5, color="black", linewidth=0.8)
         ax.axvline(9.5, color="black", linewidth=0.8)
-        ax.set(title=f"$W W^T$, two sets of ten {world}", xlabel="feature", ylabel="feature")
+        ax.set(title=f"$W W^T$, two sets of ten {world}", xlabel="feature (blue 1, white 0, red -1)", ylabel="feature")
         ax.set(xticks=[0, 10], yticks=[0, 10])
-    figure.colorbar(shown, ax=axes[2, 1], shrink=0.8)
     sizes = {f"{part} sets": [statistics[f"tens_n20_m10_{part}_size_{world}"] for world in WORLDS] for part in PARTS}
     plots.bars(axes[2, 2], WORLDS, sizes, dict(zip(sizes, ("#0173b2", "0.7"), strict=True)))
     axes[2, 2].set(ylabel="mean |cos| of two features", title="two sets of ten, p $\\leq$ 0.1")
@@ -259,7 +258,8 @@ def draw(paper: dict, weights: dict, statistics: dict) -> plots.Figure:
         for world in WORLDS
     }
     plots.bars(axes[2, 3], RELATIONS, crowded, WORLDS)
-    axes[2, 3].set(ylabel="share of pairs", title="three pairs, two dimensions, p $\\leq$ 0.1", ylim=(0, 1))
+    axes[2, 3].set(ylabel="share of pairs", title="three pairs, m=2, p $\\leq$ 0.1")
+    axes[2, 3].set(ylim=(0, 1.3), yticks=[0, 0.5, 1])
     for ax in axes[2, 2:]:
         ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=25, ha="right", rotation_mode="anchor")
         ax.legend(fontsize=9)
@@ -312,9 +312,9 @@ def draw_shares(axes: np.ndarray, paper: dict, palette: list) -> None:
         look = {name: colours.get(name, plots.GREY) for *_, name in shown}
         plots.band(ax, pd.concat(tables), "density", "share", "which", colours=look, log=True)
         ax.axhline(chance, color=plots.GREY, linestyle=":", linewidth=1.5, label="two digons at random")
-        ax.set(title=f"two pairs, {world}", xlabel="density p", ylabel="share of represented pairs", ylim=(-0.03, 1.03))
-    axes[0].legend(fontsize=8, loc="center left", bbox_to_anchor=(0, 0.35))
-    axes[1].legend(fontsize=8, loc="upper center")
+        ax.set(title=f"two pairs, {world}", xlabel="density p", ylabel="share of represented pairs")
+        ax.set(ylim=(-0.03, 1.5), yticks=[0, 0.5, 1])
+        ax.legend(fontsize=8, loc="upper left")
 
 
 def draw_collapse(axes: np.ndarray, paper: dict, palette: list) -> None:
