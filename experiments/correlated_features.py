@@ -25,8 +25,9 @@ of one group, averaged over sparse densities in each seed, and compared with the
 Controls: features dealt to groups at random in the same networks; twice the training, and ten times the learning rate
 with a cosine schedule, at n=4; how many features are represented.
 
-Two cores: --quick half a minute, default about 4 minutes (9,376 networks). Settings are the paper's: AdamW, lr 0.001, weight decay 0.01,
-batch 1024, 10,000 steps, importance 1. Losses are those of the last 2% of training, each step of which sees new data.
+Two cores: --quick half a minute, default about 5 (10,144 networks). Settings are the paper's: AdamW, lr 0.001, weight
+decay 0.01, batch 1024, 10,000 steps, importance 1. Losses are those of the last 2% of training, each step of which sees
+new data.
 """
 
 from __future__ import annotations
