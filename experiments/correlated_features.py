@@ -25,8 +25,9 @@ of one group, averaged over sparse densities in each seed, and compared with the
 Controls: features dealt to groups at random in the same networks; twice the training, and ten times the learning rate
 with a cosine schedule, at n=4; how many features are represented.
 
-Two cores: --quick half a minute, default about 4 minutes. Settings are the paper's: AdamW, lr 0.001, weight decay 0.01,
-batch 1024, 10,000 steps, importance 1. Losses are those of the last 2% of training, each step of which sees new data.
+Two cores: --quick half a minute, default about 5 (10,144 networks). Settings are the paper's: AdamW, lr 0.001, weight
+decay 0.01, batch 1024, 10,000 steps, importance 1. Losses are those of the last 2% of training, each step of which sees
+new data.
 """
 
 from __future__ import annotations
@@ -47,17 +48,17 @@ from toysup.tasks import Identity
 from toysup.theory import principal_loss, principal_share
 
 QUESTION = "How do features that occur together, or exclude each other, lie in a toy model?"
-LAYOUTS = {  # name -> n, m, features of one group
-    "pairs_n4_m2": (4, 2, 2),
-    "pairs_n6_m3": (6, 3, 2),
-    "pairs_n6_m2": (6, 2, 2),
-    "threes_n6_m3": (6, 3, 3),
-    "threes_n6_m2": (6, 2, 3),
-    "tens_n20_m10": (20, 10, 10),
+LAYOUTS = {  # name -> n, m, features of one group, seeds: more where shares have to be told from 0.9
+    "pairs_n4_m2": (4, 2, 2, 128),
+    "pairs_n6_m3": (6, 3, 2, 128),
+    "pairs_n6_m2": (6, 2, 2, 64),
+    "threes_n6_m3": (6, 3, 3, 64),
+    "threes_n6_m2": (6, 2, 3, 64),
+    "tens_n20_m10": (20, 10, 10, 32),
 }
-PAIRS, THREES = ("pairs_n4_m2", "pairs_n6_m3"), ("threes_n6_m3",)
 COLLAPSE = ("pairs_n4_m2", "pairs_n6_m3", "threes_n6_m2")  # a dimension for each group
 SPARSE = 0.1
+PARTS = ("within", "between")
 WORLDS = {"together": "#0173b2", "independent": "0.45", "exclusive": "#d55e00"}
 
 
@@ -67,13 +68,13 @@ def grids_of(run: report.Run) -> dict[tuple[str, str, str], Grid]:
     batch = run.pick(default=1024, quick=512, smoke=64)
     densities = run.pick(default=[*np.geomspace(0.01, SPARSE, 5), 0.17, 0.3, 0.5], smoke=[0.01, SPARSE, 0.5])
     grids: dict[tuple[str, str, str], Grid] = {}
-    for (layout, (n, m, size)), world in itertools.product(LAYOUTS.items(), WORLDS):
+    for (layout, (n, m, size, seeds)), world in itertools.product(LAYOUTS.items(), WORLDS):
         if size == 3 and world != "together":
             continue
         features = SparseUniform(n, 0.1) if world == "independent" else Correlated(n, size, 0.1, world == "exclusive")
         optimizer = Adam(lr=1e-3, weight_decay=0.01)
         setting = Setting(features, Identity(), Model(TiedAutoencoder, width=m), optimizer, steps, batch)
-        seeds = run.pick(default={4: 128, 6: 64, 20: 32}[n], quick={4: 32, 6: 16, 20: 6}[n], smoke=2)
+        seeds = run.pick(default=seeds, quick=seeds // 4, smoke=2)
         axes = {"features.density": densities if n < 20 else [0.01, 0.03, SPARSE], "seed": range(seeds)}
         grids["paper", layout, world] = Grid(setting, axes)
         if n == 4:
@@ -102,28 +103,107 @@ def measured(answer: Results, size: int, world: str, deal: bool = False) -> pd.D
         )
     )
     share, linear = principal_share(W, together), principal_loss(own, m)
-    zero = n * table["density"] / 3
-    more = {"principal": share, "over_pca": table["train_loss"] / linear, "over_zero": table["train_loss"] / zero}
+    more = {"in_span": share, "over_pca": table["train_loss"] / linear}
     return pd.concat([table, group_relations(W, size), pd.DataFrame(more)], axis=1)
 
 
 def by_seed(table: pd.DataFrame, column: str, low: float = 0.0, high: float = SPARSE) -> pd.Series:
-    """A column's mean over densities in [low, high], for each seed."""
+    """A column's mean over densities in [low, high] (the sparse ones), for each seed."""
     rows = table[table["density"].between(low * 0.999, high * 1.001)]
     return rows.groupby("seed")[column].mean().dropna()
 
 
-def share(values: pd.Series) -> stats.Interval:
-    """The mean of shares, one for each seed, with the score interval of as many trials: no number in [0, 1] varies more
-    than a yes or no, and it stays honest where all seeds agree."""
-    whole, seeds = values.sum(), len(values)
-    low, high = (stats.share(round(f(whole - 1e-9 * s)), seeds) for f, s in ((np.floor, -1), (np.ceil, 1)))
-    return stats.Interval(whole / seeds, min(low.low, whole / seeds), max(high.high, whole / seeds))
-
-
-def over(values: pd.Series, control: pd.Series) -> stats.Interval:
+def above(values: pd.Series, control: pd.Series) -> stats.Interval:
     """The mean difference from the control, seed by seed."""
     return stats.mean((values - control).dropna())
+
+
+def statistics_of(paper: dict) -> tuple[dict[str, stats.Interval], dict[str, stats.Verdict]]:
+    """What the docstring promises, from one table for each (layout, world)."""
+    found: dict[str, stats.Interval] = {}
+    verdict: dict[str, stats.Verdict] = {}
+
+    def preferred(layouts: tuple[str, ...], world: str, kind: str, when: str, *between: float) -> stats.Verdict:
+        said = []
+        for layout in layouts:
+            mine, control = (by_seed(paper[layout, w], f"within_{kind}", *between) for w in (world, "independent"))
+            name = f"{layout}_{kind}_{when}"
+            found[f"{name}_{world}"], found[f"{name}_independent"] = stats.mean_share(mine), stats.mean_share(control)
+            found[f"{name}_{world}_above"] = above(mine, control)
+            said += [stats.decide(found[f"{name}_{world}"], (0.9, 1)), positive(found[f"{name}_{world}_above"])]
+        return stats.every(*said)
+
+    pairs = ("pairs_n4_m2", "pairs_n6_m3")
+    verdict["correlated_orthogonal"] = preferred((*pairs, "threes_n6_m3"), "together", "orthogonal", "sparse")
+    verdict["anticorrelated_antipodal"] = preferred(pairs, "exclusive", "antipodal", "sparse")
+    verdict["anticorrelated_antipodal_at_half"] = preferred(pairs, "exclusive", "antipodal", "at_half", 0.5, 0.5)
+    rows = paper["pairs_n4_m2", "exclusive"]
+    rows = rows[np.isclose(rows["density"], SPARSE) & (rows["represented"] == 4)]
+    losses = [rows["train_loss"][(rows["within_antipodal"] == 1) == antipodal] for antipodal in (True, False)]
+    cheaper = stats.ratio(*losses) if all(map(len, losses)) else stats.UNDEFINED
+    found["pairs_n4_m2_loss_if_antipodal_over_others"] = cheaper
+    verdict["anticorrelated_antipodal_is_cheaper"] = stats.decide(cheaper, (0, 0.5))
+
+    for world in WORLDS:
+        found[f"pairs_n6_m2_cosine_{world}"] = stats.mean(by_seed(paper["pairs_n6_m2", world], "within_cosine"))
+        for column in ("within_size", "between_size", "between_cosine", "between_antipodal", "identity"):
+            found[f"tens_n20_m10_{column}_{world}"] = stats.mean(by_seed(paper["tens_n20_m10", world], column))
+    cosine, within, between = (
+        [by_seed(paper[layout, world], column) for world in ("together", "independent")]
+        for layout, column in (
+            ("pairs_n6_m2", "within_cosine"),
+            ("tens_n20_m10", "within_size"),
+            ("tens_n20_m10", "between_size"),
+        )
+    )
+    found["pairs_n6_m2_cosine_together_above"] = above(*cosine)
+    found["tens_n20_m10_gap_together_above"] = above(*(b - w for w, b in zip(within, between, strict=True)))
+    verdict["crowded_side_by_side"] = stats.every(
+        positive(found["pairs_n6_m2_cosine_together"]), positive(found["pairs_n6_m2_cosine_together_above"])
+    )
+    verdict["blocks_are_orthogonal"] = stats.every(
+        stats.decide(found["tens_n20_m10_within_size_together"], (0, 0.1)),
+        positive(found["tens_n20_m10_gap_together_above"]),
+    )
+
+    alike, undone = [], []
+    for layout in COLLAPSE:
+        for world in ("together", "independent"):
+            for column, p in itertools.product(("in_span", "over_pca"), (0.5, 0.01)):
+                found[f"{layout}_{column}_p{p}_{world}"] = stats.mean(by_seed(paper[layout, world], column, p, p))
+        lies, null, loss = (
+            found[f"{layout}_{name}"]
+            for name in ("in_span_p0.5_together", "in_span_p0.5_independent", "over_pca_p0.5_together")
+        )
+        alike += [stats.decide(lies, (0.9, 1 + 1e-9)), stats.decide(null, (0, 0.9)), stats.decide(loss, (0.9, 1.1))]
+        dense, sparse = (by_seed(paper[layout, "together"], "in_span", p, p) for p in (0.5, 0.01))
+        found[f"{layout}_in_span_dense_above_sparse"] = above(dense, sparse)
+        undone.append(positive(above(dense, sparse)))
+    verdict["collapse_is_pca_like"], verdict["sparsity_undoes_collapse"] = stats.every(*alike), stats.every(*undone)
+    return found, verdict
+
+
+def positive(interval: stats.Interval) -> stats.Verdict:
+    """The verdict on "more than nothing"."""
+    return stats.decide(interval, (1e-12, np.inf))
+
+
+def controls_of(trained: dict, tables: dict) -> dict[str, dict]:
+    """Groups dealt at random, other training, features represented."""
+    controls: dict[str, dict] = {"groups_dealt_at_random": {}, "represented_when_sparse": {}}
+    for world, kind, *between in (("together", "orthogonal"), ("exclusive", "antipodal", 0.5, 0.5)):
+        dealt = measured(trained["paper", "pairs_n4_m2", world], 2, world, deal=True)
+        dealt_share = stats.mean_share(by_seed(dealt, f"within_{kind}", *between))
+        controls["groups_dealt_at_random"][f"pairs_n4_m2_{kind}_{world}"] = dealt_share
+    for (training, layout, world), table in tables.items():
+        if training == "paper":
+            controls["represented_when_sparse"][f"{layout}_{world}"] = by_seed(table, "represented").mean()
+        if layout == "pairs_n4_m2":
+            kind = "antipodal" if world == "exclusive" else "orthogonal"
+            for p in (0.01, SPARSE, 0.5):
+                one = stats.mean_share(by_seed(table, f"within_{kind}", p, p))
+                controls.setdefault(f"{kind}_{world}_p{p}", {})[training] = one
+    return controls
 
 
 def main(run: report.Run) -> None:
@@ -134,91 +214,15 @@ def main(run: report.Run) -> None:
         workers=run.workers,
     )  # fmt: skip
     trained = {key: answers[name] for key, name in names.items()}
-    for layout, (n, m, _) in LAYOUTS.items():  # independent networks serve every layout of their size
+    for layout, (n, m, *_) in LAYOUTS.items():  # independent networks serve every layout of their size
         trained.setdefault(("paper", layout, "independent"), trained.get(("paper", f"pairs_n{n}_m{m}", "independent")))
     tables = {key: measured(answer, LAYOUTS[key[1]][2], key[2]) for key, answer in trained.items()}
     paper = {key[1:]: table for key, table in tables.items() if key[0] == "paper"}
-    statistics: dict[str, stats.Interval] = {}
-    verdict: dict[str, stats.Verdict] = {}
-
-    def claim(layouts: tuple[str, ...], world: str, kind: str, when: str = "sparse") -> stats.Verdict:
-        """S > 0.9 and above the control, in every layout."""
-        found = []
-        at = (0.0, SPARSE) if when == "sparse" else (0.5, 0.5)
-        for layout in layouts:
-            mine, control = (by_seed(paper[layout, w], f"within_{kind}", *at) for w in (world, "independent"))
-            name = f"{layout}_{kind}_{when}"
-            statistics[f"{name}_{world}"], statistics[f"{name}_independent"] = share(mine), share(control)
-            statistics[f"{name}_{world}_minus_independent"] = more = over(mine, control)
-            found += [stats.decide(share(mine), (0.9, 1)), stats.decide(more, (1e-12, np.inf))]
-        return stats.every(*found)
-
-    verdict["correlated_orthogonal"] = claim(PAIRS + THREES, "together", "orthogonal")
-    verdict["anticorrelated_antipodal"] = claim(PAIRS, "exclusive", "antipodal")
-    verdict["anticorrelated_antipodal_at_half"] = claim(PAIRS, "exclusive", "antipodal", "at_half")
-    rows = paper["pairs_n4_m2", "exclusive"].query(f"abs(density - {SPARSE}) < 1e-9 and represented == 4")
-    antipodal = rows["within_antipodal"] == 1
-    if antipodal.any() and not antipodal.all():
-        cheaper = stats.ratio(rows["train_loss"][antipodal], rows["train_loss"][~antipodal])
-    else:
-        cheaper = stats.UNDEFINED
-    statistics["pairs_n4_m2_loss_antipodal_over_others"] = cheaper
-    verdict["anticorrelated_antipodal_is_cheaper"] = stats.decide(cheaper, (0, 0.5))
-
-    cosine = {world: by_seed(paper["pairs_n6_m2", world], "within_cosine") for world in WORLDS}
-    statistics |= {f"pairs_n6_m2_cosine_sparse_{world}": stats.mean(values) for world, values in cosine.items()}
-    difference = over(cosine["together"], cosine["independent"])
-    statistics["pairs_n6_m2_cosine_sparse_together_minus_independent"] = difference
-    verdict["crowded_side_by_side"] = stats.every(
-        *(stats.decide(x, (1e-12, np.inf)) for x in (stats.mean(cosine["together"]), difference))
-    )
-
-    apart = {}
-    for world in WORLDS:
-        within, between = (by_seed(paper["tens_n20_m10", world], f"{part}_size") for part in ("within", "between"))
-        identity = by_seed(paper["tens_n20_m10", world], "identity")
-        statistics |= {f"tens_n20_m10_cosine_size_within_{world}": stats.mean(within)}
-        statistics |= {f"tens_n20_m10_cosine_size_between_{world}": stats.mean(between)}
-        statistics |= {f"tens_n20_m10_off_identity_within_{world}": stats.mean(identity)}
-        apart[world] = between - within
-    statistics["tens_n20_m10_gap_over_independent"] = over(apart["together"], apart["independent"])
-    verdict["blocks_are_orthogonal"] = stats.every(
-        stats.decide(statistics["tens_n20_m10_cosine_size_within_together"], (0, 0.1)),
-        stats.decide(statistics["tens_n20_m10_gap_over_independent"], (1e-12, np.inf)),
-    )
-
-    found, undone = [], []
-    for layout in COLLAPSE:
-        table, control = paper[layout, "together"], paper[layout, "independent"]
-        dense, sparse = (by_seed(table, "principal", p, p) for p in (0.5, 0.01))
-        loss, loss_sparse = (stats.mean(by_seed(table, "over_pca", p, p)) for p in (0.5, 0.01))
-        null = share(by_seed(control, "principal", 0.5, 0.5))
-        statistics |= {f"{layout}_in_principal_span_at_half": share(dense), f"{layout}_control_at_half": null}
-        statistics |= {f"{layout}_loss_over_pca_at_half": loss, f"{layout}_loss_over_pca_at_0.01": loss_sparse}
-        statistics[f"{layout}_span_at_half_minus_0.01"] = over(dense, sparse)
-        found += [stats.decide(share(dense), (0.9, 1)), stats.decide(null, (0, 0.9)), stats.decide(loss, (0.9, 1.1))]
-        undone.append(stats.decide(over(dense, sparse), (1e-12, np.inf)))
-    verdict["collapse_is_pca_like"] = stats.every(*found)
-    verdict["sparsity_undoes_collapse"] = stats.every(*undone)
-
-    controls: dict[str, dict] = {"groups dealt at random": {}, "represented": {}}
-    for key, kind in (((*PAIRS[:1], "together"), "orthogonal"), ((*PAIRS[:1], "exclusive"), "antipodal")):
-        dealt = measured(trained["paper", *key], LAYOUTS[key[0]][2], key[1], deal=True)
-        sparse_or_half = (0.0, SPARSE) if kind == "orthogonal" else (0.5, 0.5)
-        controls["groups dealt at random"][f"{'_'.join(key)}_{kind}"] = share(
-            by_seed(dealt, f"within_{kind}", *sparse_or_half)
-        )
-    for key, table in paper.items():
-        controls["represented"]["_".join(key)] = by_seed(table, "represented").mean()
-    for (training, layout, world), table in tables.items():
-        if layout == PAIRS[0]:
-            kind = "antipodal" if world == "exclusive" else "orthogonal"
-            control = {f"{kind}_p_{p}": share(by_seed(table, f"within_{kind}", p, p)) for p in (0.01, SPARSE, 0.5)}
-            controls.setdefault(f"training: {training}", {})[world] = control
-
     weights = {key[1:]: answer.parameters("W") for key, answer in trained.items() if key[0] == "paper"}
+    statistics, verdict = statistics_of(paper)
     report.write(
-        run, draw(paper, weights, statistics), statistics=statistics, verdict=verdict, controls=controls,
+        run, draw(paper, weights, statistics), statistics=statistics, verdict=verdict,
+        controls=controls_of(trained, tables),
         instances=sum(map(len, grids.values())), steps=max(grid.setting.steps for grid in grids.values()),
         engine=", ".join(sorted({e for answer in answers.values() for e in answer.table["engine"]})),
         seconds=sum(answer.seconds for answer in answers.values()),
@@ -234,99 +238,102 @@ def typical(table: pd.DataFrame, density: float) -> int:
 
 
 def draw(paper: dict, weights: dict, statistics: dict) -> plots.Figure:
-    """Typical networks; shares and collapse over density; Gram matrices of the two sets of ten, and their angles."""
+    """Typical networks; shares and collapse over density; Gram matrices of two sets of ten, and angles counted."""
     figure, axes = plots.figure(3, 4, width=13, height=3.5)
+    palette = list(plots.category_colours(range(3)).values())
+    draw_networks(axes[0], paper, weights, palette)
+    draw_shares(axes[1, :2], paper, palette)
+    draw_collapse(axes[1, 2:], paper, palette)
+    for ax, world in zip(axes[2], ("together", "independent"), strict=False):
+        W = weights["tens_n20_m10", world][typical(paper["tens_n20_m10", world], 0.03)]
+        ax.imshow(W @ W.T, cmap="RdBu", vmin=-1, vmax=1)
+        ax.axhline(9.5, color="black", linewidth=0.8)
+        ax.axvline(9.5, color="black", linewidth=0.8)
+        ax.set(title=f"$W W^T$, two sets of ten {world}", xlabel="feature (blue 1, white 0, red -1)", ylabel="feature")
+        ax.set(xticks=[0, 10], yticks=[0, 10])
+    sizes = {f"{part} sets": [statistics[f"tens_n20_m10_{part}_size_{world}"] for world in WORLDS] for part in PARTS}
+    plots.bars(axes[2, 2], WORLDS, sizes, dict(zip(sizes, ("#0173b2", "0.7"), strict=True)))
+    axes[2, 2].set(ylabel="mean |cos| of two features", title="two sets of ten, p $\\leq$ 0.1")
+    crowded = {
+        world: [stats.mean_share(by_seed(paper["pairs_n6_m2", world], f"within_{kind}")) for kind in RELATIONS]
+        for world in WORLDS
+    }
+    plots.bars(axes[2, 3], RELATIONS, crowded, WORLDS)
+    axes[2, 3].set(ylabel="share of pairs", title="three pairs, m=2, p $\\leq$ 0.1")
+    axes[2, 3].set(ylim=(0, 1.3), yticks=[0, 0.5, 1])
+    for ax in axes[2, 2:]:
+        ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=25, ha="right", rotation_mode="anchor")
+        ax.legend(fontsize=9)
+    for ax in axes.flat:
+        ax.set_title(ax.get_title(), fontsize=11)
+    together, exclusive = "pairs_n4_m2_orthogonal_sparse", "pairs_n4_m2_antipodal"
+    percent = {name: f"{interval.value:.0%}" for name, interval in statistics.items()}
+    figure.suptitle(
+        f"Pairs that occur together are orthogonal when sparse: {percent[f'{together}_together']}, "
+        f"if independent {percent[f'{together}_independent']}. Pairs that exclude each other\n"
+        f"are antipodal when dense: {percent[f'{exclusive}_at_half_exclusive']} at p = 1/2, but "
+        f"{percent[f'{exclusive}_sparse_exclusive']} at p $\\leq$ 0.1 (independent "
+        f"{percent[f'{exclusive}_sparse_independent']})",
+        fontsize=13,
+    )
+    return figure
+
+
+def draw_networks(axes: np.ndarray, paper: dict, weights: dict, palette: list) -> None:
+    """Feature directions of typical networks with two hidden dimensions."""
     pictures = {  # title -> layout, world, density
         "two pairs together, p = 0.03": ("pairs_n4_m2", "together", 0.03),
         "two pairs together, p = 0.5": ("pairs_n4_m2", "together", 0.5),
         "two exclusive pairs, p = 0.5": ("pairs_n4_m2", "exclusive", 0.5),
         "three pairs together, p = 0.03": ("pairs_n6_m2", "together", 0.03),
     }
-    palette = list(plots.category_colours(range(3)).values())
-    for ax, (title, (layout, world, density)) in zip(axes[0], pictures.items(), strict=True):
-        W = weights[layout, world][typical(paper[layout, world], density)]
-        turn = np.linspace(0, 2 * np.pi, 200)
+    turn = np.linspace(0, 2 * np.pi, 200)
+    for ax, (title, (layout, world, density)) in zip(axes, pictures.items(), strict=True):
         ax.plot(np.cos(turn), np.sin(turn), ":", color="0.8", linewidth=1)
-        for i, (x, y) in enumerate(W):
+        for i, (x, y) in enumerate(weights[layout, world][typical(paper[layout, world], density)]):
             ax.plot([0, x], [0, y], color=palette[i // 2], linewidth=2.5, alpha=0.8)
             ax.plot(x, y, "o^"[i % 2], color=palette[i // 2], markersize=10, alpha=0.7)
         ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", title=title, xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         ax.set(xlabel="hidden dimension 1")
-    axes[0, 0].set_ylabel("hidden dimension 2\n(one colour for each pair)")
+    axes[0].set_ylabel("hidden dimension 2\n(a colour for each pair)")
 
-    control = paper["pairs_n4_m2", "independent"]
-    lines = (
-        ("together", {"orthogonal": palette[0], "aligned": palette[1]}, "orthogonal", 2 / 3),
-        ("exclusive", {"antipodal": palette[2], "orthogonal": palette[0]}, "antipodal", 1 / 3),
-    )
-    for ax, (world, colours, kind, chance) in zip(axes[1], lines, strict=False):
-        kinds = [(name, paper["pairs_n4_m2", world], name) for name in colours]
-        kinds.append((f"{kind}, independent", control, kind))
-        long = pd.concat(
-            [table[["density"]].assign(share=table[f"within_{of}"], which=name) for name, table, of in kinds]
-        )
-        plots.band(ax, long, "density", "share", "which", colours={**colours, kinds[-1][0]: plots.GREY}, log=True)
-        ax.axhline(chance, color=plots.GREY, linestyle=":", linewidth=1)
-        ax.annotate("two digons by chance", (1 / 90, chance), (0, -3), textcoords="offset points", va="top", fontsize=9)
-        ax.set(title=f"two pairs, {world}", ylabel="share of represented pairs", ylim=(-0.03, 1.03))
-    names = {layout: f"n={LAYOUTS[layout][0]}, m={LAYOUTS[layout][1]}: " for layout in COLLAPSE}
-    names = {layout: text + ("sets of three" if "threes" in layout else "pairs") for layout, text in names.items()}
+
+def draw_shares(axes: np.ndarray, paper: dict, palette: list) -> None:
+    """What the two pairs at n=4, m=2 do over density, the control, and two digons whoever is in them."""
+    colours = {"orthogonal": palette[0], "aligned": palette[1], "antipodal": palette[2]}
+    for ax, world, kinds, chance in (
+        (axes[0], "together", ("orthogonal", "aligned"), 2 / 3),
+        (axes[1], "exclusive", ("antipodal", "orthogonal"), 1 / 3),
+    ):
+        shown = [(kind, world, kind) for kind in kinds] + [(kinds[0], "independent", f"{kinds[0]}, independent")]
+        tables = [
+            paper["pairs_n4_m2", of].assign(share=lambda t, kind=kind: t[f"within_{kind}"], which=name)
+            for kind, of, name in shown
+        ]
+        look = {name: colours.get(name, plots.GREY) for *_, name in shown}
+        plots.band(ax, pd.concat(tables), "density", "share", "which", colours=look, log=True)
+        ax.axhline(chance, color=plots.GREY, linestyle=":", linewidth=1.5, label="two digons at random")
+        ax.set(title=f"two pairs, {world}", xlabel="density p", ylabel="share of represented pairs")
+        ax.set(ylim=(-0.03, 1.5), yticks=[0, 0.5, 1])
+        ax.legend(fontsize=8, loc="upper left")
+
+
+def draw_collapse(axes: np.ndarray, paper: dict, palette: list) -> None:
+    """How far the networks are PCA's, over density: where a dimension is left for each group."""
+    names = {"pairs_n4_m2": "pairs, n=4, m=2", "pairs_n6_m3": "pairs, n=6, m=3", "threes_n6_m2": "threes, n=6, m=2"}
     colours = dict(zip(names.values(), palette, strict=True))
-    for ax, column in zip(axes[1, 2:], ("principal", "over_pca"), strict=True):
-        long = pd.concat([paper[layout, "together"].assign(which=name) for layout, name in names.items()])
-        plots.band(ax, long, "density", column, "which", colours=colours, log=True)
+    for ax, column in zip(axes, ("in_span", "over_pca"), strict=True):
+        tables = [paper[layout, "together"].assign(which=names[layout]) for layout in COLLAPSE]
+        plots.band(ax, pd.concat(tables), "density", column, "which", colours=colours, log=True)
         for layout, name in names.items():
             means = paper[layout, "independent"].groupby("density")[column].mean()
             ax.plot(means.index, means, ":", color=colours[name], linewidth=1.5)
         ax.plot([], [], ":", color=plots.GREY, label="independent")
-    axes[1, 2].set(title="do groups collapse to PCA's span?", ylabel="share of $|W|^2$ in PCA's span", ylim=(0, 1.03))
-    plots.reference(axes[1, 3], [0.01, 0.5], 1, "PCA")
-    axes[1, 3].set(title="what superposition gains on PCA", ylabel="loss / PCA's loss", ylim=(0, None))
-    for ax in axes[1]:
         ax.set_xlabel("density p")
-        ax.legend(fontsize=8, loc="best")
-
-    for ax, world in zip(axes[2], ("together", "independent"), strict=False):
-        W = weights["tens_n20_m10", world][typical(paper["tens_n20_m10", world], 0.03)]
-        ax.imshow(W @ W.T, cmap="RdBu", vmin=-1, vmax=1)
-        ax.axhline(9.5, color="black", linewidth=0.8)
-        ax.axvline(9.5, color="black", linewidth=0.8)
-        ax.set(
-            title=f"$W W^T$, two sets of ten, {world}",
-            xlabel="feature",
-            ylabel="feature",
-            xticks=[0, 10],
-            yticks=[0, 10],
-        )
-    ax = axes[2, 2]
-    for offset, part in ((-0.2, "within"), (0.2, "between")):
-        found = [statistics[f"tens_n20_m10_cosine_size_{part}_{world}"] for world in WORLDS]
-        bars(ax, np.arange(3) + offset, found, 0.36, label=f"{part} sets", color=palette[0] if offset < 0 else "0.6")
-    ax.set(xticks=range(3), xticklabels=WORLDS, ylabel="mean |cos|", title="two sets of ten, p $\\leq$ 0.1")
-    ax.legend(fontsize=9)
-    ax = axes[2, 3]
-    for offset, (world, colour) in zip((-0.27, 0, 0.27), WORLDS.items(), strict=True):
-        found = [share(by_seed(paper["pairs_n6_m2", world], f"within_{kind}")) for kind in RELATIONS]
-        bars(ax, np.arange(5) + offset, found, 0.25, label=world, color=colour)
-    ax.set(xticks=range(5), ylabel="share of represented pairs", title="three pairs in two dimensions, p $\\leq$ 0.1")
-    ax.set_xticklabels(RELATIONS, rotation=30, ha="right", rotation_mode="anchor")
-    ax.legend(fontsize=9)
-    told = (
-        f"Features that occur together are orthogonal when sparse ({statistics['pairs_n4_m2_orthogonal_sparse_together'].value:.0%}"
-        f" of pairs; independent {statistics['pairs_n4_m2_orthogonal_sparse_independent'].value:.0%}) and collapse when dense; "
-        f"\nfeatures that exclude each other are antipodal in {statistics['pairs_n4_m2_antipodal_sparse_exclusive'].value:.0%} when sparse "
-        f"(independent {statistics['pairs_n4_m2_antipodal_sparse_independent'].value:.0%}), in "
-        f"{statistics['pairs_n4_m2_antipodal_at_half_exclusive'].value:.0%} at p = 1/2"
-    )
-    figure.suptitle(told, fontsize=13)
-    return figure
-
-
-def bars(ax, x: np.ndarray, found: list[stats.Interval], width: float, **look) -> None:
-    """Bars with their intervals."""
-    heights = np.array([interval.value for interval in found])
-    ends = np.array([[interval.value - interval.low, interval.high - interval.value] for interval in found]).T
-    ax.bar(x, heights, width, yerr=np.clip(ends, 0, 1), error_kw={"elinewidth": 1}, **look)
+    axes[0].set(title="collapse of groups that occur together", ylabel="share of $|W|^2$ in PCA's span", ylim=(0, 1.03))
+    axes[0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, 0.97))
+    axes[1].axhline(1, color=plots.GREY, linestyle="--", linewidth=1.5, zorder=1)
+    axes[1].set(title="loss beside PCA's (dashed)", ylabel="loss / PCA's loss", ylim=(0, None))
 
 
 if __name__ == "__main__":

@@ -286,6 +286,20 @@ def test_band_draws_the_mean_and_its_t_interval():
         plots.band(axes[0, 0], frame, "x", "w")
 
 
+def test_bars_stand_beside_each_other_with_their_intervals():
+    _, axes = plots.figure()
+    found = {"a": [Interval(1, 0.5, 2), Interval(3, 3, 3)], "b": [Interval(2, -np.inf, np.inf), Interval(4, 3, 5)]}
+    ax = plots.bars(axes[0, 0], ["left", "right"], found, {"a": "red", "b": "blue"})
+    assert [patch.get_height() for patch in ax.patches] == [1, 3, 2, 4]
+    edges = sorted((patch.get_x(), patch.get_x() + patch.get_width()) for patch in ax.patches)
+    np.testing.assert_allclose(edges, [(-0.4, 0), (0, 0.4), (0.6, 1), (1, 1.4)], atol=1e-12)
+    reach = [segment[:, 1].tolist() for held in ax.collections for segment in held.get_segments()]
+    assert reach == [[0.5, 2], [3, 3], [2, 2], [3, 5]]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["left", "right"]
+    with pytest.raises(InputError, match="'a' has 2 intervals, expected one for each of 1 groups"):
+        plots.bars(axes[0, 0], ["left"], found, {"a": "red", "b": "blue"})
+
+
 def test_phase_map_puts_every_cell_around_its_centre():
     _, axes = plots.figure(1, 2)
     frame = table()

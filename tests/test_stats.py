@@ -103,6 +103,22 @@ def test_share_refuses_more_successes_than_trials():
         stats.share(4, 3)
 
 
+def test_mean_share_is_share_for_yes_and_no_and_wider_between():
+    assert stats.mean_share([1, 1, 0, 1, 0, 0, 0, 0]) == stats.share(3, 8)
+    ones = stats.mean_share(np.ones(64))
+    assert ones.value == ones.high == 1 and 0.9 < ones.low < 0.95  # not [1, 1]
+    found = stats.mean_share([0.5, 0.25])
+    assert (found.value, found.low, found.high) == (0.375, stats.share(0, 2).low, stats.share(1, 2).high)
+    with pytest.raises(InputError, match="must lie in"):
+        stats.mean_share([0.5, 1.5])
+
+
+def test_mean_share_covers_at_least_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    found = [stats.mean_share(rng.beta(0.3, 0.1, size=30)) for _ in range(1000)]
+    assert covered(found, 0.75) > 0.95 - 0.028  # 4 standard errors of a share of .95 in 1000 are .028
+
+
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("noise", [0.02, 0.3])
 def test_ratio_covers_the_true_ratio(paired, noise):

@@ -24,6 +24,7 @@ __all__ = [
     "GREY",
     "axes_legend",
     "band",
+    "bars",
     "boundaries",
     "category_colours",
     "directions",
@@ -112,6 +113,24 @@ def band(
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}" if x >= 1 else f"1/{1 / x:g}")
     ax.set(xlabel=x, ylabel=y)
+    return ax
+
+
+def bars(
+    ax: Axes, groups: Iterable[Any], bars: Mapping[Any, Iterable[stats.Interval]], colours: Mapping[Any, Any]
+) -> Axes:
+    """For each group a bar of every kind beside each other, with its interval; `bars` maps a kind to its intervals, one
+    for each group, and `colours` to its colour. Infinite ends are not drawn. Kinds are labels for `ax.legend()`."""
+    groups = [str(group) for group in groups]
+    width = 0.8 / len(bars)
+    for number, (kind, found) in enumerate(bars.items()):
+        ends = np.array([[one.value - one.low, one.value, one.high - one.value] for one in found])
+        if len(ends) != len(groups):
+            raise InputError(f"bars: {kind!r} has {len(ends)} intervals, expected one for each of {len(groups)} groups")
+        x = np.arange(len(groups)) + (number - (len(bars) - 1) / 2) * width
+        reach = np.where(np.isfinite(ends[:, [0, 2]]), ends[:, [0, 2]], 0.0).clip(min=0)
+        ax.bar(x, ends[:, 1], width, yerr=reach.T, error_kw={"elinewidth": 1}, color=colours[kind], label=str(kind))
+    ax.set_xticks(range(len(groups)), groups)
     return ax
 
 

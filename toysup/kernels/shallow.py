@@ -16,7 +16,8 @@ What is left out where data are sparse, all of it exactly:
   wide only: inactive entries of x in h and in E's gradient, and entries whose output ReLU is off in D's gradient and
   in what goes back to h, as lists of entries instead of matrix products, where few enough are left.
 
-Draws are those of `toysup.random`, bit for bit. The kernel is written once for float32 and float64.
+Features are independent, or in groups as `toysup.features.Correlated` has them. Draws are those of `toysup.random`, bit
+for bit. The kernel is written once for float32 and float64.
 """
 
 from __future__ import annotations
