@@ -196,12 +196,25 @@ def test_seen_and_unseen_loss_part_where_examples_are_few():
     assert bool(((value - full).abs() < 5 * (error**2 + spread**2).sqrt()).all())
 
 
+@pytest.mark.parametrize("features", [UnitLength(40, 0.1), SparseUniform(40, 0.1)])
+def test_losses_are_those_of_the_draws(features):
+    """On both ways to them: the listed kernel's, and dense samples for whatever that does not fit."""
+    trained = run(Stack.of(setting(features, batch=100, examples=300), [4, 9]))
+    for stream, sizes, found in ((Stream.TRAIN, [100] * 3, seen_loss), (Stream.HELD_OUT, [512] * 64, unseen_loss)):
+        value = found(trained)
+        batches = [trained.batch(number, size, stream) for number, size in enumerate(sizes)]
+        losses = torch.stack([(trained.forward(x) - y).square().sum(-1).mean(-1) for x, y in batches])
+        torch.testing.assert_close(value if stream == Stream.TRAIN else value.value, losses.mean(0), rtol=1e-5, atol=0)
+        if stream == Stream.HELD_OUT:
+            torch.testing.assert_close(value.error, losses.std(0) / 8, rtol=1e-3, atol=0)
+
+
 def test_hidden_vectors_are_those_of_the_training_set():
     trained = run(Stack.of(setting(SparseUniform(5, 0.3), examples=24), [0, 1]))
     x = torch.cat([trained.batch(k, 8, Stream.TRAIN)[0] for k in range(3)], 1)
     torch.testing.assert_close(hidden_vectors(trained), x @ trained.parameters["W"])
     endless = run(Stack.of(setting(SparseUniform(5, 0.3)), [0]))
-    assert hidden_vectors(endless).shape == (1, 8192, 2)
+    assert hidden_vectors(endless).shape == (1, 4096, 2)
 
 
 def corners(k, turn=0.3, length=1.0):
