@@ -151,7 +151,9 @@ def judged(n: int, answer: Results) -> tuple[dict, dict, dict]:
         "neither_at_the_peak": stats.every(
             *(stats.decide(found[f"{name}_dimensions_peak"], (-np.inf, 0.1)) for name in ("example", "feature"))
         ),
-        "polygons": stats.every(*(stats.decide(found[f"{name}_polygons"], (0.5, 1)) for name in ("example", "feature"))),
+        "polygons": stats.every(
+            *(stats.decide(found[f"{name}_polygons"], (0.5, 1)) for name in ("example", "feature"))
+        ),
     }
     controls = {"zero_predictor": zero, "constant_predictor": constant, "untrained_feature_dimensions": 4 / n,
                 "examples": list(unseen.columns), "mean_unseen_loss": unseen.mean().tolist(),
@@ -160,16 +162,17 @@ def judged(n: int, answer: Results) -> tuple[dict, dict, dict]:
 
 
 def main(run: report.Run) -> None:
-    sizes = [10_000, 1000] if run.mode in ("default", "full") else [1000]
+    few = run.pick(default=1000, smoke=100)  # features of the cheaper row, which has the controls
+    sizes = [few, 10_000] if run.mode in ("default", "full") else [few]
     small = run.pick(default=[3, 5, 8, 16, 32, 64, 128, 256, 512, 1024], smoke=[3, 5, 64])
     large = {n: run.pick(default=[4096, 16_384, 102_400], quick=[8192], smoke=[1024]) for n in sizes}
     if 10_000 in large:
         large[10_000] = [2048, 4096, 8192, 32_768, 102_400]
     steps = run.pick(default=10_000, quick=5000, smoke=20)
-    grids = {f"n{n}": grid_of(n, small + large[n], run.pick(default=16 if n == 1000 else 4, quick=4, smoke=2), steps)
+    grids = {f"n{n}": grid_of(n, small + large[n], run.pick(default=4 if n > few else 16, quick=4, smoke=2), steps)
              for n in sizes}  # fmt: skip
-    endless = grid_of(1000, [math.inf], run.pick(default=4, smoke=2), steps)
-    longer = grid_of(1000, run.pick(default=[3, 5, 16, 64, 128, 256, 512, 1024], quick=[3, 5, 16, 128, 256, 1024],
+    endless = grid_of(few, [math.inf], run.pick(default=4, smoke=2), steps)
+    longer = grid_of(few, run.pick(default=[3, 5, 16, 64, 128, 256, 512, 1024], quick=[3, 5, 16, 128, 256, 1024],
                                     smoke=[3, 5, 64]), run.pick(default=4, smoke=2), 3 * steps)  # fmt: skip
     answers = sweep(grids | {"endless": endless, "longer": longer}, MEASURES, results=run.results, device=run.device,
                     workers=run.workers)  # fmt: skip
@@ -179,8 +182,10 @@ def main(run: report.Run) -> None:
         statistics |= {f"n{n}_{name}": value for name, value in found.items()}
         verdict |= {f"n{n}_{name}": value for name, value in decided.items()}
     controls["endless_data"] = {name: stats.mean(answers["endless"].table[name]) for name in ENDS}
-    found, decided, _ = judged(1000, answers["longer"])
-    controls["three_times_the_steps"] = {name: found[name] for name in ("peak_examples", "peak_over_dip", "peak_over_end")}
+    found, decided, _ = judged(few, answers["longer"])
+    controls["three_times_the_steps"] = {
+        name: found[name] for name in ("peak_examples", "peak_over_dip", "peak_over_end")
+    }
     controls["three_times_the_steps"] |= {"double_descent": decided["double_descent"]}
     engine = ", ".join(sorted({name for answer in answers.values() for name in answer.table["engine"]}))
     drawing = draw({n: answers[f"n{n}"] for n in sizes}, answers["endless"], statistics)
@@ -201,9 +206,11 @@ def draw(answers: dict[int, Results], endless: Results, statistics: dict) -> plo
             table.assign(loss=table[f"{kind}_loss"] - constant, of=label)
             for kind, label in (("unseen", "unseen data"), ("seen", "training set"))
         ])  # fmt: skip
-        plots.band(row[0], losses, "examples", "loss", "of", colours={"unseen data": "black", "training set": "#cc78bc"})
+        plots.band(
+            row[0], losses, "examples", "loss", "of", colours={"unseen data": "black", "training set": "#cc78bc"}
+        )
         plots.reference(row[0], examples, 0.0, "best constant")
-        if n == 1000:
+        if n == endless.grid.setting.features.n_features:
             plots.reference(row[0], examples, endless.table["unseen_loss"].mean() - constant, "endless data")
         peak = statistics[f"n{n}_peak_examples"]
         row[0].axvspan(peak.low, peak.high, color="0.9", zorder=0)

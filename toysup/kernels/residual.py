@@ -29,7 +29,7 @@ from toysup import random
 from toysup.kernels import tiles
 from toysup.kernels.tiles import ABSOLUTE, PLUS_RELU, adam, clear, contract, draw, sound, squeeze, up
 from toysup.random import BLOCK, KEYS, M0, TABLE, feature_tables, key_table, lane_products, lane_tables
-from toysup.simd import INT, INT32, LANES, Emit, answers, emitted, source_of
+from toysup.simd import INT, INT32, LANES, Emit, emitted, source_of
 
 __all__ = ["Kind", "Layout", "kernel"]
 
