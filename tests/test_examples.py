@@ -1,4 +1,4 @@
-"""Finite training sets: the same batches over and over on every path, unseen data fresh; and what is measured on them."""
+"""Finite training sets: the same batches over and over on every path, unseen data fresh; and measures of both."""
 
 import dataclasses
 import math
