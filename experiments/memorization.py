@@ -92,26 +92,6 @@ def grid_of(n: int, examples: list[float], seeds: int, steps: int, lr: float = 1
     return Grid(setting, {("examples", "batch"): batches, "seed": range(seeds)})
 
 
-def turns(losses: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
-    """ln loss over (seed, T) -> each seed's fall to the dip, rise to the peak and fall to the largest T, where the
-    other seeds have their dip and peak; and that peak's T."""
-    rows, peaks = {}, {}
-    for seed, own in losses.iterrows():
-        others = losses.drop(index=seed).mean()
-        peak = others.iloc[1:-1].idxmax()
-        dip = others[others.index < peak].idxmin()
-        first, last = losses.columns[[0, -1]]
-        rows[seed] = {"fall": own[first] - own[dip], "rise": own[peak] - own[dip], "end": own[peak] - own[last]}
-        peaks[seed] = peak
-    return pd.DataFrame.from_dict(rows, orient="index"), pd.Series(peaks)
-
-
-def ratio_of(logs: pd.Series) -> stats.Interval:
-    """The geometric mean with its interval."""
-    found = stats.mean(logs)
-    return stats.Interval(*(math.exp(min(x, 700.0)) for x in (found.value, found.low, found.high)))
-
-
 def judged(n: int, answer: Results) -> tuple[dict, dict, dict]:
     """(statistics, verdicts, controls) of one number of features."""
     features = UnitLength(n, ACTIVE / n)
@@ -120,15 +100,14 @@ def judged(n: int, answer: Results) -> tuple[dict, dict, dict]:
     wide = {name: table.pivot(index="seed", columns="examples", values=name) for name in (m.__name__ for m in MEASURES)}
     last = table["examples"].max()
     seen, unseen = wide["seen_loss"], wide["unseen_loss"]
-    turn, peaks = turns(np.log(unseen))
-    peak = int(peaks.mode().iloc[0])
+    turns = stats.double_descent(unseen)
+    peak = int(turns.peak.value)
     ahead = np.log(wide["example_dimensions"] / wide["feature_dimensions"])
-    locate = stats.bootstrap(lambda rows: unseen.columns[1:-1][rows[:, 1:-1].mean(0).argmax()], np.log(unseen))
     found = {
-        "peak_examples": locate,
-        "first_fall_factor": ratio_of(turn["fall"]),
-        "peak_over_dip": ratio_of(turn["rise"]),
-        "peak_over_end": ratio_of(turn["end"]),
+        "peak_examples": turns.peak,
+        "first_over_dip": turns.fall,
+        "peak_over_dip": turns.rise,
+        "peak_over_end": turns.end,
         "seen_loss_small": stats.mean(seen[SMALL]),
         "unseen_minus_constant_small": stats.mean(unseen[SMALL] - constant),
         "seen_loss_large": stats.mean(seen[last]),
@@ -153,7 +132,7 @@ def judged(n: int, answer: Results) -> tuple[dict, dict, dict]:
             stats.decide(found["unseen_minus_seen_large"], 0.01),
             stats.decide(stats.mean(-ahead[last]), positive),
         ),
-        "double_descent": stats.every(*(stats.decide(stats.mean(turn[name]), positive) for name in turn)),
+        "double_descent": turns.verdict,
         "neither_at_the_peak": stats.every(
             *(stats.decide(found[f"{name}_dimensions_peak"], (-np.inf, 0.1)) for name in ("example", "feature"))
         ),
@@ -162,7 +141,7 @@ def judged(n: int, answer: Results) -> tuple[dict, dict, dict]:
     }
     controls = {"zero_predictor": zero, "constant_predictor": constant, "untrained_feature_dimensions": 4 / n,
                 "examples": list(unseen.columns), "mean_unseen_loss": unseen.mean().tolist(),
-                "mean_seen_loss": seen.mean().tolist(), "peaks_of_other_seeds": peaks.tolist()}  # fmt: skip
+                "mean_seen_loss": seen.mean().tolist()}  # fmt: skip
     return found, verdict, controls
 
 

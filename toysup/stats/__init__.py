@@ -12,6 +12,7 @@ from toysup.stats.comparison import (
     equivalence_by_load,
     tost,
 )
+from toysup.stats.descent import DoubleDescent, double_descent
 from toysup.stats.exponents import exponents
 from toysup.stats.intervals import (
     UNDEFINED,
@@ -30,6 +31,7 @@ from toysup.stats.intervals import (
 __all__ = [
     "UNDEFINED",
     "Comparison",
+    "DoubleDescent",
     "Interval",
     "Verdict",
     "best_setting",
@@ -38,6 +40,7 @@ __all__ = [
     "check_columns",
     "compare",
     "decide",
+    "double_descent",
     "equivalence_by_load",
     "every",
     "exponents",
