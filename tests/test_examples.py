@@ -1,4 +1,4 @@
-"""Finite training sets: the same batches over and over on every path, unseen data fresh; and what is measured on them."""
+"""Finite training sets: the same batches over and over on every path, unseen data fresh; and measures of both."""
 
 import dataclasses
 import math
@@ -184,16 +184,29 @@ def test_what_does_not_fit_is_trained_by_the_general_path(changed, reason):
 
 
 def test_seen_and_unseen_loss_part_where_examples_are_few():
-    stack = Stack.of(setting(UnitLength(60, 0.1), batch=3, examples=3, steps=5000, lr=3e-2), [0, 2])
+    stack = Stack.of(setting(UnitLength(60, 0.1), batch=3, examples=3, steps=5000, lr=3e-2), [0, 1])
     trained = run(stack)
     x, target = trained.batch(0, 3, Stream.TRAIN)
     expected = (trained.forward(x) - target).square().sum(-1).mean(-1)
     torch.testing.assert_close(seen_loss(trained), expected)
-    assert bool((seen_loss(trained) < 0.01).all())
+    assert bool((seen_loss(trained) < 0.05).all())  # an entry may die at the start
     value, error = unseen_loss(trained)
     full, spread = held_out_loss(trained)
     assert bool((value > 0.9).all()) and bool((error > 0).all())
     assert bool(((value - full).abs() < 5 * (error**2 + spread**2).sqrt()).all())
+
+
+@pytest.mark.parametrize("features", [UnitLength(40, 0.1), SparseUniform(40, 0.1)])
+def test_losses_are_those_of_the_draws(features):
+    """On both ways to them: the listed kernel's, and dense samples for whatever that does not fit."""
+    trained = run(Stack.of(setting(features, batch=100, examples=300), [4, 9]))
+    for stream, sizes, found in ((Stream.TRAIN, [100] * 3, seen_loss), (Stream.HELD_OUT, [512] * 64, unseen_loss)):
+        value = found(trained)
+        batches = [trained.batch(number, size, stream) for number, size in enumerate(sizes)]
+        losses = torch.stack([(trained.forward(x) - y).square().sum(-1).mean(-1) for x, y in batches])
+        torch.testing.assert_close(value if stream == Stream.TRAIN else value.value, losses.mean(0), rtol=1e-5, atol=0)
+        if stream == Stream.HELD_OUT:
+            torch.testing.assert_close(value.error, losses.std(0) / 8, rtol=1e-3, atol=0)
 
 
 def test_hidden_vectors_are_those_of_the_training_set():
@@ -201,7 +214,7 @@ def test_hidden_vectors_are_those_of_the_training_set():
     x = torch.cat([trained.batch(k, 8, Stream.TRAIN)[0] for k in range(3)], 1)
     torch.testing.assert_close(hidden_vectors(trained), x @ trained.parameters["W"])
     endless = run(Stack.of(setting(SparseUniform(5, 0.3)), [0]))
-    assert hidden_vectors(endless).shape == (1, 8192, 2)
+    assert hidden_vectors(endless).shape == (1, 4096, 2)
 
 
 def corners(k, turn=0.3, length=1.0):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from toysup.ensemble import listed, residual, shallow
-from toysup.ensemble.plan import Plan
+from toysup.ensemble.plan import Plan, scratch
 from toysup.ensemble.stack import Stack, initial_values, task_constants
 
 __all__ = ["plan_of", "prepare", "run", "unfit"]
@@ -49,14 +49,6 @@ def prepare(stacks: Sequence[Stack]) -> None:
         run(one, plan_of(one), np.array([0, 1]))
 
 
-def _scratch(count: int, dtype: Any) -> np.ndarray:
-    """Zeros that start at a cache line."""
-    size = np.dtype(dtype).itemsize
-    raw = np.zeros(count * size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + count * size].view(dtype)
-
-
 def run(
     stack: Stack,
     plan: Plan,
@@ -81,7 +73,7 @@ def run(
 
     free: SimpleQueue[tuple[np.ndarray, np.ndarray]] = SimpleQueue()
     for _ in range(threads):
-        free.put((_scratch(plan.floats, plan.theta.dtype), _scratch(plan.ints, np.int64)))
+        free.put((scratch(plan.floats, plan.theta.dtype), scratch(plan.ints, np.int64)))
 
     def piece(part: slice) -> int:
         memory = free.get()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
+from typing import Any
 
-from toysup.ensemble.plan import Plan
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from toysup.ensemble.plan import Plan, scratch
 from toysup.ensemble.shallow import _per_feature
 from toysup.ensemble.stack import Stack, initial_values
 from toysup.features import UnitLength
 from toysup.kernels import listed as kernels
 from toysup.kernels.listed import Kind
 from toysup.models import TiedAutoencoder
+from toysup.random import Stream
 from toysup.setting import Adam
 from toysup.simd import LANES
 from toysup.tasks import Identity
@@ -56,6 +63,28 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
         return {"W": np.ascontiguousarray(W), "b": np.ascontiguousarray(b)}
 
     own = (_per_feature(stack, lambda s: s.features.activity), _per_feature(stack, lambda s: s.task.importance))
-    sizes = np.array([n, batch, setting.cycle or 0])
+    sizes = np.array([n, batch, setting.cycle or 0, Stream.TRAIN])
     floats, ints = kernels.floats_needed(n, m, batch, count), kernels.ints_needed(n, batch)
     return Plan(kernels.kernel(kind_of(stack)), theta, own, sizes, floats, ints, unpack)
+
+
+def losses(
+    stack: Stack, parameters: dict[str, Tensor], stream: Stream, batch: int, batches: int
+) -> Float[Tensor, "instance batch"]:
+    """Loss of trained networks on each of the first batches of a stream: training at a learning rate of 0.
+
+    With ten thousand features that is some thirty times as fast as going through dense samples.
+    """
+    setting = dataclasses.replace(stack.setting, batch=batch, examples=None, steps=batches)
+    plan = plan_of(dataclasses.replace(stack, setting=setting))
+    count, n, m = len(stack), *parameters["W"].shape[1:]
+    theta, sizes = plan.theta.copy(), np.array([n, batch, 0, stream])
+    theta[:, : n * m] = parameters["W"].reshape(count, -1).numpy()
+    theta[:, n * m : n * m + n] = parameters["b"].numpy()
+    rates = np.tile([0.0, 0.0, 0.9, 0.999, 1e-8], (count, 1))
+    found = np.zeros((count, batches), np.float32)
+    nothing: Any = np.zeros(0, np.int64), found, np.zeros((0, *theta.shape), theta.dtype), np.zeros(count, np.int64)
+    seeds = np.ascontiguousarray(stack.data_seed, dtype=np.int64)
+    memory = scratch(plan.floats, theta.dtype), scratch(plan.ints, np.int64)
+    plan.kernel(theta, plan.own, seeds, rates, np.zeros(batches), np.arange(batches + 1), *nothing, sizes, *memory)
+    return torch.from_numpy(found)

@@ -20,3 +20,11 @@ class Plan:
     floats: int  # scratch
     ints: int
     unpack: Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def scratch(count: int, dtype: Any) -> np.ndarray:
+    """Zeros that start at a cache line."""
+    size = np.dtype(dtype).itemsize
+    raw = np.zeros(count * size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + count * size].view(dtype)

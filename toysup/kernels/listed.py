@@ -166,7 +166,7 @@ def _make(source, m, weighted):
     def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, sizes, s, t):
         source  # noqa: B018
         density, importance = own
-        n, batch, cycle = sizes[0], sizes[1], sizes[2]  # cycle 0: endless data
+        n, batch, cycle, stream = sizes[0], sizes[1], sizes[2], sizes[3]  # cycle 0: endless data
         ld, blocks = up(batch), up(batch, BLOCK) // BLOCK
         count = up(n * m + n)
         theta, gradient, first, second = 0, count, 2 * count, 3 * count  # where everything lies in s
@@ -191,11 +191,11 @@ def _make(source, m, weighted):
                 s[inverse + f] = (np.float32(1) / p) * np.float32(4.656612873077393e-10)
                 s[weight + f] = importance[i, f]
             seed = seeds[i]
-            key_table(t, 0, seed, 0)
+            key_table(t, 0, seed, stream)
             lane_products(t, lanes, blocks, seed, 0)
             for k in range(cycle):
-                feature_tables(t, feature, n, seed, 0, k * M0, 0)
-                lane_tables(t, lanes, blocks, 0, k * M0)
+                feature_tables(t, feature, n, seed, stream, k * M0, 0)
+                lane_tables(t, lanes, blocks, stream, k * M0)
                 which, sample, value, begins[k + 1] = gather(
                     s, t, drawn, limit, inverse, squares, n, batch, feature, lanes, which, sample, value, begins[k]
                 )
@@ -205,8 +205,8 @@ def _make(source, m, weighted):
                 if cycle:
                     begin, end = begins[step % cycle], begins[step % cycle + 1]
                 else:
-                    feature_tables(t, feature, n, seed, 0, step * M0, 0)
-                    lane_tables(t, lanes, blocks, 0, step * M0)
+                    feature_tables(t, feature, n, seed, stream, step * M0, 0)
+                    lane_tables(t, lanes, blocks, stream, step * M0)
                     which, sample, value, end = gather(
                         s, t, drawn, limit, inverse, squares, n, batch, feature, lanes, which, sample, value, 0
                     )

@@ -1,13 +1,11 @@
 """What a network made of a finite training set: its examples' hidden vectors, and the loss on them and on unseen data.
 
 Examples that are memorised lie in the hidden space as features do in a network that generalises: in superposition, each
-with a share of the dimensions (Henighan et al. 2023, Superposition, Memorization, and Double Descent). Samples are gone
-through in small batches and only their mean loss is kept, so that ten thousand features cost little.
+with a share of the dimensions (Henighan et al. 2023, Superposition, Memorization, and Double Descent). Only mean
+losses are kept, so that ten thousand features cost little.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,52 +13,61 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor, vmap
 
-from toysup.ensemble import Trained, bound, one_thread
+from toysup.ensemble import Trained, bound, listed, one_thread
 from toysup.measure.geometry import dimensionality
 from toysup.measure.held_out import Estimate
 from toysup.random import Stream
 
 __all__ = ["hidden_vectors", "irregularity", "seen_loss", "typical_dimensionality", "unseen_loss"]
 
-MOST = 8192  # training examples that are looked at, of larger sets the first
-UNSEEN, BATCH, GROUPS = 16_384, 128, 16  # held-out samples, of one batch, and groups whose spread is the error
+MOST = 4096  # training examples that are looked at, of larger sets the first
+BATCHES, BATCH = 64, 512  # of unseen data; the spread of the batches is the error
 
 
-def _examples(trained: Trained) -> Iterator[tuple[Tensor, Tensor]]:
-    """(input, target) of the training set, batch by batch; of a large set, or endless data, the first MOST examples."""
-    batch, cycle = trained.setting.batch, trained.setting.cycle
-    for number in range(min(cycle or MOST, -(-MOST // batch))):
-        yield trained.batch(number, batch, Stream.TRAIN)
+def _batches(trained: Trained) -> int:
+    """Batches of the training set; of a large set, or endless data, those of the first MOST examples."""
+    enough = -(-MOST // trained.setting.batch)
+    return min(trained.setting.cycle or enough, enough)
 
 
-def _loss(trained: Trained, x: Tensor, target: Tensor) -> Float[Tensor, " instance"]:
+def _losses(trained: Trained, stream: Stream, size: int, batches: int) -> Float[Tensor, "instance batch"]:
+    """Loss on each of the first batches of a stream."""
+    if listed.unfit(trained.stack) is None:
+        return listed.losses(trained.stack, trained.parameters, stream, size, batches)
+
     def one(values, output, target):
         return bound(trained.setting, values).task.loss(output, target)
 
-    return vmap(one)(trained.values, trained.forward(x), target)
+    def batch(number: int) -> Float[Tensor, " instance"]:
+        x, target = trained.batch(number, size, stream)
+        return vmap(one)(trained.values, trained.forward(x), target)
+
+    with torch.no_grad(), one_thread():
+        return torch.stack([batch(number) for number in range(batches)], 1)
 
 
 def hidden_vectors(trained: Trained) -> Float[Tensor, "instance example width"]:
-    """What the training examples are at the first entry of the stream, of MOST of them where there are more."""
-    found = []
-    for x, _ in _examples(trained):
-        _, activations = trained.forward(x, record=True)
-        found.append(activations.residual[:, :, 0])
-    return torch.cat(found, 1)
+    """What the training examples are at the first entry of the stream, of MOST of them where there are more.
+
+    Found once: the answer is kept with `trained`.
+    """
+    if "hidden_vectors" not in trained.kept:
+        batch = trained.setting.batch
+        inputs = (trained.batch(number, batch, Stream.TRAIN)[0] for number in range(_batches(trained)))
+        activations = (trained.forward(x, record=True)[1] for x in inputs)
+        trained.kept["hidden_vectors"] = torch.cat([found.residual[:, :, 0] for found in activations], 1)
+    return trained.kept["hidden_vectors"]
 
 
 def seen_loss(trained: Trained) -> Float[Tensor, " instance"]:
     """Loss of the trained network on its training set, on MOST examples where there are more, (instance,)."""
-    with torch.no_grad(), one_thread():
-        return torch.stack([_loss(trained, x, target) for x, target in _examples(trained)]).mean(0)
+    return _losses(trained, Stream.TRAIN, trained.setting.batch, _batches(trained)).mean(1)
 
 
 def unseen_loss(trained: Trained) -> Estimate:
-    """Held-out loss on UNSEEN samples, (instance,): `held_out_loss` without what that gathers for each feature."""
-    with torch.no_grad(), one_thread():
-        batches = [_loss(trained, *trained.batch(number, BATCH)) for number in range(UNSEEN // BATCH)]
-    groups = torch.stack(batches).view(GROUPS, -1, len(trained)).mean(1)
-    return Estimate(groups.mean(0), groups.std(0) / GROUPS**0.5)
+    """Held-out loss, (instance,): `held_out_loss` without what that gathers for each feature."""
+    found = _losses(trained, Stream.HELD_OUT, BATCH, BATCHES)
+    return Estimate(found.mean(1), found.std(1) / BATCHES**0.5)
 
 
 def typical_dimensionality(V: Float[Tensor, "*stack vector width"]) -> Float[Tensor, "*stack"]:

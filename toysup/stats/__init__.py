@@ -22,6 +22,10 @@ from toysup.stats.comparison import (
     equivalence_by_load,
     tost,
 )
+from toysup.stats.descent import (
+    DoubleDescent,
+    double_descent,
+)
 from toysup.stats.exponents import (
     exponents,
 )
@@ -57,6 +61,7 @@ __all__ = [
     "ChangePoints",
     "Coincidence",
     "Comparison",
+    "DoubleDescent",
     "Interval",
     "Peaks",
     "Transition",
@@ -70,6 +75,7 @@ __all__ = [
     "coincidence",
     "compare",
     "decide",
+    "double_descent",
     "equivalence_by_load",
     "every",
     "exponents",
