@@ -84,7 +84,7 @@ def test_sigmoids_are_transitions():
     for _ in range(20):
         series = 0.5 * sigmoid(time, 80, 3) - 0.3 * sigmoid(time, 180, 4) + rng.normal(0, 0.003, 300)
         up, down = transitions(series, 0.1)
-        assert abs(up.middle - 80) <= 2 and abs(down.middle - 180) <= 3
+        assert abs(up.fastest - 80) <= 3 and abs(down.fastest - 180) <= 4
         # above half of its fastest slope a logistic covers 0.71 of its height; the fitted slope comes in few pieces
         assert 0.5 < up.change / 0.5 < 0.95 and 0.5 < down.change / -0.3 < 0.95
         assert up.start < 80 < up.stop and down.start < 180 < down.stop
@@ -116,7 +116,13 @@ def test_noise_is_no_transition():
 def test_a_decay_with_a_drop_has_one_transition():
     time = np.arange(300)
     (drop,) = transitions(np.exp(-time / 20) - 0.2 * sigmoid(time, 200, 3), 0.05)
-    assert abs(drop.middle - 200) <= 2 and drop.change < 0
+    assert abs(drop.fastest - 200) <= 2 and drop.change < 0
+
+
+def test_a_move_that_ends_abruptly_is_fastest_at_its_end():
+    time = np.arange(200.0)
+    (move,) = transitions(np.where(time < 100, 0.5 * (time / 100) ** 6, 0.5), 0.1)
+    assert 92 <= move.fastest <= 100
 
 
 def test_least_change_counts():

@@ -1,5 +1,6 @@
 """Measures followed through training, against the same measures taken snapshot by snapshot."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,7 +11,16 @@ import torch
 from toysup.checks import InputError
 from toysup.ensemble import Stack, train
 from toysup.features import SparseUniform
-from toysup.measure import cosines, curves, directions, feature_dimensionality, feature_norm, loss_through, through
+from toysup.measure import (
+    antipode,
+    cosines,
+    curves,
+    directions,
+    feature_dimensionality,
+    feature_norm,
+    loss_through,
+    through,
+)
 from toysup.models import TiedAutoencoder
 from toysup.setting import Model, Setting
 from toysup.sweep import Grid, sweep
@@ -82,3 +92,13 @@ def test_bad_input_is_refused(trained):
         curves(table, "y_through", 3)
     with pytest.raises(InputError, match="no multiple"):
         curves(table, "x_through", 2)
+
+
+def test_antipodes_of_known_shapes():
+    """Two digons and a lone feature; then a triangle, which has none."""
+    stack = Stack(dataclasses.replace(SETTING, features=SparseUniform(5, 0.3)), np.arange(2), np.arange(2), {})
+    trained = train(dataclasses.replace(stack, setting=dataclasses.replace(stack.setting, steps=1)))
+    angles = np.radians([[0, 90, 180, 275, 45], [0, 120, 240, 10, 130]])
+    W = np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
+    found = antipode(dataclasses.replace(trained, parameters={**trained.parameters, "W": torch.from_numpy(W)}))
+    assert found.tolist() == [[2, 3, 0, 1, -1], [-1] * 5]

@@ -4,7 +4,7 @@ A measure takes a `Trained` and returns a tensor (instance,) or (instance, featu
 sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
 """
 
-from toysup.measure.dynamics import cosines, curves, loss_through, through
+from toysup.measure.dynamics import antipode, cosines, curves, loss_through, through
 from toysup.measure.geometry import (
     dimensionality,
     dimensions_per_feature,
@@ -26,6 +26,7 @@ from toysup.measure.recovery import (
 __all__ = [
     "Estimate",
     "accuracy_recovered",
+    "antipode",
     "cosines",
     "curves",
     "dimensionality",

@@ -36,6 +36,8 @@ from toysup.stats.intervals import (
     share,
     some,
 )
+from toysup.stats.levels import busiest_levels, near_levels
+from toysup.stats.sudden import SuddenMoves
 
 __all__ = [
     "UNDEFINED",
@@ -44,11 +46,13 @@ __all__ = [
     "Coincidence",
     "Comparison",
     "Interval",
+    "SuddenMoves",
     "Transition",
     "Verdict",
     "around",
     "best_setting",
     "bootstrap",
+    "busiest_levels",
     "capacity",
     "change_points",
     "check_columns",
@@ -59,6 +63,7 @@ __all__ = [
     "every",
     "exponents",
     "mean",
+    "near_levels",
     "quantile",
     "ratio",
     "share",

@@ -82,10 +82,10 @@ def change_points(series: ArrayLike, *, resolution: float = 0.0, least: int = 1)
 
 
 class Transition(NamedTuple):
-    """A sudden move: between samples `start` and `stop` the series changed by `change`, fastest around `middle`."""
+    """A sudden move: between samples `start` and `stop` the series changed by `change`, fastest at `fastest`."""
 
     start: int
-    middle: float
+    fastest: float
     stop: int
     change: float
 
@@ -116,11 +116,11 @@ def transitions(series: ArrayLike, least: float, *, prominence: float = 0.5) -> 
     moves = []
     for peak in peaks[found["prominences"] >= prominence * speed[peaks]]:
         slow = np.flatnonzero(speed <= speed[peak] / 2)
-        start = slow[slow < peak].max(initial=-1) + 1
+        start = slow[slow < peak].max(initial=-1) + 1  # slope t lies between samples t and t + 1
         stop = slow[slow > peak].min(initial=len(speed))
         change = float(x[stop, 0] - x[start, 0])
         if abs(change) >= least:
-            moves.append(Transition(int(start), float(start + stop) / 2, int(stop), change))
+            moves.append(Transition(int(start), float(peak) + 0.5, int(stop), change))
     return moves
 
 
