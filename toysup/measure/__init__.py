@@ -13,6 +13,7 @@ from toysup.measure.blocks import (
     block_sizes,
 )
 from toysup.measure.dynamics import (
+    antipode,
     cosines,
     curves,
     loss_through,
@@ -57,6 +58,7 @@ __all__ = [
     "RELATIONS",
     "Estimate",
     "accuracy_recovered",
+    "antipode",
     "arrangements",
     "attack_radius",
     "ball_maximum",

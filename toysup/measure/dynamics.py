@@ -5,19 +5,20 @@ Train with `sweep(..., snapshots=steps)`; `curves` gives back arrays (row, snaps
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, vmap
 
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import Trained, bound, one_thread
 from toysup.measure.geometry import directions
 
-__all__ = ["cosines", "curves", "loss_through", "through"]
+__all__ = ["antipode", "cosines", "curves", "loss_through", "through"]
 
 
 def cosines(trained: Trained) -> Float[Tensor, "instance pair"]:
@@ -29,6 +30,16 @@ def cosines(trained: Trained) -> Float[Tensor, "instance pair"]:
     gram = W @ W.mT
     first, second = torch.triu_indices(W.shape[1], W.shape[1], 1)
     return gram[:, first, second]
+
+
+def antipode(trained: Trained) -> Int[Tensor, "instance feature"]:
+    """The one feature whose direction is more than 150 degrees from each feature's own; -1 where none or several are.
+
+    150 degrees is half-way from an antipodal pair to a triangle, as in `theory.configuration`.
+    """
+    W = torch.nn.functional.normalize(directions(trained), dim=-1)
+    opposite = W @ W.mT < -math.cos(math.radians(30))
+    return torch.where(opposite.sum(-1) == 1, opposite.int().argmax(-1), -1)
 
 
 def _snapshots(trained: Trained) -> list[Trained]:

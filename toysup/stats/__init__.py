@@ -43,6 +43,10 @@ from toysup.stats.intervals import (
     share,
     some,
 )
+from toysup.stats.levels import (
+    busiest_levels,
+    near_levels,
+)
 from toysup.stats.peaks import (
     Peaks,
     peaks,
@@ -50,6 +54,9 @@ from toysup.stats.peaks import (
 from toysup.stats.plateaus import (
     log_linear_stretch,
     stretches,
+)
+from toysup.stats.sudden import (
+    SuddenMoves,
 )
 from toysup.stats.transitions import (
     threshold,
@@ -64,11 +71,13 @@ __all__ = [
     "DoubleDescent",
     "Interval",
     "Peaks",
+    "SuddenMoves",
     "Transition",
     "Verdict",
     "around",
     "best_setting",
     "bootstrap",
+    "busiest_levels",
     "capacity",
     "change_points",
     "check_columns",
@@ -82,6 +91,7 @@ __all__ = [
     "log_linear_stretch",
     "mean",
     "mean_share",
+    "near_levels",
     "peaks",
     "quantile",
     "ratio",

@@ -29,6 +29,7 @@ __all__ = [
 
 MAD_TO_STD = 1.4826  # of a normal distribution
 FEWEST = 4  # samples
+NEGLIGIBLE = 1e-6  # of the largest value: squares of smaller differences are lost in a sum of squares
 
 
 class ChangePoints(NamedTuple):
@@ -64,17 +65,15 @@ def change_points(series: ArrayLike, *, resolution: float = 0.0, least: int = 1)
 
     Args:
         series: (time,) or (time, channel), evenly sampled; noise independent from sample to sample.
-        resolution: noise that a series has in any case, in its units; without noise and without this, any
-            difference is a change.
+        resolution: noise that a series has in any case, in its units; a millionth of the largest value at least.
         least: samples in the shortest segment.
     """
     x = _series("change_points", series)
     check_interval("change_points", "resolution", resolution, 0)
     check_whole("change_points", "least", least)
     noise = MAD_TO_STD * np.median(np.abs(np.diff(x, axis=0)), axis=0) / np.sqrt(2)
-    noise = np.maximum(noise, resolution)
-    smallest = np.finfo(np.float64).eps * np.abs(x).max()
-    scaled = (x - x.mean(0)) / np.where(noise > smallest, noise, smallest if smallest > 0 else 1.0)
+    noise = np.maximum(np.maximum(noise, resolution), NEGLIGIBLE * np.abs(x).max())
+    scaled = (x - x.mean(0)) / np.where(noise > 0, noise, 1.0)
     penalty = (x.shape[1] + 2) * np.log(len(x))
     ends = ruptures.KernelCPD(kernel="linear", min_size=least).fit(scaled).predict(pen=penalty)
     edges = np.array([0, *ends], dtype=int)
@@ -83,10 +82,10 @@ def change_points(series: ArrayLike, *, resolution: float = 0.0, least: int = 1)
 
 
 class Transition(NamedTuple):
-    """A sudden move: between samples `start` and `stop` the series changed by `change`, fastest around `middle`."""
+    """A sudden move: between samples `start` and `stop` the series changed by `change`, fastest at `fastest`."""
 
     start: int
-    middle: float
+    fastest: float
     stop: int
     change: float
 
@@ -117,11 +116,11 @@ def transitions(series: ArrayLike, least: float, *, prominence: float = 0.5) -> 
     moves = []
     for peak in peaks[found["prominences"] >= prominence * speed[peaks]]:
         slow = np.flatnonzero(speed <= speed[peak] / 2)
-        start = slow[slow < peak].max(initial=-1) + 1
+        start = slow[slow < peak].max(initial=-1) + 1  # slope t lies between samples t and t + 1
         stop = slow[slow > peak].min(initial=len(speed))
         change = float(x[stop, 0] - x[start, 0])
         if abs(change) >= least:
-            moves.append(Transition(int(start), (start + stop) / 2, int(stop), change))
+            moves.append(Transition(int(start), float(peak) + 0.5, int(stop), change))
     return moves
 
 

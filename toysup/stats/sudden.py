@@ -1,0 +1,103 @@
+"""Sudden moves of many instances' curves and of their losses, side by side: when they happen and what lies between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from toysup.checks import InputError, check_interval, check_whole
+from toysup.stats.change_points import Around, Coincidence, Transition, around, coincidence, transitions
+
+__all__ = ["SuddenMoves"]
+
+
+@dataclass(frozen=True)
+class SuddenMoves:
+    """Jumps of some series and drops of the loss (`transitions`), in instances trained alike. Times are in samples.
+
+    Attributes:
+        series: (instance, time, series), what jumps. loss: (instance, time).
+        least_jump: change of a series, up or down, that counts. least_drop: fall of the loss that counts.
+        begin: the first sample at which an event counts, such as the end of the rapid start.
+        tolerance: largest distance of events that coincide.
+    """
+
+    series: np.ndarray
+    loss: np.ndarray
+    least_jump: float
+    least_drop: float
+    begin: int
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        shapes = np.shape(self.series), np.shape(self.loss)
+        if len(shapes[0]) != 3 or shapes[0][:2] != shapes[1]:
+            raise InputError(
+                f"SuddenMoves: expected series (instance, time, series) and loss (instance, time), got shapes "
+                f"{shapes[0]} and {shapes[1]}"
+            )
+        check_whole("SuddenMoves", "begin", self.begin, 0)
+        check_interval("SuddenMoves", "begin", self.begin, 0, shapes[1][1] - 2)
+        check_interval("SuddenMoves", "tolerance", self.tolerance, 0, open_low=True)
+
+    @property
+    def intervals(self) -> int:
+        """Between samples."""
+        return self.loss.shape[1] - 1
+
+    @cached_property
+    def jumps(self) -> list[list[list[Transition]]]:
+        """Those of each series of each instance, from `begin` on."""
+        found = [[transitions(one, self.least_jump) for one in row.T] for row in self.series]
+        return [[[move for move in moves if move.fastest >= self.begin] for moves in row] for row in found]
+
+    @cached_property
+    def drops(self) -> list[list[Transition]]:
+        """Those of each instance's loss, from the first sample on."""
+        return [[move for move in transitions(row, self.least_drop) if move.change < 0] for row in self.loss]
+
+    @cached_property
+    def jump_times(self) -> list[np.ndarray]:
+        """When any series of an instance jumps."""
+        return [np.sort([move.fastest for moves in row for move in moves]) for row in self.jumps]
+
+    @cached_property
+    def drop_times(self) -> list[np.ndarray]:
+        """When an instance's loss drops, from `begin` on."""
+        return [np.array([move.fastest for move in row if move.fastest >= self.begin]) for row in self.drops]
+
+    @cached_property
+    def jumps_met(self) -> Coincidence:
+        """Jumps that coincide with drops."""
+        return coincidence(self.jump_times, self.drop_times, self.tolerance, (0, self.intervals))
+
+    @cached_property
+    def drops_met(self) -> Coincidence:
+        """Drops that coincide with jumps."""
+        return coincidence(self.drop_times, self.jump_times, self.tolerance, (0, self.intervals))
+
+    def fall_around_jumps(self, reach: int) -> Around:
+        """The fall of the loss per interval around jumps, at lags -reach .. reach."""
+        at = [np.floor(times).clip(max=self.intervals - 1) for times in self.jump_times]
+        return around(-np.diff(self.loss, axis=1), at, np.arange(-reach, reach + 1))
+
+    @cached_property
+    def windows(self) -> np.ndarray:
+        """(instance, interval), whether an interval after `begin` lies within the tolerance of a jump of its own."""
+        middle = np.arange(self.intervals) + 0.5
+        near = [(np.abs(middle[:, None] - times) <= self.tolerance).any(1) for times in self.jump_times]
+        return np.array(near) & (middle >= self.begin)
+
+    def rests(self) -> np.ndarray:
+        """(instance, time, series), whether a series rests: from `begin` to its instance's last jump, but for its own
+        jumps. Nowhere in an instance without jumps."""
+        resting = np.zeros(self.series.shape, dtype=bool)
+        for row, parts in enumerate(self.jumps):
+            last = max((move.start for moves in parts for move in moves), default=0)
+            resting[row, self.begin : last] = True
+            for one, moves in enumerate(parts):
+                for move in moves:
+                    resting[row, move.start : move.stop + 1, one] = False
+        return resting
