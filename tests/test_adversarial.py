@@ -131,8 +131,9 @@ def test_no_attack_beats_the_best_of_all_regions(n, m, moves):
         hop, climb = attacked(ascent, seed)
         assert max(hop, climb) <= exact * (1 + 1e-7) and min(hop, climb) >= clean
         assert max(hop, climb) >= exact * (1 - 1e-3)  # together they find it
-        shares.append([(hop - clean) / (exact - clean), (climb - clean) / (exact - clean)])
-    assert np.min(np.mean(shares, 0)) > 0.98  # and each alone nearly always
+        if exact > clean:
+            shares.append([(hop - clean) / (exact - clean), (climb - clean) / (exact - clean)])
+    assert len(shares) > 8 and np.min(np.mean(shares, 0)) > 0.98  # and each alone nearly always
 
 
 def test_the_oracle_against_a_fine_grid():
