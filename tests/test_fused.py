@@ -21,8 +21,9 @@ from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.tasks import AbsoluteValue, And, Identity, XPlusRelu
 
 TIED, LINEAR = (lambda m, relu=relu: Model(TiedAutoencoder, width=m, relu=relu) for relu in (True, False))
-BENT, COMPUTING = (lambda m: Model(TiedAutoencoder, width=m, hidden_relu=True)), (
-    lambda m: Model(MLP, width=m, hidden_bias=False)
+BENT, COMPUTING = (
+    (lambda m: Model(TiedAutoencoder, width=m, hidden_relu=True)),
+    (lambda m: Model(MLP, width=m, hidden_bias=False)),
 )
 # Kernels are compiled for each kind of network, so one case tries several things at once.
 CASES = {

@@ -13,6 +13,19 @@ from toysup.measure.geometry import (
     interference,
 )
 from toysup.measure.held_out import Estimate, held_out
+from toysup.measure.neurons import (
+    Motifs,
+    alignment,
+    asymmetric_motifs,
+    closed_sides,
+    drawn,
+    effective_features,
+    relabelled,
+    rotated,
+    served,
+    slopes,
+    turned_round,
+)
 from toysup.measure.recovery import (
     accuracy_recovered,
     features_offered,
@@ -24,10 +37,16 @@ from toysup.measure.recovery import (
 
 __all__ = [
     "Estimate",
+    "Motifs",
     "accuracy_recovered",
+    "alignment",
+    "asymmetric_motifs",
+    "closed_sides",
     "dimensionality",
     "dimensions_per_feature",
     "directions",
+    "drawn",
+    "effective_features",
     "feature_dimensionality",
     "feature_norm",
     "features_offered",
@@ -37,4 +56,9 @@ __all__ = [
     "r_squared",
     "recovered",
     "recovered_at",
+    "relabelled",
+    "rotated",
+    "served",
+    "slopes",
+    "turned_round",
 ]

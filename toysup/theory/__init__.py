@@ -8,12 +8,14 @@ from toysup.theory.compressed_sensing import (
     l1_weak_threshold,
     welch_coherence,
 )
+from toysup.theory.monosemantic import absolute_value_errors, monosemantic_loss
 from toysup.theory.one_step import OneStep, one_step_r2, one_step_r2_gaussian, one_step_ratio, random_frame
 from toysup.theory.phases import ToyOptimum, configuration, expected_loss, toy_optimum
 
 __all__ = [
     "OneStep",
     "ToyOptimum",
+    "absolute_value_errors",
     "bayes_amp_ratio",
     "configuration",
     "elhage_ratio",
@@ -21,6 +23,7 @@ __all__ = [
     "inverse_density",
     "l1_ratio",
     "l1_weak_threshold",
+    "monosemantic_loss",
     "one_step_r2",
     "one_step_r2_gaussian",
     "one_step_ratio",
