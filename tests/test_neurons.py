@@ -33,9 +33,8 @@ def exact(n, neurons):
 
 
 def motif(ratio=4.0, inhibition=4.0, side=1.0):
-    """Three features, six neurons. Neuron 0 stores features 0 and 1 asymmetrically, as in the paper; neuron 1 is feature
-    0's other side; neuron 2 feature 1's other side; neuron 3 fires on `side` of feature 0 and inhibits feature 1; 4 and
-    5 compute feature 2."""
+    """Three features, six neurons. Neuron 0 stores features 0 and 1 asymmetrically, as in the paper; neurons 1 and 2
+    are their other sides; neuron 3 fires on `side` of feature 0 and inhibits feature 1; 4 and 5 compute feature 2."""
     root = ratio**0.5
     W_in, W_out = torch.zeros(3, 6), torch.zeros(6, 3)
     W_in[0, 0], W_in[1, 0], W_out[0, 0], W_out[0, 1] = root, -1 / root, 1 / root, root

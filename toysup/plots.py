@@ -27,6 +27,7 @@ __all__ = [
     "boundaries",
     "category_colours",
     "figure",
+    "neuron_stacks",
     "null",
     "phase_map",
     "reference",
@@ -183,4 +184,25 @@ def phase_map(
     ax.set(xlabel=x, ylabel=y, facecolor="0.9", **({"xscale": "log", "yscale": "log"} if log else {}))
     if colours is None:
         ax.figure.colorbar(drawn, ax=ax, label=value)
+    return ax
+
+
+def neuron_stacks(ax: Axes, weights: np.ndarray, alive: np.ndarray) -> Axes:
+    """One bar for each neuron: its absolute input weights on top of each other, the largest at the bottom and scaled to
+    1 (Elhage et al. 2022, "Visualizing superposition in terms of neurons"): what rises above 1 are further features.
+
+    Args:
+        weights: (feature, neuron). Neurons come in the order of the feature with their largest weight.
+        alive: (neuron,); dead neurons stand last, in grey.
+    """
+    ranked = -np.sort(-np.abs(weights), axis=0)
+    ranked = ranked / np.maximum(ranked[:1], np.finfo(ranked.dtype).tiny)
+    order = np.lexsort((np.abs(weights).argmax(0), ~alive))
+    bottom, x = np.vstack([np.zeros_like(ranked[:1]), ranked.cumsum(0)[:-1]])[:, order], np.arange(weights.shape[1])
+    colours = category_colours(["largest weight", "other weights"])
+    for row, (name, heights) in enumerate(zip([*colours, *[""] * len(ranked)], ranked[:, order], strict=False)):
+        fill = list(colours.values())[min(row, 1)]
+        shade = [fill if living else "0.75" for living in alive[order]]
+        ax.bar(x, heights, bottom=bottom[row], width=0.9, color=shade, edgecolor="white", linewidth=0.3, label=name)
+    ax.set(xlabel="neuron, by the importance of its main feature", ylabel="stacked |W$_1$|, largest = 1")
     return ax

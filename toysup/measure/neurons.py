@@ -45,8 +45,8 @@ def _check(where: str, W_in: Tensor, W_out: Tensor) -> None:
 def slopes(
     W_in: Float[Tensor, "*stack feature neuron"], W_out: Float[Tensor, "*stack neuron feature"]
 ) -> Float[Tensor, "*stack feature neuron"]:
-    """|W_in[i, k]| W_out[k, i]: what neuron k adds to output i for each unit of feature i alone, on the side (x_i > 0 or
-    x_i < 0) on which it fires. |x_i| is exact where both sides' slopes sum to 1 (and the bias is 0)."""
+    """|W_in[i, k]| W_out[k, i]: what neuron k adds to output i for each unit of feature i alone, on the side (x_i > 0
+    or x_i < 0) on which it fires. |x_i| is exact where both sides' slopes sum to 1 (and the bias is 0)."""
     _check("slopes", W_in, W_out)
     return W_in.abs() * W_out.mT
 
@@ -73,8 +73,8 @@ def served(
 def drawn(
     W_in: Float[Tensor, "*stack feature neuron"], W_out: Float[Tensor, "*stack neuron feature"], threshold: float = 0.1
 ) -> Bool[Tensor, "*stack feature neuron"]:
-    """The rule by the paper's picture, a stack of |W_in[:, k]| for each neuron, scaled so that the largest is 1: whether
-    rectangle i is higher than `threshold`. Dead neurons as in `served`. This counts features that merely inhibit."""
+    """The rule by the paper's picture, a stack of |W_in[:, k]| for each neuron, scaled so that the largest is 1:
+    whether rectangle i is higher than `threshold`. Dead neurons as in `served`. Features that merely inhibit count."""
     return _of_largest(W_in.abs(), slopes(W_in, W_out), threshold)
 
 
@@ -94,7 +94,7 @@ def closed_sides(
     bias: Float[Tensor, "*stack feature"],
     floor: float = 0.1,
 ) -> Int[Tensor, "*stack feature"]:
-    """How many of the two sides of each feature never answer: y_i at x = e_i, and at x = -e_i, below `floor` (|x| is 1).
+    """How many of the two sides of each feature never answer: y_i at x = e_i, and at x = -e_i, below `floor`, not 1.
 
     A side whose output ReLU is off there has no gradient from inputs where the feature is alone.
     """
@@ -129,8 +129,8 @@ def asymmetric_motifs(
         |W_in[i, k]| >= ratio |W_in[j, k]|   and   W_out[k, j] >= ratio W_out[k, i]
 
     (the paper's example is W_in = [2, -1/2], W_out = [1/2, 2]: ratio 4). Feature i then interferes with j by
-    |W_in[i, k]| W_out[k, j], and j hardly with i. The pair is inhibited if some other neuron l fires on the same side of
-    i and takes off all of that: W_in[i, l] has the sign of W_in[i, k], and -|W_in[i, l]| W_out[l, j] is at least the
+    |W_in[i, k]| W_out[k, j], and j hardly with i. The pair is inhibited if some other neuron l fires on the same side
+    of i and takes off all of that: W_in[i, l] has the sign of W_in[i, k], and -|W_in[i, l]| W_out[l, j] is at least the
     interference, which turns positive interference into negative, where the output's ReLU hides it.
 
     Args:
@@ -164,8 +164,8 @@ def asymmetric_motifs(
 def turned_round(
     W_in: Float[Tensor, "*stack feature neuron"], generator: torch.Generator
 ) -> Float[Tensor, "*stack feature neuron"]:
-    """A null: each neuron's input weights times a random sign. What a neuron serves and inhibits stays, but on which side
-    of its features is no longer coordinated with the other neurons."""
+    """A null: each neuron's input weights times a random sign. What a neuron serves and inhibits stays, but on which
+    side of its features is no longer coordinated with the other neurons."""
     signs = torch.randint(0, 2, (*W_in.shape[:-2], 1, W_in.shape[-1]), generator=generator)
     return W_in * (2 * signs - 1)
 
@@ -175,8 +175,8 @@ def relabelled(
     W_out: Float[Tensor, "*stack neuron feature"],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """A null: each neuron's features renamed by a permutation of its own, the same at input and output. What neurons are
-    like stays, but not which of them meet at a feature."""
+    """A null: each neuron's features renamed by a permutation of its own, the same at input and output. What neurons
+    are like stays, but not which of them meet at a feature."""
     _check("relabelled", W_in, W_out)
     order = torch.rand(W_in.shape, generator=generator).argsort(-2)
     return W_in.gather(-2, order), W_out.mT.gather(-2, order).mT

@@ -1,7 +1,7 @@
 """What |x| costs without superposition: every neuron reads one feature and writes to that feature's output.
 
-Elhage et al. 2022, "Computation in superposition": |x| = ReLU(x) + ReLU(-x) takes two neurons. Features are independent,
-active with probability p and then U(-1, 1).
+Elhage et al. 2022, "Computation in superposition": |x| = ReLU(x) + ReLU(-x) takes two neurons. Features are
+independent, active with probability p and then U(-1, 1).
 """
 
 from __future__ import annotations
