@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -200,9 +200,15 @@ def neuron_stacks(ax: Axes, weights: np.ndarray, alive: np.ndarray) -> Axes:
     order = np.lexsort((np.abs(weights).argmax(0), ~alive))
     bottom, x = np.vstack([np.zeros_like(ranked[:1]), ranked.cumsum(0)[:-1]])[:, order], np.arange(weights.shape[1])
     colours = category_colours(["largest weight", "other weights"])
-    for row, (name, heights) in enumerate(zip([*colours, *[""] * len(ranked)], ranked[:, order], strict=False)):
-        fill = list(colours.values())[min(row, 1)]
-        shade = [fill if living else "0.75" for living in alive[order]]
-        ax.bar(x, heights, bottom=bottom[row], width=0.9, color=shade, edgecolor="white", linewidth=0.3, label=name)
+    for rows, (name, fill) in zip((slice(0, 1), slice(1, None)), colours.items(), strict=True):
+        top, low = (bottom[rows] + ranked[rows][:, order]), bottom[rows]
+        left, right = (np.broadcast_to(x + side, top.shape) for side in (-0.45, 0.45))
+        corners = np.stack([np.stack(at, -1) for at in ((left, low), (right, low), (right, top), (left, top))], -2)
+        faces = [fill if living else (0.75, 0.75, 0.75) for living in alive[order]] * len(top)
+        boxes = PolyCollection(corners.reshape(-1, 4, 2), facecolors=faces, edgecolors="white", linewidths=0.3)
+        boxes.set_rasterized(True)  # thousands of boxes
+        ax.add_collection(boxes)
+        ax.plot([], [], "s", color=fill, label=name)
+    ax.set(xlim=(-1, len(x)), ylim=(0, 1.03 * ranked.sum(0).max()))
     ax.set(xlabel="neuron, by the importance of its main feature", ylabel="stacked |W$_1$|, largest = 1")
     return ax
