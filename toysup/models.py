@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from toysup.checks import InputError, check_whole
+from toysup.checks import InputError, check_interval, check_whole
 from toysup.shapes import Shape
 
 __all__ = [
@@ -127,10 +127,21 @@ class MLP(nn.Module):
     With depth 1, AbsoluteValue and `hidden_bias=False` it is the "computation in superposition" model of Elhage et al.
     2022, h = ReLU(W_1 x), y = ReLU(W_2 h + b). Weights start as N(0, 2 / fan_in) (He et al. 2015), the last layer's as
     xavier_normal; biases at zero.
+
+    With `open_start` W_out starts as that number times |xavier_normal|, so that no output's ReLU is off at the start.
+    Where inputs are sparse a ReLU that starts off stays off: with symmetric starts that is half of all outputs' sides.
     """
 
     def __init__(
-        self, n_in: int, n_out: int, *, width: int, depth: int = 1, relu: bool = True, hidden_bias: bool = True
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        width: int,
+        depth: int = 1,
+        relu: bool = True,
+        hidden_bias: bool = True,
+        open_start: float | None = None,
     ) -> None:
         super().__init__()
         check_whole("MLP", "width", width)
@@ -139,10 +150,13 @@ class MLP(nn.Module):
         self.weights = nn.ParameterList(_empty(a, b) for a, b in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(_empty(width) for _ in range(depth * hidden_bias))
         self.W_out, self.b_out = _empty(width, n_out), _empty(n_out)
-        self.relu = relu
+        self.relu, self.open_start = relu, open_start
+        check_interval("MLP", "open_start", 1.0 if open_start is None else open_start, 0, open_low=True)
 
     def initial(self) -> Initial:
-        values: Initial = {"W_out": normal(math.sqrt(2 / sum(self.W_out.shape))), "b_out": zeros}
+        out = normal((self.open_start or 1.0) * math.sqrt(2 / sum(self.W_out.shape)))
+        start = (lambda uniforms: out(uniforms).abs()) if self.open_start else out
+        values: Initial = {"W_out": start, "b_out": zeros}
         for layer, weight in enumerate(self.weights):
             values[f"weights.{layer}"] = normal(math.sqrt(2 / weight.shape[0]))
         values |= {f"biases.{layer}": zeros for layer in range(len(self.biases))}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch
@@ -29,6 +29,7 @@ __all__ = [
     "category_colours",
     "directions",
     "figure",
+    "neuron_stacks",
     "null",
     "phase_map",
     "reference",
@@ -233,4 +234,31 @@ def phase_map(
     ax.set(xlabel=x, ylabel=y, facecolor="0.9", **({"xscale": "log", "yscale": "log"} if log else {}))
     if colours is None:
         ax.figure.colorbar(drawn, ax=ax, label=value)
+    return ax
+
+
+def neuron_stacks(ax: Axes, weights: np.ndarray, alive: np.ndarray) -> Axes:
+    """One bar for each neuron: its absolute input weights on top of each other, the largest at the bottom and scaled to
+    1 (Elhage et al. 2022, "Visualizing superposition in terms of neurons"): what rises above 1 are further features.
+
+    Args:
+        weights: (feature, neuron). Neurons come in the order of the feature with their largest weight.
+        alive: (neuron,); dead neurons stand last, in grey.
+    """
+    ranked = -np.sort(-np.abs(weights), axis=0)
+    ranked = ranked / np.maximum(ranked[:1], np.finfo(ranked.dtype).tiny)
+    order = np.lexsort((np.abs(weights).argmax(0), ~alive))
+    bottom, x = np.vstack([np.zeros_like(ranked[:1]), ranked.cumsum(0)[:-1]])[:, order], np.arange(weights.shape[1])
+    colours = category_colours(["largest weight", "other weights"])
+    for rows, (name, fill) in zip((slice(0, 1), slice(1, None)), colours.items(), strict=True):
+        top, low = (bottom[rows] + ranked[rows][:, order]), bottom[rows]
+        left, right = (np.broadcast_to(x + side, top.shape) for side in (-0.45, 0.45))
+        corners = np.stack([np.stack(at, -1) for at in ((left, low), (right, low), (right, top), (left, top))], -2)
+        faces = [fill if living else (0.75, 0.75, 0.75) for living in alive[order]] * len(top)
+        boxes = PolyCollection(corners.reshape(-1, 4, 2), facecolors=faces, edgecolors="white", linewidths=0.3)
+        boxes.set_rasterized(True)  # thousands of boxes
+        ax.add_collection(boxes)
+        ax.plot([], [], "s", color=fill, label=name)
+    ax.set(xlim=(-1, len(x)), ylim=(0, 1.03 * ranked.sum(0).max()))
+    ax.set(xlabel="neuron, by the importance of its main feature", ylabel="stacked |W$_1$|, largest = 1")
     return ax

@@ -22,10 +22,15 @@ from toysup.theory.compressed_sensing import (
     inverse_density,
     l1_ratio,
     l1_weak_threshold,
+    welch_coherence,
 )
 from toysup.theory.face_counting import (
     l1_strong_threshold,
     l1_threshold_by_faces,
+)
+from toysup.theory.monosemantic import (
+    absolute_value_errors,
+    monosemantic_loss,
 )
 from toysup.theory.one_step import (
     OneStep,
@@ -57,6 +62,7 @@ __all__ = [
     "OneStep",
     "PolytopeFit",
     "ToyOptimum",
+    "absolute_value_errors",
     "ba_indyk_price_woodruff",
     "bayes_amp_r2",
     "bayes_amp_ratio",
@@ -76,6 +82,7 @@ __all__ = [
     "l1_weak_threshold",
     "matched_filter_auc",
     "matched_filter_measurements",
+    "monosemantic_loss",
     "one_step_r2",
     "one_step_r2_gaussian",
     "one_step_ratio",
