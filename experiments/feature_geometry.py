@@ -120,11 +120,11 @@ def groups_of(answer: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     return features, shares.dropna()
 
 
-def peaks_of(features: pd.DataFrame) -> stats.Peaks:
+def peaks_of(features: pd.DataFrame, resamples: int) -> stats.Peaks:
     """Peaks of the D_i of networks with p >= 0.1."""
     near = features[features["sparsity"] <= NEAR]
     return stats.peaks(near["dimensionality"], near["instance"], unit=near["group"], bandwidth=KERNEL, smooth=SMOOTH,
-                       tolerance=TOLERANCE)  # fmt: skip
+                       tolerance=TOLERANCE, resamples=resamples)  # fmt: skip
 
 
 def kind_of(name: str) -> str:
@@ -176,7 +176,8 @@ def main(run: report.Run) -> None:
             controls[f"plateau_at_{level}, {name}"] = stickiness(other, LEVELS[level])
 
     features, shares = groups_of(whole)
-    piles = peaks_of(features)
+    resamples = run.pick(default=1000, smoke=50)
+    piles = peaks_of(features, resamples)
     told = {name: (piles.contrast(x), piles.location(x)) for name, x in LEVELS.items()}
     for name, (contrast, location) in told.items():
         statistics |= {f"peak_at_{name}_contrast": contrast, f"peak_at_{name}_location": location}
@@ -188,7 +189,7 @@ def main(run: report.Run) -> None:
     }
     if second:
         others, other_shares = groups_of(second[0])
-        piles_2 = peaks_of(others)
+        piles_2 = peaks_of(others, resamples)
         controls["peaks, second size"] = {name: piles_2.contrast(x) for name, x in LEVELS.items()}
         controls["shapes, second size"] = {shape: stats.mean(other_shares[shape]) for shape in SHAPES}
 
