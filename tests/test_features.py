@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 from scipy.special import ndtr, ndtri, owens_t
 
 from toysup.checks import InputError
@@ -27,6 +27,7 @@ from toysup.features import (
     SparseBoolean,
     SparseNormal,
     SparseUniform,
+    UnitLength,
 )
 
 N = 12
@@ -61,6 +62,8 @@ DISTRIBUTIONS: dict[str, Features] = {
     "exactly all": ExactlyK(N, N),
     "one per group": OnePerGroup(N, 3),
     "one per group, uniform": OnePerGroup(N, 3, magnitude="uniform"),
+    "unit length": UnitLength(N, 0.2),
+    "unit length, always active": UnitLength(N, 1),
 }
 everyone = pytest.mark.parametrize("features", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS.keys())
 
@@ -226,6 +229,7 @@ VARYING = {
     ),
     "exactly 4": (ExactlyK(N, 4, magnitude="uniform"), {}),
     "one per group": (OnePerGroup(N, 3), {}),
+    "unit length": (UnitLength(N, 0.1), dict(density=torch.tensor([0.01, 0.5, 1.0]))),
 }
 MOMENTS = (
     "mean",
@@ -250,7 +254,7 @@ def test_a_stack_of_instances_equals_each_alone(features, fields):
     for i in range(3):
         alone = samples_and_moments(replaced(features, **{k: v[i] for k, v in fields.items()}), u[i])
         for name, together, single in zip(("x", *MOMENTS), stacked, alone, strict=True):
-            if isinstance(features, GaussianCopula | PowerLaw) or name == "expected_active":
+            if isinstance(features, GaussianCopula | PowerLaw | UnitLength) or name == "expected_active":
                 torch.testing.assert_close(together[i], single)
             else:
                 assert torch.equal(together[i], single), name
@@ -387,6 +391,17 @@ def test_anticorrelated_groups_have_at_most_one(density):
         assert count.min() == 1
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("anti, density", [(False, 0.3), (False, 1.0), (True, 0.3)])
+def test_correlated_groups_covary_as_they_say(anti, density, signed):
+    """Entries of a sample covariance of 40,000 bounded draws have standard errors below 0.002."""
+    features = Correlated(6, 3, density, anti=anti, signed=signed)
+    found = sample(features, 40_000, seed=2).double().T.cov()
+    assert (found - features.covariance).abs().max() < 0.008
+    torch.testing.assert_close(features.covariance.diag(), features.variance.expand(6))
+    assert signed or features.covariance[0, 1] * (-1 if anti else 1) > 0.01 or density == 1
+
+
 @pytest.mark.parametrize("branching, n_roots, n", [(2, 1, 15), (2, 3, 20), (3, 2, 11), (1, 1, 9), (4, 5, 5)])
 def test_an_active_child_has_an_active_parent(branching, n_roots, n):
     features = Hierarchy(n, branching, 0.8, 0.7, n_roots=n_roots)
@@ -447,6 +462,25 @@ def test_copula_without_loadings_is_sparse_uniform():
     assert GaussianCopula(N, LOADINGS, 1).joint_activity(0, 1) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("n, density", [(1, 0.5), (12, 0.1), (1000, 0.01), (300, 1.0)])
+def test_samples_of_unit_length_have_unit_length(n, density):
+    x, s = (make(n, density).transform(uniforms(500, n)) for make in (UnitLength, SparseUniform))
+    empty = (s == 0).all(1)
+    torch.testing.assert_close(x.norm(dim=1), (~empty).float())
+    torch.testing.assert_close(x * s.norm(dim=1, keepdim=True), s)
+
+
+def test_the_mean_of_one_feature_of_unit_length_is_its_activity():
+    assert UnitLength(1, 0.3).mean.item() == pytest.approx(0.3, rel=1e-6)
+    assert UnitLength(1, 0.3).second_moment.item() == pytest.approx(0.3, rel=1e-6)
+
+
+def test_the_mean_of_two_features_of_unit_length_by_integration():
+    """Alone with probability 1 - p, and then 1: E x = p (1 - p) + p^2 E u / sqrt(u^2 + w^2)."""
+    inner = integrate.dblquad(lambda u, w: u / math.hypot(u, w), 0, 1, 0, 1)[0]
+    assert UnitLength(2, 0.4).mean.item() == pytest.approx(0.4 * 0.6 + 0.16 * inner, rel=1e-5)
+
+
 # --- support ---------------------------------------------------------------------------------------------------------
 
 open_unit = st.floats(TINIEST, LARGEST, width=32)
@@ -460,10 +494,11 @@ def test_samples_stay_in_their_support(features, data):
     drawn = data.draw(st.lists(open_unit | extremes, min_size=features.n_uniforms, max_size=features.n_uniforms))
     x = features.transform(torch.tensor(drawn))
     assert x.shape == (N,) and torch.isfinite(x).all()
-    assert features.signed or (x >= 0).all()
-    if features.magnitude == "uniform":
+    assert getattr(features, "signed", False) or (x >= 0).all()
+    magnitude = getattr(features, "magnitude", "uniform")
+    if magnitude == "uniform":
         assert x.abs().max() <= 1
-    if features.magnitude == "boolean":
+    if magnitude == "boolean":
         assert set(x.abs().tolist()) <= {0.0, 1.0}
 
 
@@ -528,6 +563,9 @@ REFUSED = {
     "SparseUniform: uniforms have 1 entries, expected n_uniforms = 4": lambda: sample_of_width(SparseUniform(4), 1),
     "Correlated: uniforms have 4 entries, expected n_uniforms = 6": lambda: sample_of_width(Correlated(4, 2, 0.1), 4),
     "ExactlyK: uniforms have 2 entries, expected n_uniforms = 4": lambda: sample_of_width(ExactlyK(4, 2, True), 2),
+    "UnitLength: density must lie in (0, 1], got 0": lambda: UnitLength(4, 0),
+    "UnitLength: density has shape (4,), expected one number": lambda: UnitLength(4, [0.1] * 4),
+    "UnitLength: uniforms have 1 entries, expected n_uniforms = 4": lambda: sample_of_width(UnitLength(4, 0.1), 1),
     "OnePerGroup: uniforms have 1 entries, expected n_uniforms = 2": lambda: OnePerGroup(4, 2).indices(uniforms(3, 1)),
 }
 

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from toysup.checks import InputError
 from toysup.ensemble import Stack, fused, initial_values, train
-from toysup.features import Correlated, Features, PowerLaw, SparseBoolean, SparseNormal, SparseUniform
+from toysup.features import Correlated, ExactlyK, Features, PowerLaw, SparseBoolean, SparseNormal, SparseUniform
 from toysup.measure import held_out_loss
 from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
 from toysup.random import uniforms
@@ -21,20 +21,33 @@ from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.tasks import AbsoluteValue, And, Identity, XPlusRelu
 
 TIED, LINEAR = (lambda m, relu=relu: Model(TiedAutoencoder, width=m, relu=relu) for relu in (True, False))
+BENT, COMPUTING = (
+    (lambda m: Model(TiedAutoencoder, width=m, hidden_relu=True)),
+    (lambda m: Model(MLP, width=m, hidden_bias=False)),
+)
 # Kernels are compiled for each kind of network, so one case tries several things at once.
 CASES = {
     "few features": (SparseUniform(5, 0.1), Identity(2.0 ** -np.arange(5)), TIED(2), 1024),
     "few, dense": (SparseUniform(5, [1.0, 0.5, 1.0, 0.7, 0.9]), Identity(), TIED(2), 200),
+    "few, in pairs": (Correlated(4, 2, 0.05), Identity(), TIED(2), 1024),
+    "few, always one of two": (Correlated(4, 2, 0.5, anti=True), Identity(), TIED(2), 130),
+    "narrow, in sets": (Correlated(20, 10, 0.9, signed=True), Identity(2.0 ** -np.arange(20)), TIED(10), 500),
+    "narrow, one of five": (Correlated(20, 5, 0.01, anti=True), Identity(), TIED(5), 1000),
     "narrow": (SparseUniform(20, 0.2), Identity(0.7 ** np.arange(20)), TIED(5), 512),
     "narrow, sparse": (SparseUniform(20, 0.01), Identity(), TIED(5), 1000),
     "narrow, power law": (PowerLaw(9, 1.0, 0.2), Identity(), TIED(3), 77),
     "narrow, linear, fourth power": (SparseBoolean(7, 0.1, signed=True), Identity(exponent=4.0), LINEAR(3), 130),
     "narrow, hidden layer": (SparseUniform(9, 0.1, signed=True), AbsoluteValue(), Model(MLP, width=6), 333),
     "narrow, hidden layer, linear": (SparseBoolean(9, 0.3), XPlusRelu(), Model(MLP, width=7, relu=False), 64),
+    "narrow, hidden layer, no bias": (SparseUniform(9, 0.1, signed=True), AbsoluteValue(), COMPUTING(6), 333),
+    "few, hidden ReLU": (SparseUniform(5, 0.1), Identity(), BENT(2), 200),
     "narrow, untied": (SparseUniform(9, 0.3), Identity(), Model(UntiedAutoencoder, width=4), 1),
     "wide": (SparseUniform(40, 0.3), Identity(0.9 ** np.arange(40)), TIED(30), 500),
     "wide, sparse": (SparseUniform(70, 0.02), Identity(), TIED(30), 1024),
     "wide, very sparse": (SparseUniform(40, 0.002), Identity(), TIED(25), 1024),
+    "wide, in pairs": (Correlated(40, 2, 0.02), Identity(), TIED(25), 1024),
+    "wide, hidden ReLU": (SparseUniform(40, 0.1), Identity(), BENT(25), 300),
+    "wide, hidden layer, no bias": (SparseUniform(50, 0.02, signed=True), AbsoluteValue(), COMPUTING(40), 300),
     "wide, hidden layer": (SparseUniform(50, 0.05, signed=True), AbsoluteValue(), Model(MLP, width=70), 300),
 }
 
@@ -100,7 +113,17 @@ def test_full_runs_end_at_the_same_loss(density):
 
 
 @pytest.mark.parametrize(
-    "name", ["few features", "narrow, sparse", "narrow, hidden layer", "narrow, untied", "wide, sparse"]
+    "name",
+    [
+        "few features",
+        "few, hidden ReLU",
+        "narrow, sparse",
+        "narrow, in sets",
+        "narrow, hidden layer",
+        "narrow, hidden layer, no bias",
+        "narrow, untied",
+        "wide, sparse",
+    ],
 )
 def test_gradients_are_autograds_in_float64(name):
     """One step of Adam without memory and with eps = lr = 1e12 subtracts the gradient."""
@@ -109,7 +132,7 @@ def test_gradients_are_autograds_in_float64(name):
     parameters, *_ = fused.run(stack, fused.plan_of(stack, np.float64), np.array([0, 1]))
     start = {key: value[0].double().requires_grad_() for key, value in initial_values(stack)[0].items()}
     features, task = whole.features, whole.task
-    x = features.transform(uniforms(5, 0, 150, features.n_features)[0]).double()
+    x = features.transform(uniforms(5, 0, 150, features.n_uniforms)[0]).double()
     loss = task.loss(functional_call(whole.build().double(), start, (x,)), task.target(x, {}))
     for (key, value), gradient in zip(start.items(), torch.autograd.grad(loss, list(start.values())), strict=True):
         found = value.detach() - parameters[key][0]
@@ -168,6 +191,11 @@ class Other(SparseUniform):
         return uniforms
 
 
+class Lagging(Correlated):
+    def transform(self, uniforms):
+        return super().transform(uniforms).roll(1, -1)
+
+
 class Loud(TiedAutoencoder):
     pass
 
@@ -176,7 +204,8 @@ class Loud(TiedAutoencoder):
     "changed, reason",
     [
         ({"features": SparseNormal(5, 0.1)}, "features are SparseNormal"),
-        ({"features": Correlated(6, 2, 0.1)}, "features are Correlated"),
+        ({"features": ExactlyK(5, 2)}, "features are ExactlyK"),
+        ({"features": Lagging(6, 2, 0.1)}, "features are Lagging"),
         ({"features": Other(5, 0.1)}, "features are Other"),
         ({"task": And(n_pairs=5)}, "the task is And"),
         ({"task": Identity(exponent=3.0)}, "the exponent is not 2 or 4"),

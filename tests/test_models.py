@@ -56,13 +56,23 @@ def test_tied_autoencoder(relu):
     assert (output >= 0).all() == relu
 
 
-@pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("depth", [1, 3])
-def test_mlp(depth, relu):
-    model, v = randomised(MLP(N, 5, width=4, depth=depth, relu=relu))
+def test_tied_autoencoder_with_a_hidden_relu():
+    model, v = randomised(TiedAutoencoder(N, N, width=3, hidden_relu=True))
     x = inputs()
     output, neurons, _ = record_of(model, x)
-    weights, biases = ([v[f"{kind}.{layer}"] for layer in range(depth)] for kind in ("weights", "biases"))
+    assert neurons[:, 0] == pytest.approx(oracles.relu(x.numpy() @ v["W"]), **FLOAT64)
+    assert output == pytest.approx(oracles.relu(neurons[:, 0] @ v["W"].T + v["b"]), **FLOAT64)
+
+
+@pytest.mark.parametrize("relu, biased", [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_mlp(depth, relu, biased):
+    model, v = randomised(MLP(N, 5, width=4, depth=depth, relu=relu, hidden_bias=biased))
+    x = inputs()
+    output, neurons, _ = record_of(model, x)
+    weights = [v[f"weights.{layer}"] for layer in range(depth)]
+    biases = [v[f"biases.{layer}"] if biased else np.zeros(4) for layer in range(depth)]
+    assert any(name.startswith("biases") for name in v) == biased
     last = oracles.relu if relu else lambda z: z
     assert output == pytest.approx(oracles.mlp(x.numpy(), weights, biases, v["W_out"], v["b_out"], last), **FLOAT64)
     assert neurons.shape == (BATCH, depth, 4) and (neurons >= 0).all()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import differential_evolution
 
 from toysup.checks import InputError
-from toysup.theory import configuration, expected_loss, toy_optimum
+from toysup.theory import configuration, expected_loss, toy_branch, toy_optimum
 
 ANTIPODAL = np.array([[1.0], [-1.0]])
 TRIANGLE = np.array([[1.0, 0.0], [-0.5, np.sqrt(0.75)], [-0.5, -np.sqrt(0.75)]])
@@ -279,6 +279,52 @@ def test_five_sparse_features_in_a_plane_make_a_pentagon():
     assert cosines == pytest.approx(np.tile(angles, (5, 1)), abs=1e-4)  # loss is quadratic: 1e-8 of it
 
 
+def circle(order):
+    """Unit vectors (n, 2) at equal angles, the features in this order around the circle."""
+    angle = 2 * np.pi * np.argsort(order) / len(order)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def test_the_best_pentagon_is_found_among_all_orders():
+    """With unequal importances the 12 orders around the circle are 12 local minima of different loss."""
+    importance = 0.9 ** np.arange(5)
+    orders = [(0, *rest) for rest in itertools.permutations(range(1, 5)) if rest[0] < rest[-1]]
+    assert len(orders) == 12
+    bias = np.full(5, -0.2)
+    losses = np.array([toy_branch(1.1 * circle(order), bias, 0.1, importance[None]).loss[0] for order in orders])
+    assert np.ptp(losses) > 1e-3 * losses.min()
+    assert toy_optimum(5, 2, 0.1, importance).loss == pytest.approx(losses.min(), rel=1e-6)
+
+
+def test_a_branch_stays_in_its_geometry_until_that_is_no_minimum():
+    """n = 2, m = 1: at low density the antipodal pair is a minimum; at importance 0 of the second it cannot be."""
+    ratio = np.array([1.0, 0.5, 0.2, 0.0])
+    importance = np.stack([np.ones(4), ratio], axis=-1)
+    pair = toy_branch(ANTIPODAL, np.zeros(2), 0.1, importance)
+    assert pair.loss.shape == (4,) and pair.weights.shape == (4, 2, 1) and pair.biases.shape == (4, 2)
+    assert list(pair.name[:2]) == ["superposed"] * 2
+    best = toy_optimum(2, 1, 0.1, importance)
+    assert pair.loss[:2] == pytest.approx(best.loss[:2], rel=1e-6)
+    assert np.all(pair.loss >= best.loss * (1 - 1e-9)) and pair.loss[-1] == pytest.approx(best.loss[-1], abs=1e-9)
+    again = expected_loss(pair.weights, pair.biases, 0.1, importance)
+    assert again == pytest.approx(pair.loss, rel=1e-9, abs=1e-12)
+
+
+def test_a_branch_follows_a_worse_minimum_and_leaves_a_saddle():
+    """Five equal sparse features: two digons are a local minimum twice as bad as the pentagon; no weights at all
+    are a stationary point that the nudge leaves."""
+    digons = np.array([[0.0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
+    bias = np.array([0.025, 0, 0, 0, 0])
+    equal = np.ones((2, 5))
+    held = toy_branch(digons, bias, 0.05, equal)
+    assert np.all(held.loss > 1.5 * toy_optimum(5, 2, 0.05, np.ones(5)).loss)
+    assert np.linalg.norm(held.weights[:, 0], axis=-1) == pytest.approx(0, abs=1e-3)
+    nothing = np.zeros((5, 2)), np.full(5, 0.025)
+    still = toy_branch(*nothing, 0.05, equal[:1], nudge=0)
+    assert still.name[0] == "none" and still.loss[0] == pytest.approx(5 * (0.05 / 3 - 0.05**2 / 4), rel=1e-9)
+    assert toy_branch(*nothing, 0.05, equal[:1]).loss[0] < 0.5 * still.loss[0]
+
+
 def test_wrong_solutions_score_worse(grids):
     """Positive control: the tests above can tell a wrong sign, a missing bias and a doubled weight from the optimum."""
     importance, best = grids[2, 1]
@@ -348,6 +394,18 @@ def test_theory_needs_no_torch():
         (
             lambda: expected_loss(np.ones((2, 1)), np.ones(3), 0.1, np.ones(2)),
             "expected_loss: biases must have shape (..., 2), got (3,)",
+        ),
+        (
+            lambda: toy_branch(np.ones(2), np.ones(2), 0.1, np.ones((1, 2))),
+            "toy_branch: expected weights (n, m) and biases (n,), got (2,) and (2,)",
+        ),
+        (
+            lambda: toy_branch(ANTIPODAL, np.zeros(2), 0.1, np.ones((2, 3, 2))),
+            "toy_branch: expected one path of settings, got leading axes (2, 3)",
+        ),
+        (
+            lambda: toy_branch(ANTIPODAL, np.zeros(2), 0.1, np.ones((2, 2)), nudge=-1),
+            "toy_branch: nudge must lie in [0, inf], got -1",
         ),
         (lambda: configuration([1.0]), "configuration: weights must have shape (..., n, m), got (1,)"),
         (lambda: configuration(np.eye(2), 0), "configuration: represented must lie in (0, inf), got 0"),

@@ -318,3 +318,47 @@ def test_quantile_of_too_few_has_no_upper_end():
     assert stats.quantile([1.0, 2.0, 3.0], 0.95).high == math.inf
     with pytest.raises(InputError, match="q must lie in"):
         stats.quantile([1.0, 2.0], 1.0)
+
+
+# -------------------------------------------------------------------------------------------------------- transitions
+
+
+def test_a_clean_switch_lies_half_way_between_its_neighbours():
+    x = np.array([0.0, 1, 2, 4, 8])
+    for k in range(1, 5):
+        assert stats.threshold(x, np.arange(5) >= k) == (x[k - 1] + x[k]) / 2
+    assert stats.threshold(x, np.ones(5)) == 0 and stats.threshold(x, np.zeros(5)) == 8
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12))
+def test_no_place_has_fewer_points_on_the_wrong_side(above):
+    x, above = np.arange(len(above), dtype=float), np.array(above)
+
+    def wrong(at):
+        return np.sum(above & (x < at)) + np.sum(~above & (x > at))
+
+    assert wrong(stats.threshold(x, above)) <= min(wrong(at) for at in np.arange(-0.5, len(x)))
+
+
+def test_a_threshold_is_found_through_noise():
+    """A tenth of the points flipped: the threshold stays near the truth, and is half the axis off for pure noise."""
+    rng = np.random.default_rng(0)
+    x = np.linspace(0, 1, 200)
+    found = [stats.threshold(x, (x > 0.3) ^ (rng.random(200) < 0.1)) for _ in range(50)]
+    assert np.mean(found) == pytest.approx(0.3, abs=0.02)
+    assert np.std([stats.threshold(x, rng.random(200) < 0.5) for _ in range(50)]) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("x", "above", "message"),
+    [
+        ([0, 1], [True], "threshold: expected x and above of one length >= 1, got (2,) and (1,)"),
+        ([], [], "threshold: expected x and above of one length >= 1, got (0,) and (0,)"),
+        ([1, 0], [True, False], "threshold: x must be finite and ascending"),
+        ([0, np.nan], [True, False], "threshold: x must be finite and ascending"),
+    ],
+)
+def test_a_threshold_needs_an_axis(x, above, message):
+    with pytest.raises(InputError) as caught:
+        stats.threshold(x, above)
+    assert str(caught.value) == message

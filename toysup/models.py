@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from toysup.checks import InputError, check_whole
 from toysup.shapes import Shape
 
-__all__ = ["MLP", "Activations", "ResidualMLP", "TiedAutoencoder", "UntiedAutoencoder", "normal", "unit_rows"]
+__all__ = [
+    "MLP",
+    "Activations",
+    "ResidualMLP",
+    "SquaredProjection",
+    "TiedAutoencoder",
+    "UntiedAutoencoder",
+    "normal",
+    "unit_rows",
+]
 
 # name of a parameter or buffer -> map from uniforms of its shape, or the name of another that it starts equal to
 Initial = dict[str, Callable[[Tensor], Tensor] | str]
@@ -64,41 +73,71 @@ def _empty(*shape: int) -> nn.Parameter:
 class TiedAutoencoder(nn.Module):
     """x' = ReLU(W W^T x + b), W of shape (n_features, width): Elhage et al. 2022, "ReLU output model".
 
-    `relu=False` is their linear model. As in their notebook W starts as xavier_normal over (n_features, width), b at 0.
+    `relu=False` is their linear model; `hidden_relu=True` their "ReLU hidden layer" model x' = ReLU(W ReLU(W^T x) + b),
+    whose hidden layer has no bias ("Superposition in a privileged basis"). As in their notebook W starts as
+    xavier_normal over (n_features, width), b at 0.
     """
 
-    def __init__(self, n_in: int, n_out: int, *, width: int, relu: bool = True) -> None:
+    def __init__(self, n_in: int, n_out: int, *, width: int, relu: bool = True, hidden_relu: bool = False) -> None:
         super().__init__()
         check_whole("TiedAutoencoder", "width", width)
         if n_in != n_out:
             raise InputError(f"TiedAutoencoder: inputs and outputs must agree, got {n_in} and {n_out}")
         self.W, self.b = _empty(n_in, width), _empty(n_in)
-        self.relu = relu
+        self.relu, self.hidden_relu = relu, hidden_relu
 
     def initial(self) -> Initial:
         return {"W": normal(math.sqrt(2 / sum(self.W.shape))), "b": zeros}
 
     def forward(self, x: Float[Tensor, "batch feature"], record: bool = False):
         h = x @ self.W
+        h = torch.relu(h) if self.hidden_relu else h
         output = h @ self.W.T + self.b
         output = torch.relu(output) if self.relu else output
         return (output, Activations(h.unsqueeze(-2), h.unsqueeze(-2))) if record else output
 
 
+class SquaredProjection(nn.Module):
+    """y' = |W^T x|^2 + b, one output: W of shape (n_features, width), quadratic neurons read with weight 1.
+
+    The quadratic model of Scherlis et al. 2022, "Polysemanticity and Capacity in Neural Networks". The neurons are the
+    squares of the `width` embedded coordinates. W starts as xavier_normal over (n_features, width), b at 0.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, width: int) -> None:
+        super().__init__()
+        check_whole("SquaredProjection", "width", width)
+        if n_out != 1:
+            raise InputError(f"SquaredProjection: expected one output, got {n_out}")
+        self.W, self.b = _empty(n_in, width), _empty(1)
+
+    def initial(self) -> Initial:
+        return {"W": normal(math.sqrt(2 / sum(self.W.shape))), "b": zeros}
+
+    def forward(self, x: Float[Tensor, "batch feature"], record: bool = False):
+        h = x @ self.W
+        neurons = h.square()
+        output = neurons.sum(-1, keepdim=True) + self.b
+        return (output, Activations(neurons.unsqueeze(-2), h.unsqueeze(-2))) if record else output
+
+
 class MLP(nn.Module):
     """`depth` hidden layers of `width` ReLU neurons; y = ReLU(W_out h + b_out), or linear with `relu=False`.
 
-    With depth 1 and AbsoluteValue it is the "computation in superposition" model of Elhage et al. 2022. Weights start
-    as N(0, 2 / fan_in) (He et al. 2015), the last layer's as xavier_normal; biases at zero.
+    With depth 1, AbsoluteValue and `hidden_bias=False` it is the "computation in superposition" model of Elhage et al.
+    2022, h = ReLU(W_1 x), y = ReLU(W_2 h + b). Weights start as N(0, 2 / fan_in) (He et al. 2015), the last layer's as
+    xavier_normal; biases at zero.
     """
 
-    def __init__(self, n_in: int, n_out: int, *, width: int, depth: int = 1, relu: bool = True) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, *, width: int, depth: int = 1, relu: bool = True, hidden_bias: bool = True
+    ) -> None:
         super().__init__()
         check_whole("MLP", "width", width)
         check_whole("MLP", "depth", depth)
         sizes = [n_in] + [width] * depth
         self.weights = nn.ParameterList(_empty(a, b) for a, b in itertools.pairwise(sizes))
-        self.biases = nn.ParameterList(_empty(width) for _ in range(depth))
+        self.biases = nn.ParameterList(_empty(width) for _ in range(depth * hidden_bias))
         self.W_out, self.b_out = _empty(width, n_out), _empty(n_out)
         self.relu = relu
 
@@ -106,13 +145,13 @@ class MLP(nn.Module):
         values: Initial = {"W_out": normal(math.sqrt(2 / sum(self.W_out.shape))), "b_out": zeros}
         for layer, weight in enumerate(self.weights):
             values[f"weights.{layer}"] = normal(math.sqrt(2 / weight.shape[0]))
-            values[f"biases.{layer}"] = zeros
+        values |= {f"biases.{layer}": zeros for layer in range(len(self.biases))}
         return values
 
     def forward(self, x: Float[Tensor, "batch feature"], record: bool = False):
         hidden = []
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            x = torch.relu(x @ weight + bias)
+        for weight, bias in itertools.zip_longest(self.weights, self.biases):
+            x = torch.relu(x @ weight if bias is None else x @ weight + bias)
             hidden.append(x)
         output = x @ self.W_out + self.b_out
         output = torch.relu(output) if self.relu else output

@@ -158,12 +158,16 @@ def scaled(e: Emit, word: ir.Value) -> ir.Value:
     return e.b.fadd(e.b.sitofp(whole, FLOATS), e.constant(0.5, FLOATS))
 
 
+def uniform(e: Emit, word: ir.Value) -> ir.Value:
+    """A word's uniform, float32 in the open interval (0, 1)."""
+    u, top = e.b.fmul(scaled(e, word), e.constant(float(_SCALE), FLOATS)), e.constant(float(_TOP), FLOATS)
+    return e.b.select(e.b.fcmp_ordered("<", u, top), u, top)
+
+
 @emitted
 def _draw_uniforms(e: Emit, out, at, t, keys, feature, lanes):
     for position, word in enumerate(words(e, t, keys, feature, lanes)):
-        u = e.b.fmul(scaled(e, word), e.constant(float(_SCALE), FLOATS))
-        top = e.constant(float(_TOP), FLOATS)
-        e.store(e.b.select(e.b.fcmp_ordered("<", u, top), u, top), out, e.add(at, LANES * position))
+        e.store(uniform(e, word), out, e.add(at, LANES * position))
 
 
 def _make_fill(source: str):

@@ -120,6 +120,10 @@ class Setting:
 
     `seed` sets the data and the initial values; `data_seed` and `init_seed` override it, so that networks of different
     shape can see the same data (paired comparisons) or one start can meet other data.
+
+    `examples` is the size of the training set: a multiple of `batch`, gone through batch by batch, over and over
+    (`examples=batch` is full-batch training). None stands for endless data. Sets of one seed are nested where their
+    batches are equal, and held-out data are fresh either way.
     """
 
     features: Features
@@ -131,6 +135,7 @@ class Setting:
     seed: int = 0
     data_seed: int | None = None
     init_seed: int | None = None
+    examples: int | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("features", Features), ("task", Task), ("model", Model), ("optimizer", Adam)):
@@ -138,6 +143,10 @@ class Setting:
                 raise InputError(f"Setting: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         check_whole("Setting", "steps", self.steps)
         check_whole("Setting", "batch", self.batch)
+        if self.examples is not None:
+            check_whole("Setting", "examples", self.examples)
+            if self.examples % self.batch:
+                raise InputError(f"Setting: examples must be a multiple of batch={self.batch}, got {self.examples}")
         for name in SEEDS:
             value = getattr(self, name)
             if value is not None or name == "seed":
@@ -150,6 +159,15 @@ class Setting:
         """`data_seed` or `init_seed`, or `seed` where that is None."""
         value = getattr(self, name)
         return self.seed if value is None else value
+
+    @property
+    def cycle(self) -> int | None:
+        """Batches of the training set, after which they come again; None where they never do."""
+        return None if self.examples is None else self.examples // self.batch
+
+    def draw_of(self, step: int) -> int:
+        """The number of the batch that training step `step` sees."""
+        return step if self.cycle is None else step % self.cycle
 
     def build(self) -> nn.Module:
         """A fresh one-instance module of the right sizes (its values are not the initial draw)."""

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from toysup.checks import InputError, check_interval, check_whole
-from toysup.features import Features, OnePerGroup
+from toysup.checks import InputError, check_interval, check_whole, concrete
+from toysup.features import Features, GaussianCopula, OnePerGroup
+from toysup.features.base import Independent
 
-__all__ = ["AbsoluteValue", "And", "Identity", "Memory", "Regression", "Task", "XPlusRelu"]
+__all__ = ["AbsoluteValue", "And", "Identity", "Memory", "Regression", "SumOfSquares", "Task", "XPlusRelu"]
 
 Constants = dict[str, Tensor]
 
@@ -247,6 +248,57 @@ class And(Regression):
         is_first, is_second = (F.one_hot(k, features.n_features).to(mean.dtype) for k in (i, j))
         fit = (is_first * mean[j, None] + is_second * mean[i, None]) * variance.sqrt() * weight.sqrt()[:, None]
         return torch.linalg.svdvals(fit).square()
+
+
+@dataclass(frozen=True)
+class SumOfSquares(Task):
+    """y = sum_i v_i x_i^2, one number, loss E (y - y')^2 (Scherlis et al. 2022): who gets how much of the width?
+
+    x is what the features draw, scaled to unit second moment, so that only its kurtosis k_i is left to matter. Features
+    must be independent and symmetric about 0 (`signed`): then Var y = sum_i v_i^2 (k_i - 1), and no linear map of x
+    beats a constant. A feature's `importance` v >= 0 is its coefficient here, not a weight of the loss.
+    """
+
+    importance: float | Any = 1.0
+
+    def __post_init__(self) -> None:
+        check_interval("SumOfSquares", "importance", self.importance, 0)
+
+    def check(self, features: Features) -> None:
+        check_interval("SumOfSquares", "importance", self.importance, 0, length=features.n_features)
+        if not isinstance(features, Independent) or isinstance(features, GaussianCopula):
+            raise InputError(f"SumOfSquares: features must be independent, got {type(features).__name__}")
+        mean = concrete(features.mean)
+        if mean is not None and mean.any():
+            raise InputError(f"SumOfSquares: features must be symmetric about 0 (signed), got mean {mean.max():g}")
+
+    def n_outputs(self, features: Features) -> int:
+        return 1
+
+    def batch(self, features: Independent, constants: Constants, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        x = features.transform(uniforms) * features.second_moment.rsqrt()
+        return x, (_weights(self.importance, x) * x.square()).sum(-1, keepdim=True)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output - target).square().sum(-1).mean()
+
+    def errors(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output - target).square()
+
+    def baseline(self, features: Independent, constants: Constants) -> Tensor:
+        kurtosis = features.kurtosis
+        v = _weights(self.importance, kurtosis)
+        return (v * v * (kurtosis - 1)).expand(features.n_features).sum().unsqueeze(0)
+
+    def features_per_score(self, features: Features) -> Tensor:
+        return torch.tensor(float(features.n_features))
+
+    def trivial_losses(
+        self, features: Independent, constants: Constants, width: int | None = None
+    ) -> dict[str, Tensor]:
+        constant = self.baseline(features, constants).squeeze(0)
+        mean = _weights(self.importance, constant).expand(features.n_features).sum()
+        return {"zero": constant + mean * mean, "constant": constant, "linear": constant}
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toysup.ensemble import residual, shallow
+from toysup.ensemble import listed, residual, shallow
 from toysup.ensemble.plan import Plan
 from toysup.ensemble.stack import Stack, initial_values, task_constants
 
 __all__ = ["plan_of", "prepare", "run", "unfit"]
 
 PIECES = 64  # calls of a kernel in which a stack is trained, so that progress can be told
-FAMILIES = (shallow, residual)
+FAMILIES = (shallow, residual, listed)
 _PREPARED: set[Any] = set()  # kinds of kernels
 
 
@@ -44,7 +44,7 @@ def prepare(stacks: Sequence[Stack]) -> None:
             continue
         _PREPARED.add(kind)
         one = stack.take([0])
-        setting = dataclasses.replace(stack.setting, steps=1, batch=1)
+        setting = dataclasses.replace(stack.setting, steps=1, batch=1, examples=None)
         one = dataclasses.replace(one, setting=setting)
         run(one, plan_of(one), np.array([0, 1]))
 

@@ -12,7 +12,7 @@ from toysup.ensemble import shallow
 from toysup.ensemble.plan import Plan
 from toysup.ensemble.shallow import TARGETS, _magnitude, _per_feature
 from toysup.ensemble.stack import Stack, initial_values, task_constants
-from toysup.features import OnePerGroup
+from toysup.features import Correlated, OnePerGroup
 from toysup.features.base import as_tensor
 from toysup.kernels import residual as kernels
 from toysup.kernels.residual import Kind, Layout
@@ -42,6 +42,8 @@ def unfit(stack: Stack) -> str | None:
     if not memory:
         if module.unembedding == "coordinates":
             return "the outputs of a regression are coordinates"
+        if isinstance(setting.features, Correlated):
+            return f"features are {type(setting.features).__name__}"
         own = replace(setting, model=Model(TiedAutoencoder, width=1))
         return shallow.unfit(replace(stack, setting=own))  # what it says of features, task and optimizer
     if type(setting.task) is not Memory:
@@ -94,6 +96,7 @@ def _layout(stack: Stack, places: dict[str, int], count: int, frozen: int) -> tu
         "depth": depth,
         "read": module.read,
         "batch": batch,
+        "cycle": setting.cycle or setting.steps,
         "tile": tile,
         "ld": ld,
         "count": count,

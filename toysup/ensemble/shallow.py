@@ -13,10 +13,11 @@ from torch.func import vmap
 from toysup.ensemble.plan import Plan
 from toysup.ensemble.stack import Stack, _as_tensors, bound, initial_values
 from toysup.ensemble.step import one_thread
-from toysup.features.base import MAGNITUDES, Independent, Sparse
+from toysup.features import Correlated
+from toysup.features.base import MAGNITUDES, Features, Independent, Sparse
 from toysup.kernels import shallow, tiles
 from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
-from toysup.setting import Adam, Setting
+from toysup.setting import Adam, Model, Setting
 from toysup.simd import LANES
 from toysup.tasks import AbsoluteValue, Identity, XPlusRelu
 
@@ -30,12 +31,8 @@ def unfit(stack: Stack) -> str | None:
     features, task, model = setting.features, setting.task, setting.model
     if type(task) not in TARGETS:
         return f"the task is {type(task).__name__}"
-    own = type(features)
-    plain = isinstance(features, Independent) and all(
-        getattr(own, name) is getattr(Independent, name) for name in ("transform", "n_uniforms", "given_active")
-    )
-    if not plain or features.magnitude == "normal":
-        return f"features are {own.__name__}"
+    if not _plain(features) or features.magnitude == "normal":
+        return f"features are {type(features).__name__}"
     exponents = np.unique(stack.varying.get("task.exponent", task.exponent))
     if len(exponents) > 1 or exponents[0] not in (2, 4):
         return "the exponent is not 2 or 4 for all"
@@ -45,6 +42,22 @@ def unfit(stack: Stack) -> str | None:
     if not shallow or model.arguments.get("depth", model.build is MLP) != (model.build is MLP):
         return f"the model is {model!r}"
     return None
+
+
+def _plain(features: Features) -> bool:
+    """Whether features are drawn as `Independent` or `Correlated` says, whatever their activity."""
+    own = type(features)
+    return any(
+        isinstance(features, kind)
+        and all(getattr(own, name) is getattr(kind, name) for name in ("transform", "n_uniforms", "given_active"))
+        for kind in (Independent, Correlated)
+    )
+
+
+def _grouped(features: Sparse) -> int:
+    if not isinstance(features, Correlated):
+        return tiles.ALONE
+    return tiles.IN_TURN if features.anti else tiles.TOGETHER
 
 
 def _magnitude(features: Sparse) -> int:
@@ -64,25 +77,34 @@ def _per_feature(stack: Stack, pick: Callable[[Setting], Any]) -> np.ndarray:
     return found.contiguous().numpy()
 
 
-NAMES = {  # the kernel's matrices and biases -> the model's
+NAMES = {  # the kernel's matrices and biases -> the model's; a hidden bias may be missing there
     TiedAutoencoder: {"E": "W", "b": "b"},
     MLP: {"E": "weights.0", "c": "biases.0", "D": "W_out", "b": "b_out"},
     UntiedAutoencoder: {"E": "W_E", "D": "W_U", "b": "b_out"},
 }
 
 
+def _hidden(model: Model) -> tuple[bool, bool]:
+    """Whether the hidden layer has a ReLU, and whether it has a bias."""
+    mlp = model.build is MLP
+    return mlp or model.arguments.get("hidden_relu", False), mlp and model.arguments.get("hidden_bias", True)
+
+
 def kind_of(stack: Stack) -> shallow.Kind:
     """Which kernel trains a stack."""
     setting, arguments = stack.setting, stack.setting.model.arguments
     names, n, m = NAMES[setting.model.build], setting.features.n_features, arguments["width"]
-    few = "D" not in names and n * (m + 1) <= shallow.FEW
+    hidden, bias = _hidden(setting.model)
+    few = "D" not in names and not hidden and n * (m + 1) <= shallow.FEW
     return shallow.Kind(
         tied="D" not in names,
-        hidden="c" in names,
+        hidden=hidden,
+        bias=bias,
         relu=arguments.get("relu", True),
         power=int(np.unique(stack.varying.get("task.exponent", setting.task.exponent))[0]),
         target=TARGETS[type(setting.task)],
         magnitude=_magnitude(setting.features),
+        grouped=_grouped(setting.features),
         wide=m >= WIDE,
         n=n * few,
         m=m * few,
@@ -100,8 +122,9 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     places: dict[str, tuple[int, tuple[int, ...], bool]] = {}
     at = 0
     for short, shape in (("E", (n, stride)), ("D", (n, stride)), ("c", (stride,)), ("b", (n,))):
-        if short in names:
+        if short in names and names[short] in start:
             places[names[short]] = at, shape, short == "D" and setting.model.build is MLP
+        if short in names or (short == "c" and kind.hidden):
             at += int(np.prod(shape))
 
     def unpack(theta: np.ndarray) -> dict[str, np.ndarray]:
@@ -121,8 +144,9 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
         theta[:, first : first + padded[0].size] = padded.reshape(len(stack), -1)
 
     tile = shallow.tile_of(n, m, setting.batch, kind.wide)
-    sizes = np.array([n, m, setting.batch, tile])
+    groups = setting.features.n_uniforms - n
+    sizes = np.array([n, m, setting.batch, tile, groups, setting.cycle or setting.steps])
     own = (_per_feature(stack, lambda s: s.features.activity), _per_feature(stack, lambda s: s.task.importance))
     floats = shallow.floats_needed(kind, n, m, tile, count)
-    ints = shallow.ints_needed(kind, n, tile, setting.batch)
+    ints = shallow.ints_needed(kind, n, groups, tile, setting.batch)
     return Plan(shallow.kernel(kind), theta, own, sizes, floats, ints, unpack)

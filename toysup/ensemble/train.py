@@ -222,7 +222,7 @@ def _run(
     kept = {0: {k: v.cpu().clone() for k, v in parameters.items()}} if 0 in snapshots else {}
     reported = 0
     for step in range(steps):
-        draws = uniforms(stack.data_seed, step, batch, width, device=device, out=memory)
+        draws = uniforms(stack.data_seed, setting.draw_of(step), batch, width, device=device, out=memory)
         parameters, first, second, alive, losses = step_function(
             parameters, first, second, alive, frozen, draws, rates.at(step).to(device)
         )

@@ -14,6 +14,7 @@ magnitudes that depend on what is active, `Features`. To add a magnitude, add a 
 from toysup.features.base import MAGNITUDES, Features, Independent, Magnitude, Sparse
 from toysup.features.dependent import Correlated, ExactlyK, Hierarchy, OnePerGroup
 from toysup.features.independent import GaussianCopula, PowerLaw, SparseBoolean, SparseNormal, SparseUniform
+from toysup.features.normalised import UnitLength
 
 __all__ = [
     "MAGNITUDES",
@@ -30,4 +31,5 @@ __all__ = [
     "SparseBoolean",
     "SparseNormal",
     "SparseUniform",
+    "UnitLength",
 ]

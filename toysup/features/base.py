@@ -48,21 +48,22 @@ class Magnitude(NamedTuple):
     second_moment: float
     mean_absolute: float
     positive_second_moment: float  # E[m^2; m > 0]
+    fourth_moment: float
 
 
 # Name -> (unsigned, signed).
 MAGNITUDES: dict[str, tuple[Magnitude, Magnitude]] = {
     "uniform": (  # U(0, 1); U(-1, 1)
-        Magnitude(lambda v: v, 1 / 2, 1 / 3, 1 / 2, 1 / 3),
-        Magnitude(lambda v: 2 * v - 1, 0, 1 / 3, 1 / 2, 1 / 6),
+        Magnitude(lambda v: v, 1 / 2, 1 / 3, 1 / 2, 1 / 3, 1 / 5),
+        Magnitude(lambda v: 2 * v - 1, 0, 1 / 3, 1 / 2, 1 / 6, 1 / 5),
     ),
     "boolean": (  # 1; -1 or 1 evenly
-        Magnitude(torch.ones_like, 1, 1, 1, 1),
-        Magnitude(lambda v: torch.copysign(torch.ones_like(v), v - 0.5), 0, 1, 1, 1 / 2),
+        Magnitude(torch.ones_like, 1, 1, 1, 1, 1),
+        Magnitude(lambda v: torch.copysign(torch.ones_like(v), v - 0.5), 0, 1, 1, 1 / 2, 1),
     ),
     "normal": (  # |N(0, 1)|, through the lower tail, where float32 is finest; N(0, 1)
-        Magnitude(lambda v: -ndtri(below_one(v) / 2), math.sqrt(2 / math.pi), 1, math.sqrt(2 / math.pi), 1),
-        Magnitude(lambda v: ndtri(below_one(v)), 0, 1, math.sqrt(2 / math.pi), 1 / 2),
+        Magnitude(lambda v: -ndtri(below_one(v) / 2), math.sqrt(2 / math.pi), 1, math.sqrt(2 / math.pi), 1, 3),
+        Magnitude(lambda v: ndtri(below_one(v)), 0, 1, math.sqrt(2 / math.pi), 1 / 2, 3),
     ),
 }
 
@@ -201,6 +202,17 @@ class Sparse(Features):
     @property
     def positive_second_moment(self) -> Float[Tensor, "*n_features"]:
         return self.activity * self.given_active.positive_second_moment
+
+    @property
+    def fourth_moment(self) -> Float[Tensor, "*n_features"]:
+        """E x_i^4."""
+        return self.activity * self.given_active.fourth_moment
+
+    @property
+    def kurtosis(self) -> Float[Tensor, "*n_features"]:
+        """E x_i^4 / (E x_i^2)^2: the kurtosis where the mean is 0, as it is for signed values. Those of activity p have
+        1/p (boolean), 9/(5p) (uniform) or 3/p (normal)."""
+        return self.fourth_moment / self.second_moment**2
 
 
 class Independent(Sparse):

@@ -43,6 +43,15 @@ class Correlated(Sparse):
         """One for each group, then one for each feature's magnitude."""
         return self.n_features // self.group_size + self.n_features
 
+    @property
+    def covariance(self) -> Float[Tensor, "n_features n_features"]:
+        """Cov(x_i, x_j): within a group p (1 - p), or -p^2 if anti, times the squared mean magnitude; 0 between."""
+        squared = self.given_active.mean**2
+        within = -self.mean.square() if self.anti else self.activity * (1 - self.activity) * squared
+        group = torch.arange(self.n_features, device=self.activity.device) // self.group_size
+        same = group[:, None] == group
+        return torch.where(same, within, 0.0).fill_diagonal_(0) + self.variance * torch.eye(self.n_features)
+
     def transform(self, uniforms: Float[Tensor, "*batch n_uniforms"]) -> Float[Tensor, "*batch n_features"]:
         self._check_width(uniforms)
         groups = self.n_features // self.group_size

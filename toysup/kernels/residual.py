@@ -27,9 +27,9 @@ from llvmlite import ir
 
 from toysup import random
 from toysup.kernels import tiles
-from toysup.kernels.tiles import ABSOLUTE, PLUS_RELU, adam, clear, contract, draw, squeeze, up
+from toysup.kernels.tiles import ABSOLUTE, PLUS_RELU, adam, clear, contract, draw, sound, squeeze, up
 from toysup.random import BLOCK, KEYS, M0, TABLE, feature_tables, key_table, lane_products, lane_tables
-from toysup.simd import INT, INT32, LANES, Emit, answers, emitted, source_of
+from toysup.simd import INT, INT32, LANES, Emit, emitted, source_of
 
 __all__ = ["Kind", "Layout", "kernel"]
 
@@ -60,6 +60,7 @@ class Layout(NamedTuple):
     depth: int
     read: int  # coordinates that the last block writes
     batch: int
+    cycle: int  # batches after which data come again
     tile: int
     ld: int  # from one row of activations to the next
     count: int  # parameters, padded
@@ -190,19 +191,6 @@ def _scaled(e: Emit, s, out, at, ld, rows, columns, gain):
         e.loop(0, columns, LANES, (), one)
 
     e.loop(0, rows, 1, (), row)
-
-
-@emitted
-@answers
-def _sound(e: Emit, s, at, count):
-    """Whether the squares of `count` numbers, a multiple of 16, are all finite."""
-
-    def one(i: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
-        g = e.load(s, e.add(at, i))
-        return [e.b.fadd(held[0], e.b.fmul(e.b.fmul(g, g), e.constant(0.0)))]  # 0 or NaN
-
-    nothing = e.total(e.loop(0, count, LANES, [e.constant(0.0)], one)[0])
-    return e.b.zext(e.b.fcmp_ordered("==", nothing, ir.Constant(e.element, 0.0)), INT)
 
 
 def _whole(e: Emit) -> tuple[ir.VectorType, int, int]:
@@ -456,8 +444,9 @@ def _make(source, memory, relu, power, target, magnitude):
             lr, decay, beta1, beta2, eps = rates[i, 0], rates[i, 1], rates[i, 2], rates[i, 3], rates[i, 4]
             power1, power2, total, stretch, mark, died = 1.0, 1.0, 0.0, 0, 0, -1
             for step in range(schedule.shape[0]):
-                feature_tables(t, feature, n, seed, 0, step * M0, 0)
-                lane_tables(t, lanes, blocks, 0, step * M0)
+                first0 = step % p.cycle * M0
+                feature_tables(t, feature, n, seed, 0, first0, 0)
+                lane_tables(t, lanes, blocks, 0, first0)
                 clear(s, count, count)
                 clear(s, p.lost, LANES)
                 for start in range(0, p.batch, p.tile):
@@ -519,7 +508,7 @@ def _make(source, memory, relu, power, target, magnitude):
                 loss = 0.0
                 for j in range(LANES):
                     loss += s[p.lost + j]
-                if not (np.isfinite(loss) and _sound(s, count, count)):
+                if not (np.isfinite(loss) and sound(s, count, count)):
                     died = step
                     break
                 # ---- AdamW

@@ -1,6 +1,6 @@
 """One hidden layer, trained by one fused kernel: draws, forward, backward and AdamW without leaving the cache.
 
-    h = x E          or  ReLU(x E + c)        E: (feature, neuron), the same matrix as D in a tied autoencoder
+    h = x E  or  ReLU(x E)  or  ReLU(x E + c)  E: (feature, neuron), the same matrix as D in a tied autoencoder
     y = h D^T + b    or  ReLU(h D^T + b)      D: (feature, neuron)
     loss = mean over samples of sum_i I_i |y_i - g(x_i)|^q,  q = 2 or 4,  g(x) = x, |x| or x + ReLU(x)
 
@@ -33,11 +33,14 @@ from toysup import random
 from toysup.kernels import tiles
 from toysup.kernels.tiles import (
     ABSOLUTE,
+    IN_TURN,
     PLUS_RELU,
     adam,
     clear,
     contract,
     draw,
+    draw_group,
+    draw_member,
     entries,
     listed,
     outer,
@@ -69,11 +72,13 @@ class Kind(NamedTuple):
     """What the code of a kernel depends on."""
 
     tied: bool
-    hidden: bool  # ReLU and bias in the hidden layer
+    hidden: bool  # ReLU in the hidden layer, and room for a bias
+    bias: bool  # whether that bias is trained; else it stays 0
     relu: bool  # ReLU at the output
     power: int  # 2 or 4
     target: int
     magnitude: int
+    grouped: int  # ALONE, TOGETHER or IN_TURN
     wide: bool
     n: int  # features and neurons, where they are few enough to be written out; else 0
     m: int
@@ -171,14 +176,15 @@ def floats_needed(kind: Kind, n: int, m: int, tile: int, count: int) -> int:
     """Scratch for `kernel`, in numbers, for parameters padded to `count`."""
     matrices, mp = 2 - kind.tied, up(m)
     lanes = 0 if kind.wide else matrices * n * m
-    used = 4 * count + 4 * up(n + 1) + LANES * (2 * n + m * kind.hidden + lanes) + 2 * (n + m) * (tile + LANES)
+    used = BLOCK + 4 * count + 4 * up(n + 1) + LANES * (2 * n + m * kind.hidden + lanes) + 2 * (n + m) * (tile + LANES)
     return int(used + kind.wide * (2 * mp * tile + (n + 1) * tile + LANES) + BLOCK)
 
 
-def ints_needed(kind: Kind, n: int, tile: int, batch: int) -> int:
-    """Likewise in whole numbers of 64 bits."""
+def ints_needed(kind: Kind, n: int, groups: int, tile: int, batch: int) -> int:
+    """Likewise in whole numbers of 64 bits; `groups` have uniforms of their own."""
     blocks = up(batch, BLOCK) // BLOCK
-    return int(up(KEYS + 3 * n, 8) + (TABLE + 1) * blocks + kind.wide * (n + 1 + (n + 1) * tile // 2 + LANES))
+    keys = up(KEYS + 3 * (groups + n), 8)
+    return int(keys + (TABLE + 1) * blocks + kind.wide * (n + 1 + (n + 1) * tile // 2 + LANES))
 
 
 @nb.njit(nogil=True)
@@ -232,12 +238,13 @@ def kernel(kind: Kind) -> Callable[..., None]:
     return _make(source_of(__file__, tiles.__file__, random.__file__), *(int(value) for value in kind))
 
 
-def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neurons):
+def _make(source, tied, hidden, bias, relu, power, target, magnitude, grouped, wide, few, neurons):
     @nb.njit(nogil=True, cache=True, error_model="numpy")
     def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, sizes, s, t):
         source  # noqa: B018
         density, importance = own
-        n, m, batch, tile = sizes[0], sizes[1], sizes[2], sizes[3]
+        n, m, batch, tile, groups, cycle = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]
+        members = n // max(groups, 1)
         ms = up(m) if wide else m
         ld, blocks = tile + LANES, up(batch, BLOCK) // BLOCK
         matrix = n * ms
@@ -247,6 +254,8 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
         at += 4 * count
         limit, inverse, weight = at, at + up(n), at + 2 * up(n)
         at += 3 * up(n)
+        which = at
+        at += BLOCK
         E = theta
         D = theta if tied else theta + matrix
         c = D + matrix
@@ -266,7 +275,8 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
         H, B = at, at + m * ld
         at += 2 * m * ld
         HT, BT, values = at, at + tile * ms, at + 2 * tile * ms
-        feature, lanes = KEYS, up(KEYS + 3 * n, 8)  # from a cache line's start: rows of tables are whole lines
+        feature = KEYS
+        lanes = up(KEYS + 3 * (groups + n), 8)  # from a cache line's start: rows of tables are whole lines
         masks = lanes + TABLE * blocks
         begins = masks + blocks
         index = 2 * (begins + n + 1)  # in 32-bit numbers
@@ -279,10 +289,13 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
             empty, active = 1.0, 0.0
             for f in range(n):
                 p = density[i, f]
-                s[limit + f] = p * np.float32(2147483648.0) if p < 1 else np.inf
+                s[limit + f] = p if grouped else p * np.float32(2147483648.0) if p < 1 else np.inf
                 s[inverse + f] = (np.float32(1) / p) * np.float32(4.656612873077393e-10)
                 s[weight + f] = importance[i, f]
-                empty *= 1.0 - np.float64(p)
+                if not grouped:
+                    empty *= 1.0 - np.float64(p)
+                elif f < groups:
+                    empty *= 1.0 - np.float64(p) * (members if grouped == IN_TURN else 1)
                 active += p
             sparse = empty > EMPTY
             listing, fired = wide and active < SPARSE * n, 1.0
@@ -292,8 +305,8 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
             lr, decay, beta1, beta2, eps = rates[i, 0], rates[i, 1], rates[i, 2], rates[i, 3], rates[i, 4]
             power1, power2, total, stretch, mark, died = 1.0, 1.0, 0.0, 0, 0, -1
             for step in range(steps):
-                first0 = step * M0
-                feature_tables(t, feature, n, seed, 0, first0, 0)
+                first0 = step % cycle * M0
+                feature_tables(t, feature, groups + n, seed, 0, first0, 0)
                 lane_tables(t, lanes, blocks, 0, first0)
                 clear(s, gradient, count)
                 clear(s, lost, X - lost)
@@ -307,7 +320,16 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
                         mask, table = 0, lanes + (block0 + block) * TABLE
                         for f in range(n):
                             row = X + f * ld + block * BLOCK
-                            if sparse:
+                            if grouped:
+                                group = f // members
+                                member = f - group * members
+                                if member == 0:
+                                    draw_group(s, which, t, 0, feature + 3 * group, table, limit)
+                                if grouped != IN_TURN:
+                                    member = 0
+                                own_table = feature + 3 * (groups + f)
+                                mask |= draw_member(s, row, t, 0, own_table, table, which, member, magnitude)
+                            elif sparse:
                                 mask |= draw(s, row, t, 0, feature + 3 * f, table, limit + f, inverse + f, magnitude, 0)
                             else:
                                 draw(s, row, t, 0, feature + 3 * f, table, limit + f, inverse + f, magnitude, 1)
@@ -397,19 +419,22 @@ def _make(source, tied, hidden, relu, power, target, magnitude, wide, few, neuro
                     totals(s, gD, laneD, LANES, matrix, factor)
                     if not tied:
                         totals(s, gE, laneE, LANES, matrix, factor)
+                if hidden and not bias:
+                    for k in range(ms):
+                        s[gc + k] = 0
                 loss = np.float64(s[lost + n])  # where it was summed over features already
                 zeros = batch - shown
                 for f in range(n):
                     missed = np.float64(s[lost + f])
                     if zeros:
                         pre = s[b + f]
-                        for k in range(m * hidden):
+                        for k in range(m * bias):
                             pre += s[D + f * ms + k] * max(s[c + k], 0)
                         y = max(pre, 0) if relu else pre
                         g = zeros * factor * s[weight + f] * (y if power == 2 else y * y * y)
                         missed += zeros * (y * y if power == 2 else y * y * y * y)
                         s[gb + f] += g
-                        for k in range(m * hidden):
+                        for k in range(m * bias):
                             if s[c + k] > 0:
                                 s[gD + f * ms + k] += g * s[c + k]
                                 s[gc + k] += g * s[D + f * ms + k]

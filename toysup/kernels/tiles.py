@@ -18,6 +18,7 @@ from toysup.random import BLOCK
 from toysup.simd import INT, INT32, LANES, Emit, answers, emitted
 
 UNIFORM, SIGNED, BOOLEAN, SIGN = range(4)  # magnitudes: U(0, 1), U(-1, 1), 1, -1 or 1
+ALONE, TOGETHER, IN_TURN = range(3)  # features: independent; groups active all or none; at most one of each group
 SAME, ABSOLUTE, PLUS_RELU = range(3)  # targets
 
 # rows of a tile -> registers along it; 24 sums leave room for what is multiplied
@@ -201,6 +202,19 @@ def through(e: Emit, s, at, ld, gate, rows, columns, sums):
 
 
 @emitted
+@answers
+def sound(e: Emit, s, at, count):
+    """Whether the squares of `count` numbers, a multiple of 16, are all finite."""
+
+    def one(i: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+        g = e.load(s, e.add(at, i))
+        return [e.b.fadd(held[0], e.b.fmul(e.b.fmul(g, g), e.constant(0.0)))]  # 0 or NaN
+
+    nothing = e.total(e.loop(0, count, LANES, [e.constant(0.0)], one)[0])
+    return e.b.zext(e.b.fcmp_ordered("==", nothing, ir.Constant(e.element, 0.0)), INT)
+
+
+@emitted
 def adam(e: Emit, s, theta, gradient, first, second, count, share1, share2, eps, size, root, decay):
     """One step of AdamW (Loshchilov and Hutter 2019, algorithm 2). Moments too small to matter become zero: an
     inactive parameter's would shrink until arithmetic with them is slow."""
@@ -252,6 +266,34 @@ def draw(e: Emit, s, at, t, keys, feature, lanes, threshold, inverse, magnitude,
             half = e.constant(0.5, floats)
             v = b.select(b.fcmp_ordered("<", v, half), e.constant(-1.0, floats), one)
         e.store(e.widened(b.select(active, v, zero)), s, e.add(at, LANES * position))
+        bits = b.zext(b.bitcast(active, ir.IntType(LANES)), INT)
+        mask = b.or_(mask, b.shl(bits, e.int(LANES * position)))
+    return mask
+
+
+@emitted
+def draw_group(e: Emit, s, at, t, keys, feature, lanes, density):
+    """Which member of a group each of 64 samples asks for, floor(u / p), at s[at:]."""
+    b, floats = e.b, random.FLOATS
+    p = e.splat(e.single(e.scalar(s, density)))
+    for position, word in enumerate(random.words(e, t, keys, feature, lanes)):
+        which = e.call("llvm.floor.v16f32", floats, b.fdiv(random.uniform(e, word), p))
+        e.store(e.widened(which), s, e.add(at, LANES * position))
+
+
+@emitted
+@answers
+def draw_member(e: Emit, s, at, t, keys, feature, lanes, which, member, magnitude):
+    """64 values of one feature at s[at:], active where s[which:] is `member`; the answer's bits say where."""
+    b, floats = e.b, random.FLOATS
+    asked = e.splat(b.sitofp(e.int(member), e.element))
+    mask = e.int(0)
+    for position, word in enumerate(random.words(e, t, keys, feature, lanes)):
+        active = b.fcmp_ordered("==", e.load(s, e.add(which, LANES * position)), asked)
+        v = random.uniform(e, word)
+        if magnitude == SIGNED:
+            v = b.fsub(b.fadd(v, v), e.constant(1.0, floats))
+        e.store(e.widened(b.select(active, v, e.constant(0.0, floats))), s, e.add(at, LANES * position))
         bits = b.zext(b.bitcast(active, ir.IntType(LANES)), INT)
         mask = b.or_(mask, b.shl(bits, e.int(LANES * position)))
     return mask

@@ -4,6 +4,27 @@ A measure takes a `Trained` and returns a tensor (instance,) or (instance, featu
 sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
 """
 
+from toysup.measure.adversarial import (
+    attack_radius,
+    ball_maximum,
+    vulnerability,
+)
+from toysup.measure.blocks import (
+    block_sizes,
+)
+from toysup.measure.dynamics import (
+    cosines,
+    curves,
+    loss_through,
+    through,
+)
+from toysup.measure.examples import (
+    hidden_vectors,
+    irregularity,
+    seen_loss,
+    typical_dimensionality,
+    unseen_loss,
+)
 from toysup.measure.geometry import (
     arrangements,
     clusters,
@@ -15,7 +36,14 @@ from toysup.measure.geometry import (
     interference,
     polytopes,
 )
-from toysup.measure.held_out import Estimate, held_out
+from toysup.measure.groups import (
+    RELATIONS,
+    group_relations,
+)
+from toysup.measure.held_out import (
+    Estimate,
+    held_out,
+)
 from toysup.measure.recovery import (
     accuracy_recovered,
     features_offered,
@@ -26,21 +54,36 @@ from toysup.measure.recovery import (
 )
 
 __all__ = [
+    "RELATIONS",
     "Estimate",
     "accuracy_recovered",
     "arrangements",
+    "attack_radius",
+    "ball_maximum",
+    "block_sizes",
     "clusters",
+    "cosines",
+    "curves",
     "dimensionality",
     "dimensions_per_feature",
     "directions",
     "feature_dimensionality",
     "feature_norm",
     "features_offered",
+    "group_relations",
     "held_out",
     "held_out_loss",
+    "hidden_vectors",
     "interference",
+    "irregularity",
+    "loss_through",
     "polytopes",
     "r_squared",
     "recovered",
     "recovered_at",
+    "seen_loss",
+    "through",
+    "typical_dimensionality",
+    "unseen_loss",
+    "vulnerability",
 ]

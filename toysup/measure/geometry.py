@@ -59,7 +59,7 @@ def dimensionality(W: Float[Tensor, "*stack feature width"]) -> Float[Tensor, "*
     2/3, tetrahedron 3/4, pentagon 2/5, orthonormal 1.
     """
     squared = W.square().sum(-1)
-    overlap = (W @ W.mT).square().sum(-1)
+    overlap = (W @ (W.mT @ W) * W).sum(-1)  # sum_j (W_i . W_j)^2, without the matrix of all pairs
     return torch.where(squared > 0, squared.square() / overlap.clamp(min=torch.finfo(W.dtype).tiny), 0.0)
 
 

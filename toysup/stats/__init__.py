@@ -3,6 +3,16 @@
 Samples are independent units, normally seeds: one number per seed, already averaged inside the seed.
 """
 
+from toysup.stats.change_points import (
+    Around,
+    ChangePoints,
+    Coincidence,
+    Transition,
+    around,
+    change_points,
+    coincidence,
+    transitions,
+)
 from toysup.stats.comparison import (
     Comparison,
     best_setting,
@@ -12,7 +22,9 @@ from toysup.stats.comparison import (
     equivalence_by_load,
     tost,
 )
-from toysup.stats.exponents import exponents
+from toysup.stats.exponents import (
+    exponents,
+)
 from toysup.stats.intervals import (
     UNDEFINED,
     Interval,
@@ -26,25 +38,49 @@ from toysup.stats.intervals import (
     share,
     some,
 )
+from toysup.stats.peaks import (
+    Peaks,
+    peaks,
+)
+from toysup.stats.plateaus import (
+    log_linear_stretch,
+    stretches,
+)
+from toysup.stats.transitions import (
+    threshold,
+)
 
 __all__ = [
     "UNDEFINED",
+    "Around",
+    "ChangePoints",
+    "Coincidence",
     "Comparison",
     "Interval",
+    "Peaks",
+    "Transition",
     "Verdict",
+    "around",
     "best_setting",
     "bootstrap",
     "capacity",
+    "change_points",
     "check_columns",
+    "coincidence",
     "compare",
     "decide",
     "equivalence_by_load",
     "every",
     "exponents",
+    "log_linear_stretch",
     "mean",
+    "peaks",
     "quantile",
     "ratio",
     "share",
     "some",
+    "stretches",
+    "threshold",
     "tost",
+    "transitions",
 ]

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from toysup.checks import InputError, check_interval, check_whole
 from toysup.theory.toy_kernels import best_of, losses_of
 
-__all__ = ["ToyOptimum", "configuration", "expected_loss", "toy_optimum"]
+__all__ = ["ToyOptimum", "configuration", "expected_loss", "toy_branch", "toy_optimum"]
 
 KEEP = 4  # starts followed to the bottom
 MOST_PATTERNS = 64  # structured starts of each kind
@@ -190,15 +190,68 @@ def _start_weights(n: int, width: int, starts: int, rng: np.random.Generator) ->
             pattern[list(chosen)] = simplex
             patterns.append(pattern)
     if width == 2 and n > 3:
-        for _ in range(4):
-            angle = 2 * np.pi * rng.permutation(n) / n
-            patterns.append(np.stack([np.cos(angle), np.sin(angle)], axis=-1))
+        angle = 2 * np.pi * _cyclic_orders(n, rng) / n
+        patterns += list(np.stack([np.cos(angle), np.sin(angle)], axis=-1))
     weights = np.array(patterns)
     ignored = (np.sum(weights**2, axis=-1) == 0) * 1.0
     weights = weights + 0.03 * rng.standard_normal(weights.shape)  # off the saddles that symmetry makes
     scale = rng.uniform(0.3, 1.0, (starts, 1, 1)) * np.sqrt(1.0 / width)
     weights = np.concatenate([weights, scale * rng.standard_normal((starts, n, width))])
     return weights, np.concatenate([ignored, rng.uniform(-0.5, 0.5, (starts, n))])
+
+
+def _cyclic_orders(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Every way to seat n >= 3 features around a circle, turned and mirrored ones once, (order, n): each one's place.
+
+    There are (n - 1)! / 2, which differ where importances or densities do; of more than MOST_PATTERNS a random choice.
+    """
+    rest = np.array([p for p in itertools.permutations(range(1, n)) if p[0] < p[-1]])
+    if len(rest) > MOST_PATTERNS:
+        rest = rest[rng.choice(len(rest), MOST_PATTERNS, replace=False)]
+    return np.argsort(np.insert(rest, 0, 0, axis=1), axis=1)
+
+
+def toy_branch(
+    weights: ArrayLike, biases: ArrayLike, density: ArrayLike, importance: ArrayLike, nudge: float = 1e-3, seed: int = 0
+) -> ToyOptimum:
+    """A local minimum of the expected loss, followed along a path of settings; a path of one is plain descent.
+
+    The first setting descends (BFGS) from the weights and biases given, each later one from where the last ended. Where
+    the minimum ceases to be one the descent leaves it, and the name, the loss or the weights jump: a geometry's limit
+    of stability (its spinodal), while two branches' losses cross where the optimum changes.
+
+    Args:
+        weights: W, (n, m). biases: b, (n,).
+        density: p in (0, 1], one number, (path,) or (path, n). importance: I >= 0, (n,) or (path, n).
+        nudge: standard deviation of a random step before each descent, so that it leaves saddle points. seed: of it.
+
+    Returns:
+        ToyOptimum along the path: loss (path,), weights (path, n, m) as they were reached, biases (path, n), name.
+
+    Raises:
+        InputError: shapes that do not fit, settings out of range, more than 8 features, a negative nudge.
+    """
+    where = "toy_branch"
+    weights, biases = np.asarray(weights, dtype=np.float64), np.asarray(biases, dtype=np.float64)
+    if weights.ndim != 2 or biases.shape != weights.shape[:1]:
+        raise InputError(f"{where}: expected weights (n, m) and biases (n,), got {weights.shape} and {biases.shape}")
+    check_interval(where, "nudge", nudge, 0)
+    check_whole(where, "seed", seed, 0)
+    n, m = weights.shape
+    lead, density, importance = _settings(where, n, density, importance, 1)
+    if len(lead) > 1:
+        raise InputError(f"{where}: expected one path of settings, got leading axes {lead}")
+    density, importance = _flat(density), _flat(importance)
+    rng = np.random.Generator(np.random.Philox(seed))
+    at = np.concatenate([weights.reshape(-1), biases])
+    best, losses = np.zeros((len(density), len(at))), np.full(len(density), np.inf)
+    for k in range(len(density)):
+        start = (at + nudge * rng.standard_normal(len(at)))[None, None]
+        here = slice(k, k + 1)
+        best_of(start, n, density[here], importance[here], 1, best[here], losses[here])
+        at = best[k]
+    weights = best[:, : n * m].reshape(-1, n, m)
+    return ToyOptimum(np.maximum(losses, 0.0), weights, best[:, n * m :], configuration(weights))
 
 
 # ------------------------------------------------------------------------------------------------------------- names

@@ -1,0 +1,286 @@
+"""How much an adversary of bounded L2 norm can add to the loss of a tied autoencoder (Elhage et al. 2022, "Relationship
+to Adversarial Robustness").
+
+The attack on one sample x is the perturbation d, |d| <= radius, that maximises |relu(W W^T (x + d) + b) - y|^2, squares
+weighted by importance. The target y stays x, as it must in the paper: if it moved with the input, a network without
+superposition would copy the attack and lose nothing, and the paper's ratio would have a zero denominator. `moves`
+makes it y = x + d, which also counts the attack on features that the network ignores.
+
+Inside a linear region of the network the loss is a convex quadratic, whose maximum over a ball is found exactly
+(`ball_maximum`). Which region is best is combinatorial, so three attackers compete, and each is a lower bound:
+
+    feature   the paper's: along +-(W W^T)_i for every feature i, and the worst of these 2 n for each sample
+    regions   the exact maximum of the region's quadratic, then that of the region it led to, and so on
+    gradient  projected gradient ascent from random starts
+
+With `moves` the quadratic has as many dimensions as there are features, and `regions` is left out above REGION_LIMIT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from toysup.checks import InputError, check_interval, check_whole
+from toysup.ensemble import Trained, one_thread
+from toysup.measure.held_out import BATCH, Estimate
+from toysup.models import TiedAutoencoder
+from toysup.random import Stream, uniforms
+
+__all__ = ["Ascent", "Attacker", "attack_radius", "ball_maximum", "vulnerability"]
+
+Attacker = Literal["strongest", "feature", "shared", "regions", "gradient", "random"]
+RESTARTS, STEPS, ROUNDS = 4, 60, 10  # twice as many of each add less than 0.1% to the harm at n = 400, m = 30
+REGION_LIMIT = 64  # dimensions of a quadratic that is maximised exactly, by eigh, for every sample and round
+DIRECTIONS = 1 << 20  # first batch number of held-out draws used for random directions; no data lie there
+NORM_BATCHES = 4
+PIECE = 1 << 18  # numbers in one pass over samples and outputs; stays in cache
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Maximise |relu(offset + slope v) - target - drift v|^2 over |v| <= radius, for every sample of every instance.
+
+    v (instance, sample, dimension) are coordinates of the perturbation. Without `relu` the network is linear; without
+    `drift` the target stays where it is.
+    """
+
+    slope: Float[Tensor, "instance out dimension"]
+    offset: Float[Tensor, "instance sample out"]
+    target: Float[Tensor, "instance sample out"]
+    radius: Float[Tensor, " instance"]
+    drift: Float[Tensor, "instance out dimension"] | None = None
+    relu: bool = True
+
+    def _residual(self, answer: Tensor, drifted: Tensor | float) -> Tensor:
+        answer = self.offset + answer
+        return (answer.clamp_(min=0) if self.relu else answer) - self.target - drifted
+
+    def residual(self, v: Tensor) -> Float[Tensor, "instance sample out"]:
+        """Output minus target."""
+        return self._residual(v @ self.slope.mT, 0.0 if self.drift is None else v @ self.drift.mT)
+
+    def loss(self, v: Tensor) -> Float[Tensor, "instance sample"]:
+        """What is maximised."""
+        return self.residual(v).square().sum(-1)
+
+    def active(self, v: Tensor) -> Bool[Tensor, "instance sample out"]:
+        """Which outputs answer: the linear region."""
+        answer = self.offset + v @ self.slope.mT
+        return answer > 0 if self.relu else torch.ones_like(answer, dtype=torch.bool)
+
+    def still(self) -> Float[Tensor, "instance sample dimension"]:
+        """No perturbation."""
+        return self.offset.new_zeros(*self.offset.shape[:2], self.slope.shape[-1])
+
+    def along(self, directions: Float[Tensor, "instance way dimension"]) -> Float[Tensor, "instance way sample"]:
+        """The loss of going `radius` along each of some directions, the same ones for all samples."""
+        v = self.radius[:, None, None] * torch.nn.functional.normalize(directions, dim=-1)
+        answers = v @ self.slope.mT
+        drifts = torch.zeros_like(answers) if self.drift is None else v @ self.drift.mT
+        ways = [
+            self._residual(answers[:, i, None], drifts[:, i, None]).square().sum(-1) for i in range(answers.shape[1])
+        ]
+        return torch.stack(ways, 1)
+
+    def climb(self, start: Tensor, steps: int = STEPS) -> Tensor:
+        """Projected gradient ascent along normalised gradients; the best v met on the way.
+
+        Steps shrink geometrically from the radius to a hundredth of it: inside a region the loss is convex, so long
+        steps lose nothing there, and short ones settle on the boundary between regions. A sample whose gradient
+        vanishes (no output answers) stays where it is.
+        """
+        radius = self.radius[:, None, None]
+        v, best = start, start
+        most = self.loss(start)
+        for step in range(steps):
+            residual = self.residual(v)
+            gradient = (residual * self.active(v)) @ self.slope
+            if self.drift is not None:
+                gradient = gradient - residual @ self.drift
+            v = v + radius * 0.01 ** (step / steps) * torch.nn.functional.normalize(gradient, dim=-1)
+            v = v * (radius / v.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)).clamp(max=1)
+            loss = self.loss(v)
+            better = loss > most
+            most, best = torch.where(better, loss, most), torch.where(better[..., None], v, best)
+        return best
+
+    def hop(self, start: Tensor, rounds: int = ROUNDS) -> Tensor:
+        """From region to region: the exact maximum of the quadratic that the loss is in v's region, over the whole
+        ball; then again from there, until no sample's region changes. The best v met on the way."""
+        A_all = self.slope[..., :, None] * self.slope[..., None, :]
+        fixed: Tensor | float = 0.0
+        if self.drift is not None:
+            mixed = self.slope[..., :, None] * self.drift[..., None, :]
+            A_all = A_all - mixed - mixed.mT
+            fixed = (self.drift.mT @ self.drift)[:, None]
+        v, best, most = start, start, self.loss(start)
+        region = self.active(v)
+        for _ in range(rounds):
+            mask = region.to(self.slope.dtype)
+            # J = mask slope - drift: A = J^T J, g = J^T r at v = 0
+            A = (mask @ A_all.flatten(-2)).unflatten(-1, A_all.shape[-2:]) + fixed
+            r = mask * self.offset - self.target
+            g = (mask * r) @ self.slope - (0.0 if self.drift is None else r @ self.drift)
+            v = ball_maximum(A, g, self.radius[:, None])
+            loss = self.loss(v)
+            better = loss > most
+            most, best = torch.where(better, loss, most), torch.where(better[..., None], v, best)
+            before, region = region, self.active(v)
+            if torch.equal(before, region):
+                break
+        return best
+
+
+def ball_maximum(
+    A: Float[Tensor, "*stack dimension dimension"],
+    g: Float[Tensor, "*stack dimension"],
+    radius: Float[Tensor, "*stack"],
+) -> Float[Tensor, "*stack dim"]:
+    """The v that maximises v^T A v + 2 g^T v over |v| <= radius > 0, for symmetric positive semidefinite A.
+
+    The maximum lies on the sphere: (l - A) v = g with l >= the largest eigenvalue of A and |v| = radius, one number to
+    find (Sorensen 1982, SIAM J. Numer. Anal. 19:409). The part along the top eigenvector is what the others leave of
+    the radius, which also covers the hard case, g orthogonal to it.
+    """
+    values, vectors = torch.linalg.eigh(A)
+    h = (vectors.mT @ g[..., None])[..., 0]
+    gap = values[..., -1:] - values
+    radius = torch.as_tensor(radius, dtype=A.dtype)[..., None]
+    tiny = torch.finfo(A.dtype).tiny
+    low, high = h[..., -1:].abs() / radius, h.norm(dim=-1, keepdim=True) / radius  # of l - the largest eigenvalue
+    for _ in range(60):
+        middle = (low + high) / 2
+        outside = (h / (middle + gap).clamp(min=tiny)).norm(dim=-1, keepdim=True) > radius
+        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+    rest = (h / (high + gap).clamp(min=tiny))[..., :-1]
+    left = (radius.square() - rest.square().sum(-1, keepdim=True)).clamp(min=0).sqrt()
+    v = torch.cat([rest, torch.where(h[..., -1:] < 0, -left, left)], -1)
+    v = v * (radius / v.norm(dim=-1, keepdim=True).clamp(min=tiny)).clamp(max=1)
+    return (vectors @ v[..., None])[..., 0]
+
+
+def attack_radius(relative: float = 0.1) -> Callable[[Trained], Tensor]:
+    """A measure: the largest norm of an attack, `relative` times the mean norm of held-out inputs, (instance,)."""
+    check_interval("attack_radius", "relative", relative, 0, open_low=True)
+
+    def measured(trained: Trained) -> Tensor:
+        norms = [trained.batch(number, BATCH)[0].norm(dim=-1).mean(-1) for number in range(NORM_BATCHES)]
+        return relative * torch.stack(norms).mean(0)
+
+    measured.__name__ = "attack_radius"
+    measured.__doc__ = attack_radius.__doc__
+    return measured
+
+
+def vulnerability(
+    attacker: Attacker = "strongest", *, relative: float = 0.1, samples: int = 128, moves: bool = False
+) -> Callable[[Trained], Estimate]:
+    """A measure (L' - L) / radius^2, (instance,): loss under attack minus clean loss, over what an attack does to a
+    network without superposition.
+
+    A network that keeps m features in dimensions of their own and ignores the others copies the attack into its
+    output, so its L' - L is radius^2, the denominator of Elhage et al. (L' - L) / (L'_0 - L_0), on the same inputs. An
+    antipodal pair, one member of which answers, gives 2, and a feature of dimensionality D and norm 1 gives 1 / D.
+
+    Args:
+        attacker: "strongest" is the most harmful of "feature", "regions" and "gradient" for each sample. "shared" is
+            the one feature attack that harms an instance most over all samples; "random" a perturbation uniform on the
+            sphere of the same norm. The column is `vulnerability_<attacker>`, with `_moving` where the target moves.
+        relative: the attack's norm in mean norms of the input; Elhage et al. allow 0.1.
+        samples: held-out inputs attacked in each instance.
+        moves: whether the target moves with the attack.
+
+    Raises InputError for another model than TiedAutoencoder and another task than Identity with squared error.
+    """
+    if attacker not in get_args(Attacker):
+        raise InputError(f"vulnerability: attacker must be one of {', '.join(get_args(Attacker))}, got {attacker!r}")
+    check_interval("vulnerability", "relative", relative, 0, open_low=True)
+    check_whole("vulnerability", "samples", samples, 2)
+
+    def measured(trained: Trained) -> Estimate:
+        key = f"attacks {relative} {samples} {moves}"
+        if key not in trained.kept:
+            with torch.no_grad(), one_thread():
+                trained.kept[key] = _attacked(trained, relative, samples, moves)
+        harm = trained.kept[key].get(attacker)
+        if harm is None:
+            raise InputError(f"vulnerability: {attacker!r} with a moving target takes at most {REGION_LIMIT} features")
+        return Estimate(harm.mean(-1), harm.std(-1) / samples**0.5)
+
+    measured.__name__ = f"vulnerability_{attacker}{'_moving' if moves else ''}"
+    measured.__doc__ = vulnerability.__doc__
+    return measured
+
+
+def _check(trained: Trained) -> None:
+    model, task = trained.setting.model, trained.setting.task
+    if model.build is not TiedAutoencoder or type(task).__name__ != "Identity":
+        got = f"{model.build.__name__} on {type(task).__name__}"
+        raise InputError(f"vulnerability: needs TiedAutoencoder on Identity, got {got}")
+    if task.exponent != 2 or "task.exponent" in trained.values:
+        raise InputError("vulnerability: needs a squared error (exponent 2, the same for all instances)")
+
+
+def _attacked(trained: Trained, relative: float, samples: int, moves: bool) -> dict[str, Tensor]:
+    """attacker -> (L' - L) / radius^2 of every sample, (instance, sample)."""
+    _check(trained)
+    n = trained.setting.features.n_features
+    size = max(1, PIECE // (n * samples))
+    pieces = [trained.take(range(i, min(i + size, len(trained)))) for i in range(0, len(trained), size)]
+    harms = [_attack(piece, relative, samples, moves) for piece in pieces]
+    return {attacker: torch.cat([harm[attacker] for harm in harms]) for attacker in harms[0]}
+
+
+def _attack(trained: Trained, relative: float, samples: int, moves: bool) -> dict[str, Tensor]:
+    W, b = (trained.parameters[name].double() for name in ("W", "b"))
+    x = trained.batch(0, samples)[0].double()
+    n = W.shape[1]
+
+    def weight(setting, _):
+        return torch.as_tensor(setting.task.importance, dtype=torch.float32).expand(n)
+
+    root = trained.per_instance(weight).double().sqrt()[..., None]  # relu(a z) = a relu(z): weights go inside
+    basis, small = torch.linalg.qr(W)  # W = basis small; only d's part in this basis reaches the network
+    if moves:
+        basis, small = torch.eye(n, dtype=W.dtype).expand(len(W), n, n), W
+    ascent = Ascent(
+        slope=root * (W @ small.mT),
+        offset=root.mT * (x @ W @ W.mT + b[:, None]),
+        target=root.mT * x,
+        radius=attack_radius(relative)(trained).double(),
+        drift=root * basis if moves else None,
+        relu=trained.setting.model.arguments.get("relu", True),
+    )
+    seeds, width = trained.stack.data_seed, ascent.slope.shape[-1]
+
+    def directions(number: int) -> Tensor:
+        draws = torch.special.ndtri(uniforms(seeds, DIRECTIONS + number, samples, n, stream=Stream.HELD_OUT).double())
+        return ascent.radius[:, None, None] * torch.nn.functional.normalize(draws, dim=-1)
+
+    ways = torch.cat([W @ small.mT, -W @ small.mT], 1)
+    feature = ascent.along(ways)  # (instance, way, sample)
+    instance = torch.arange(len(W))
+    chosen = feature.argmax(1)
+    worst = ascent.radius[:, None, None] * torch.nn.functional.normalize(
+        ways[instance[:, None], chosen], dim=-1
+    )  # (instance, sample, dimension)
+    starts = [directions(k)[..., :width] for k in range(RESTARTS)]
+    starts = [ascent.radius[:, None, None] * torch.nn.functional.normalize(v, dim=-1) for v in starts]
+    found = {
+        "feature": feature.amax(1),
+        "shared": feature[instance, feature.mean(-1).argmax(1)],
+        "gradient": torch.stack([ascent.loss(ascent.climb(v)) for v in starts]).amax(0),
+        "random": ascent.loss(directions(RESTARTS) @ basis),
+    }
+    if width <= REGION_LIMIT:
+        found["regions"] = torch.stack([ascent.loss(ascent.hop(v)) for v in (ascent.still(), worst, -worst)]).amax(0)
+    rivals = [found[attacker] for attacker in ("feature", "regions", "gradient") if attacker in found]
+    clean = ascent.loss(ascent.still())
+    found["strongest"] = torch.stack([clean, *rivals]).amax(0)  # doing nothing is allowed
+    return {attacker: (loss - clean) / ascent.radius[:, None].square() for attacker, loss in found.items()}
