@@ -22,7 +22,6 @@ from toysup.theory.compressed_sensing import (
     inverse_density,
     l1_ratio,
     l1_weak_threshold,
-    welch_coherence,
 )
 from toysup.theory.face_counting import (
     l1_strong_threshold,
