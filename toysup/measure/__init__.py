@@ -24,7 +24,6 @@ from toysup.measure.neurons import (
     rotated,
     served,
     slopes,
-    turned_round,
 )
 from toysup.measure.recovery import (
     accuracy_recovered,
@@ -60,5 +59,4 @@ __all__ = [
     "rotated",
     "served",
     "slopes",
-    "turned_round",
 ]
