@@ -280,7 +280,9 @@ def draw(tables: dict[str, pd.DataFrame], large: Results, statistics: dict[str, 
     long = table.melt("density", [f"motifs_2{null}" for null in names], "of", "motifs")
     long["of"] = long["of"].str.removeprefix("motifs_2").map(names)
     over_density(axes[2, 0], long, "motifs", "of", plots.category_colours(names.values()), ylabel="motifs per network",
-                 yscale="log", ylim=(0.1, 2000), title="Asymmetric pairs with inhibition")  # fmt: skip
+                 title="Asymmetric pairs with inhibition")  # fmt: skip
+    axes[2, 0].set_yscale("symlog", linthresh=1)
+    axes[2, 0].set_ylim(0, None)
     axes[2, 0].legend()
     shares(axes[2, 1], tables["privileged"], "x through ReLU neurons, n = 10, m = 5")
     names = {"alignment": "ReLU neurons", "rotated": "rotated (null)", "linear": "linear hidden layer"}
