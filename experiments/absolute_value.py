@@ -11,16 +11,19 @@ Rules. A neuron serves a feature if the slope it gives to it is above theta of i
 or, as in the paper's stacks of weights, if |W1| is; 2 x 2 rules, all of which must agree (`every`).
   monosemantic_when_dense: at p = 1, n = 3 and n = 100, the mean share of live neurons with one feature is above 0.9.
   polysemantic_when_sparse: at p = 0.001 the mean share of neurons with two features or more is above 0.5.
-  beats_naive: at some p the loss is below that of the best network without superposition, which computes the 20 most
-    important features exactly (`theory.monosemantic_loss`).
+  beats_naive: at some p the mean loss is below that of the best network without superposition, which computes the 20
+    most important features exactly (`theory.monosemantic_loss`). beats_naive_lr_0.01: the same at a tenfold rate that
+    decays by a cosine. (Both were run before this was written, and both are told.)
   more_features_than_naive: at some p sum_i max(0, R^2_i) is above 20.
-  asymmetric_motif_found: at some p a network holds at least one motif (unequal pair with an inhibiting neuron,
-    `measure.asymmetric_motifs`) more than each of two nulls, for unequal by 2 and by 3: neurons' sides turned round at
-    random, and each neuron's features renamed.
-  privileged_basis_aligned: at every p mean max_k |W_ik| / |W_i| is above the same network's, randomly rotated.
-  privileged_basis_turns_polysemantic: n = 10's neurons by the first two rules' thresholds, between p = 1 and 0.01.
+  asymmetric_motif_found: at some p a network holds at least one motif (an unequal pair with an inhibiting neuron,
+    `measure.asymmetric_motifs`) more than each of two nulls, for unequal by 2 and by 3: neurons that fire on a random
+    side of their features, and neurons whose features are renamed.
+  privileged_basis_aligned: at every p mean max_k |W_ik| / |W_i| is above that of networks without the hidden ReLU,
+    trained alike. privileged_basis_above_rotated: at every p it is above that of the same networks, rotated at random.
+    The two nulls differ because Adam is no rotation's friend; control: gradient descent, where they agree.
+  privileged_basis_turns_polysemantic: n = 10's neurons by slope, as in the first two, between p = 1 and 0.01.
 Intervals are over seeds, 95%; "at some p" corrects the level for the number of densities. The controls repeat the
-verdicts from a symmetric start, at a tenfold rate with decay, and after twice the steps.
+verdicts from a symmetric start, at the tenfold rate, and after twice the steps.
 
 Two cores: --quick 40 s, default about 5 minutes.
 """
@@ -44,13 +47,14 @@ N, M, IMPORTANCE = 100, 40, 0.8 ** np.arange(100)
 RULES = {f"{rule.__name__}_{theta}": (rule, theta) for rule in (measure.served, measure.drawn) for theta in (0.1, 0.25)}
 RATIOS, START = (2.0, 3.0), 0.1
 PAPER, FAST = Adam(weight_decay=0.01), Adam(lr=0.01, weight_decay=0.01, schedule=Cosine())
+DESCENT = Adam(lr=300.0, eps=1000.0)  # eps above any gradient's size: gradient descent with momentum at rate 0.3
 
 
 def grids_of(run: report.Run) -> dict[str, Grid]:
     steps = run.pick(default=10_000, quick=3000, smoke=20)
     batch = run.pick(default=1024, quick=512, smoke=64)
-    some = run.pick(default=[1, 0.1, 0.01, 0.001], smoke=[1, 0.001])
-    many = run.pick(default=[1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001], quick=some)
+    some = run.pick(default=[1, 0.1, 0.01, 0.001], smoke=[0.001])
+    many = run.pick(default=[1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001], quick=some, smoke=[1, 0.001])
     seeds = range(run.pick(default=8, quick=3, smoke=2))
 
     def computing(densities, *, n=N, m=M, start=START, optimizer=PAPER, longer=1, seeds=seeds):
@@ -59,20 +63,21 @@ def grids_of(run: report.Run) -> dict[str, Grid]:
         setting = Setting(SparseUniform(n, 1.0, signed=True), task, model, optimizer, steps * longer, batch)
         return Grid(setting, {"features.density": densities, "seed": seeds})
 
-    def storing(hidden_relu, count):
+    def storing(hidden_relu, count, optimizer=PAPER):
         model = Model(TiedAutoencoder, width=5, hidden_relu=hidden_relu)
-        setting = Setting(SparseUniform(10, 1.0), Identity(0.75 ** np.arange(10)), model, PAPER, steps, batch)
+        setting = Setting(SparseUniform(10, 1.0), Identity(0.75 ** np.arange(10)), model, optimizer, steps, batch)
         return Grid(setting, {"features.density": run.pick(default=[1, 0.3, 0.1, 0.03, 0.01], smoke=[1, 0.01]),
                               "seed": range(count)})  # fmt: skip
 
     return {
-        "small": computing([1], n=3, m=6, seeds=range(run.pick(default=1000, quick=64, smoke=4))),
+        "small": computing([1], n=3, m=6, seeds=range(run.pick(default=512, quick=64, smoke=4))),
         "large": computing(many),
         "symmetric start": computing(some, start=None),
         "lr 0.01, cosine": computing(some, optimizer=FAST),
-        "twice as long": computing(some[1:], longer=2),
-        "privileged": storing(True, run.pick(default=200, quick=32, smoke=3, full=1000)),
-        "linear": storing(False, run.pick(default=100, quick=32, smoke=3)),
+        "twice as long": computing([p for p in some if p != 1], longer=2),
+        "privileged": storing(True, run.pick(default=128, quick=32, smoke=3, full=1000)),
+        "linear": storing(False, run.pick(default=128, quick=32, smoke=3)),
+        "linear, descent": storing(False, run.pick(default=64, quick=16, smoke=3), DESCENT),
     }
 
 
@@ -100,15 +105,14 @@ def with_neurons(answer: Results) -> pd.DataFrame:
         table["loss_over_naive"] = table["held_out_loss"] / table["density"].map(naive)
         closed = measure.closed_sides(W_in, W_out, torch.from_numpy(answer.parameters("b_out")))
         table["closed_sides"] = closed[:, : M // 2].float().sum(-1).numpy() / M
-        generator = torch.Generator().manual_seed(0)
-        others = {"": (W_in, W_out), "_turned": (measure.turned_round(W_in, generator), W_out),
-                  "_renamed": measure.relabelled(W_in, W_out, generator)}  # fmt: skip
+        renamed = measure.relabelled(W_in, W_out, torch.Generator().manual_seed(0))
         for ratio in RATIOS:
-            for null, weights in others.items():
-                found = measure.asymmetric_motifs(*weights, ratio=ratio)
-                table[f"motifs_{ratio:g}{null}"] = found.inhibited.numpy()
-                if not null:
-                    table[f"asymmetric_{ratio:g}"], table["shared"] = found.asymmetric.numpy(), found.shared.numpy()
+            found = measure.asymmetric_motifs(W_in, W_out, ratio=ratio)
+            elsewhere = measure.asymmetric_motifs(*renamed, ratio=ratio)
+            table["shared"], table[f"asymmetric_{ratio:g}"] = found.shared.numpy(), found.asymmetric.numpy()
+            table[f"motifs_{ratio:g}"] = found.inhibited.numpy()
+            table[f"motifs_{ratio:g}_by_chance"] = found.by_chance.numpy()
+            table[f"motifs_{ratio:g}_renamed"] = elsewhere.inhibited.numpy()
     return table
 
 
@@ -118,12 +122,12 @@ def by_density(table: pd.DataFrame, values: pd.Series, level: float = 0.95) -> d
 
 def polysemantic(table: pd.DataFrame, p: float, rules=tuple(RULES)) -> stats.Verdict:
     here = table[table["density"] == p]
-    return stats.every(*(stats.decide(stats.mean(here[f"{rule}_many"]), (0.5, 1)) for rule in rules))
+    return stats.every(*(stats.decide(stats.mean(here[f"{rule}_many"]), (0.5, np.inf)) for rule in rules))
 
 
 def monosemantic(table: pd.DataFrame, p: float = 1, rules=tuple(RULES)) -> stats.Verdict:
     here = table[table["density"] == p]
-    return stats.every(*(stats.decide(stats.mean(here[f"{rule}_one_of_live"]), (0.9, 1)) for rule in rules))
+    return stats.every(*(stats.decide(stats.mean(here[f"{rule}_one_of_live"]), (0.9, np.inf)) for rule in rules))
 
 
 def claims(table: pd.DataFrame) -> dict[str, stats.Verdict]:
@@ -135,7 +139,7 @@ def claims(table: pd.DataFrame) -> dict[str, stats.Verdict]:
         return stats.some(*(stats.decide(found, region) for found in by_density(table, values, level).values()))
 
     excess = {(ratio, null): by_density(table, table[f"motifs_{ratio:g}"] - table[f"motifs_{ratio:g}{null}"], level)
-              for ratio in RATIOS for null in ("_turned", "_renamed")}  # fmt: skip
+              for ratio in RATIOS for null in ("_by_chance", "_renamed")}  # fmt: skip
     motif = [stats.every(*(stats.decide(found[p], (1, np.inf)) for found in excess.values())) for p in densities]
     found = {"polysemantic_when_sparse": polysemantic(table, 0.001)}
     if 1 in densities:
@@ -154,15 +158,19 @@ def main(run: report.Run) -> None:
     verdict = claims(large)
     verdict["monosemantic_when_dense"] = stats.every(verdict["monosemantic_when_dense"], monosemantic(small))
 
-    generator = torch.Generator().manual_seed(1)
-    for name in ("privileged", "linear"):
-        W = torch.from_numpy(answers[name].parameters("W"))
-        tables[name]["alignment"] = measure.alignment(W).numpy()
-        tables[name]["rotated"] = measure.alignment(measure.rotated(W, generator)).numpy()
-    above = {name: by_density(tables[name], tables[name]["alignment"] - tables[name]["rotated"])
-             for name in ("privileged", "linear")}  # fmt: skip
-    aligned = [stats.decide(found, (0, np.inf)) for found in above["privileged"].values()]
-    verdict["privileged_basis_aligned"] = stats.every(*aligned)
+    verdict["beats_naive_lr_0.01"] = claims(tables["lr 0.01, cosine"])["beats_naive"]
+
+    generator, above = torch.Generator().manual_seed(1), {}
+    for name in ("privileged", "linear", "linear, descent"):
+        table, W = tables[name], torch.from_numpy(answers[name].parameters("W"))
+        table["alignment"] = measure.alignment(W).numpy()
+        table["rotated"] = measure.alignment(measure.rotated(W, generator)).numpy()
+        above[name] = by_density(table, table["alignment"] - table["rotated"])
+    of_linear = {p: stats.ratio(rows["alignment"], tables["linear"].query("density == @p")["alignment"])
+                 for p, rows in privileged.groupby("density")}  # fmt: skip
+    verdict["privileged_basis_aligned"] = stats.every(*(stats.decide(r, (1, np.inf)) for r in of_linear.values()))
+    differences = above["privileged"].values()
+    verdict["privileged_basis_above_rotated"] = stats.every(*(stats.decide(d, (0, np.inf)) for d in differences))
     rules = ("served_0.1", "served_0.25")
     sparsest = privileged["density"].min()
     verdict["privileged_basis_turns_polysemantic"] = stats.every(
@@ -174,23 +182,32 @@ def main(run: report.Run) -> None:
                   "n3_m6_one_feature_neurons": stats.mean(small["served_0.1_one_of_live"])}  # fmt: skip
     shown = {"polysemantic": "served_0.1_many", "features_per_neuron": "features_per_neuron",
              "loss_over_naive": "loss_over_naive", "features_computed": "recovered", "motifs": "motifs_2",
-             "motifs_turned": "motifs_2_turned"}  # fmt: skip
+             "motifs_by_chance": "motifs_2_by_chance"}  # fmt: skip
     for name, column in shown.items():
         statistics |= {f"{name}_p{p:g}": found for p, found in by_density(large, large[column]).items()}
     statistics |= {f"alignment_above_rotated_p{p:g}": found for p, found in above["privileged"].items()}
+    statistics |= {f"alignment_over_linear_p{p:g}": found for p, found in of_linear.items()}
 
-    controls: dict = {"linear_alignment_above_rotated": {f"p{p:g}": found for p, found in above["linear"].items()}}
+    controls: dict = {f"alignment above rotated: {name}": {f"p{p:g}": found for p, found in above[name].items()}
+                      for name in ("linear", "linear, descent")}  # fmt: skip
     for name in ("large", "symmetric start", "lr 0.01, cosine", "twice as long"):
         table = tables[name]
         columns = ["loss_over_naive", "recovered", "features_per_neuron", "closed_sides", "shared", "asymmetric_2"]
         columns += [f"{rule}_{kind}" for rule in RULES for kind in ("none", "one", "many")]
-        columns += [f"motifs_{ratio:g}{null}" for ratio in RATIOS for null in ("", "_turned", "_renamed")]
+        columns += [f"motifs_{ratio:g}{null}" for ratio in RATIOS for null in ("", "_by_chance", "_renamed")]
         means = {c: {f"p{p:g}": found for p, found in by_density(table, table[c]).items()} for c in columns}
-        best = {f"p{p:g}": rows["loss_over_naive"].min() for p, rows in table.groupby("density")}
-        controls[name] = {"verdict": claims(table), "best_seed_loss_over_naive": best, **means}
+        ratios = table.groupby("density")["loss_over_naive"]
+        seeds = {"below": lambda r: int((r < 1).sum()), "of": len, "best": lambda r: float(r.min())}
+        naive = {f"p{p:g}": {key: count(r) for key, count in seeds.items()} for p, r in ratios}
+        controls[name] = {"verdict": claims(table), "seeds_against_naive": naive, **means}
     controls["privileged"] = {
         column: {f"p{p:g}": found for p, found in by_density(privileged, privileged[column]).items()}
         for column in [f"{rule}_{kind}" for rule in RULES for kind in ("one", "many")]
+    }
+    best = privileged.loc[privileged.groupby("density")["held_out_loss"].idxmin()].set_index("density")
+    controls["privileged, best seed"] = {
+        f"p{p:g}": {kind: round(5 * row[f"served_0.1_{kind}"]) for kind in ("none", "one", "many")}
+        for p, row in best.iterrows()
     }
     engine = ", ".join(sorted({e for answer in answers.values() for e in answer.table["engine"]}))
     figure = draw(tables, answers["large"], statistics)
@@ -199,69 +216,82 @@ def main(run: report.Run) -> None:
                  seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
 
 
-def lines(ax, table: pd.DataFrame, columns: dict[str, str], ylabel: str, title: str, linestyle: str = "-") -> None:
-    """A line in its band for each column, dense data at the left."""
-    long = table.melt("density", list(columns), "kind", ylabel).replace({"kind": columns})
-    before = len(ax.lines)
-    plots.band(ax, long, "density", ylabel, "kind", colours=plots.category_colours(columns.values()))
-    for line in ax.lines[before:]:
-        line.set_linestyle(linestyle)
+def over_density(ax, table: pd.DataFrame, y: str, hue: str, colours: dict, **labels) -> None:
+    """A line in its band for each value of `hue`."""
+    plots.band(ax, table, "density", y, hue, colours=colours)
+    along(ax, table, **labels)
+
+
+def along(ax, table: pd.DataFrame, **labels) -> None:
+    """Density as the horizontal axis, dense data at the left."""
     ax.set_xscale("log")
-    ax.set_xlim(1.2 * table["density"].max(), table["density"].min() / 1.2)
-    ax.set(xlabel="density p = 1 - S", title=title)
+    ticks = [p for p in (1, 0.1, 0.01, 0.001) if p >= table["density"].min()]
+    ax.set_xticks(ticks, [f"{p:g}" for p in ticks])
+    ax.minorticks_off()
+    ax.set(xlim=(1.2, table["density"].min() / 1.2), xlabel="density p = 1 - S", **labels)
+
+
+def shares(ax, table: pd.DataFrame, title: str) -> None:
+    """Shares of neurons by how many features they serve; the other rules' dashed."""
+    names = {"one": "one feature", "many": "two or more", "none": "none (dead)"}
+    colours = plots.category_colours(names.values())
+    long = table.melt("density", [f"served_0.1_{kind}" for kind in names], "serves", "share")
+    long["serves"] = long["serves"].str.rpartition("_")[2].map(names)
+    over_density(ax, long, "share", "serves", colours, ylabel="share of neurons", title=title, ylim=(-0.02, 1.02))
+    for rule in list(RULES)[1:]:
+        for kind in ("one", "many"):
+            means = table.groupby("density")[f"{rule}_{kind}"].mean()
+            ax.plot(means.index, means, color=colours[names[kind]], linewidth=0.8, linestyle="--", zorder=1)
+    ax.plot([], [], color=plots.GREY, linewidth=0.8, linestyle="--", label="by other rules")
+    ax.legend(title="serves", loc="center left")
 
 
 def draw(tables: dict[str, pd.DataFrame], large: Results, statistics: dict[str, stats.Interval]) -> plots.Figure:
     """Neuron stacks of the best networks; shares of neurons; what is computed against no superposition; the motif."""
     figure, axes = plots.figure(3, 3, width=14, height=4)
-    table, other = tables["large"], tables["symmetric start"]
+    table = tables["large"]
     W_in, W_out = weights_of(large)
     densities = sorted(table["density"].unique())[::-1]
     for ax, p in zip(axes[0], [densities[0], min(densities, key=lambda d: abs(d - 0.1)), densities[-1]], strict=True):
         best = table.loc[table["density"] == p, "loss_over_naive"].idxmin()
         counts = measure.served(W_in[best], W_out[best]).sum(0).numpy()
         plots.neuron_stacks(ax, W_in[best].numpy(), alive=counts > 0)
-        ax.set_title(f"p = {p:g}: {(counts == 1).sum()} neurons serve one feature, {(counts > 1).sum()} several")
+        ax.set_title(
+            f"p = {p:g}, best seed: {(counts == 1).sum()} neurons serve\none feature, {(counts > 1).sum()} several"
+        )
     axes[0, 0].legend(loc="upper right")
 
-    kinds = ("one", "many", "none")
-    names = dict(zip(kinds, ("one feature", "two or more", "none (dead)"), strict=True))
-    share = "share of neurons"
-    lines(axes[1, 0], table, {f"served_0.1_{kind}": names[kind] for kind in kinds}, share, f"|x|, n = {N}, m = {M}")
-    axes[1, 0].legend(title="serves", loc="center left")
-    for rule in list(RULES)[1:]:
-        for kind, colour in zip(kinds[:2], plots.category_colours(kinds).values(), strict=False):
-            means = table.groupby("density")[f"{rule}_{kind}"].mean()
-            axes[1, 0].plot(means.index, means, color=colour, linewidth=0.8, linestyle="--", zorder=1)
-    for column, ax in (("recovered", axes[1, 1]), ("loss_over_naive", axes[1, 2])):
-        both = pd.concat({"open start": table, "symmetric start": other}, names=["start", None]).reset_index("start")
-        plots.band(ax, both, "density", column, "start", colours=plots.category_colours(both["start"].unique()))
-        ax.set_xscale("log")
-        ax.set_xlim(1.2, 0.001 / 1.2)
-        ax.set_xlabel("density p = 1 - S")
-        ax.legend()
-    best = table.groupby("density")["loss_over_naive"].min()
-    axes[1, 2].plot(best.index, best, "x", color="black", label="best seed")
-    axes[1, 2].legend()
-    axes[1, 2].set(yscale="log", ylabel="held-out loss / naive loss", title="Loss against no superposition")
-    axes[1, 1].set(ylabel="features computed, sum of R$^2$", ylim=(0, None), title="Features computed")
+    shares(axes[1, 0], table, f"|x|, n = {N}, m = {M}")
+    variants = {"open start": "large", "lr 0.01, cosine": "lr 0.01, cosine", "symmetric start": "symmetric start"}
+    both = pd.concat({name: tables[key] for name, key in variants.items()}, names=["start", None]).reset_index("start")
+    colours = plots.category_colours(variants)
+    over_density(axes[1, 1], both, "recovered", "start", colours, ylabel="features computed, sum of R$^2$",
+                 ylim=(0, None), title="Features computed")  # fmt: skip
+    for name, rows in both.groupby("start"):  # seeds: a side that stays off makes one far worse than the next
+        axes[1, 2].plot(rows["density"], rows["loss_over_naive"], "o", color=colours[name], markersize=3, alpha=0.6)
+        axes[1, 2].plot(rows.groupby("density")["loss_over_naive"].median(), color=colours[name], label=name)
+    along(axes[1, 2], both, yscale="log", ylabel="held-out loss / naive loss",
+          title="Loss against no superposition: seeds, median")  # fmt: skip
     plots.reference(axes[1, 1], [1, 0.001], M / 2, "naive: two neurons each")
     plots.reference(axes[1, 2], [1, 0.001], 1, "naive")
+    axes[1, 2].legend()
 
-    lines(axes[2, 0], table, {"motifs_2": "trained"}, "motifs per network", "Asymmetric pairs with inhibition")
-    for null, style in (("_turned", ":"), ("_renamed", "-.")):
-        means = table.groupby("density")[f"motifs_2{null}"].mean()
-        label = {"_turned": "null: sides turned round", "_renamed": "null: features renamed"}[null]
-        axes[2, 0].plot(means.index, means, color=plots.GREY, linestyle=style, label=label)
+    names = {"": "trained", "_by_chance": "null: random sides", "_renamed": "null: features renamed"}
+    long = table.melt("density", [f"motifs_2{null}" for null in names], "of", "motifs")
+    long["of"] = long["of"].str.removeprefix("motifs_2").map(names)
+    over_density(axes[2, 0], long, "motifs", "of", plots.category_colours(names.values()), ylabel="motifs per network",
+                 title="Asymmetric pairs with inhibition")  # fmt: skip
+    axes[2, 0].set_yscale("symlog", linthresh=1)
+    axes[2, 0].set_ylim(0, None)
     axes[2, 0].legend()
-    lines(axes[2, 1], tables["privileged"], {f"served_0.1_{kind}": names[kind] for kind in kinds}, share,
-          "x through ReLU neurons, n = 10, m = 5")  # fmt: skip
-    axes[2, 1].legend(title="serves", loc="center left")
-    align = "mean max$_k$ |W$_{ik}$| / |W$_i$|"
-    lines(axes[2, 2], tables["privileged"], {"alignment": "ReLU neurons", "rotated": "the same, rotated (null)"}, align,
-          "Features on neurons, n = 10, m = 5")  # fmt: skip
-    linear = tables["linear"].groupby("density")["alignment"].mean()
-    axes[2, 2].plot(linear.index, linear, ":", color=plots.GREY, label="linear hidden layer")
+    shares(axes[2, 1], tables["privileged"], "x through ReLU neurons, n = 10, m = 5")
+    names = {"alignment": "ReLU neurons", "rotated": "rotated (null)", "linear": "linear hidden layer"}
+    linear = tables["linear"][["density", "alignment"]].rename(columns={"alignment": "linear"})
+    long = (
+        pd.concat([tables["privileged"], linear]).melt("density", list(names), "of", "aligned").replace({"of": names})
+    )
+    over_density(axes[2, 2], long, "aligned", "of", plots.category_colours(names.values()),
+                 title="Features on neurons, n = 10, m = 5", ylabel="mean max$_k$ |W$_{ik}$| / |W$_i$|")  # fmt: skip
     axes[2, 2].legend()
     dense, sparse = (statistics[f"polysemantic_p{p:g}"].value for p in (densities[0], densities[-1]))
     most = max((statistics[f"features_computed_p{p:g}"].value, p) for p in densities)

@@ -249,6 +249,21 @@ def test_an_untied_decoder_starts_as_its_encoder():
     assert parameters["W_E"][0, 0, 0] != 7.0  # a copy: training one must not move the other
 
 
+def test_an_open_start_leaves_no_output_off():
+    """As the symmetric start's absolute values, scaled; and every output is on for every input that fires a neuron."""
+    symmetric, opened = (
+        initial_values(Stack.of(setting_of(MLP, width=8, hidden_bias=False, open_start=scale), range(50)))[0]
+        for scale in (None, 0.1)
+    )
+    assert torch.allclose(opened["W_out"], 0.1 * symmetric["W_out"].abs())
+    assert (symmetric["W_out"] < 0).any() and torch.equal(opened["weights.0"], symmetric["weights.0"])
+    stack = Stack.of(setting_of(MLP, width=8, hidden_bias=False, open_start=0.1), range(50))
+    none = torch.zeros(50, 1)
+    y, record = Trained(stack, opened, {}, {}, none, none, {}, "").forward(torch.eye(N).expand(50, -1, -1), record=True)
+    fires = (record.neurons > 0).any(-1).any(-1)
+    assert fires.any() and (y[fires] > 0).all()
+
+
 def test_parameters_of_an_instance_are_not_copies_of_each_other():
     parameters, _ = initial_values(Stack.of(STATED["residual"][0], [0, 1]))
     first = [parameters[f"W_in.{layer}"] for layer in range(3)]
@@ -331,6 +346,7 @@ def test_a_module_without_initial_values_is_built_under_each_seed():
         (lambda: SquaredProjection(3, 1, width=0), ["SquaredProjection", "width", "0"]),
         (lambda: MLP(3, 3, width=2, depth=0), ["depth", "0"]),
         (lambda: MLP(3, 3, width=2.0), ["width", "2.0"]),
+        (lambda: MLP(3, 3, width=2, open_start=0.0), ["open_start", "0"]),
         (lambda: ResidualMLP(3, 3, shape=Shape(2, 1), embedding="tied"), ["embedding", "tied"]),
         (lambda: ResidualMLP(3, 3, shape=Shape(2, 1), unembedding="none"), ["unembedding", "none"]),
         (lambda: ResidualMLP(3, 2, shape=Shape(2, 1)), ["tied", "3", "2"]),

@@ -300,6 +300,19 @@ def test_bars_stand_beside_each_other_with_their_intervals():
         plots.bars(axes[0, 0], ["left"], found, {"a": "red", "b": "blue"})
 
 
+def test_neuron_stacks_pile_up_absolute_weights_and_put_the_dead_last():
+    _, axes = plots.figure()
+    weights = np.array([[0.0, -2.0, 1.0], [4.0, 1.0, 0.5], [1.0, 0.0, -0.5]])
+    plots.neuron_stacks(axes[0, 0], weights, np.array([True, True, False]))
+    largest, others = axes[0, 0].collections
+    boxes = [np.array([path.vertices[:4] for path in part.get_paths()]) for part in (largest, others)]
+    assert boxes[0][:, :, 1].max(1) == pytest.approx([1, 1, 1])  # scaled
+    tops = boxes[1][:, :, 1].max(1).reshape(2, 3)[-1]
+    assert tops == pytest.approx([1.5, 1.25, 2.0])  # neuron 1 (feature 0), neuron 0 (feature 1), then the dead one
+    colours = largest.get_facecolor()
+    assert np.array_equal(colours[0], colours[1]) and not np.array_equal(colours[0], colours[2])
+
+
 def test_phase_map_puts_every_cell_around_its_centre():
     _, axes = plots.figure(1, 2)
     frame = table()

@@ -28,7 +28,6 @@ __all__ = [
     "rotated",
     "served",
     "slopes",
-    "turned_round",
 ]
 
 SILENT = 0.01  # largest slope up to which a neuron is dead: a hundredth of one side of |x|
@@ -108,11 +107,14 @@ class Motifs(NamedTuple):
 
     `shared`: unordered pairs that the neuron serves both. `asymmetric`: of those, stored with unequal magnitudes and
     reciprocal output weights. `inhibited`: of those, the pairs with another neuron that inhibits: the whole motif.
+    `by_chance`: how many of those would be expected if each neuron fired on a random side of its features: a null that
+    keeps what neurons serve and inhibit, but not that they agree on where.
     """
 
     shared: Int[Tensor, "*stack"]
     asymmetric: Int[Tensor, "*stack"]
     inhibited: Int[Tensor, "*stack"]
+    by_chance: Float[Tensor, "*stack"]
 
 
 def asymmetric_motifs(
@@ -129,45 +131,29 @@ def asymmetric_motifs(
         |W_in[i, k]| >= ratio |W_in[j, k]|   and   W_out[k, j] >= ratio W_out[k, i]
 
     (the paper's example is W_in = [2, -1/2], W_out = [1/2, 2]: ratio 4). Feature i then interferes with j by
-    |W_in[i, k]| W_out[k, j], and j hardly with i. The pair is inhibited if some other neuron l fires on the same side
-    of i and takes off all of that: W_in[i, l] has the sign of W_in[i, k], and -|W_in[i, l]| W_out[l, j] is at least the
-    interference, which turns positive interference into negative, where the output's ReLU hides it.
+    |W_in[i, k]| W_out[k, j], and j hardly with i. Another neuron l can inhibit if -|W_in[i, l]| W_out[l, j] is at least
+    that, which turns positive interference into negative, where the output's ReLU hides it; and it does so if it fires
+    on the same side of i, W_in[i, l] having the sign of W_in[i, k]. With c neurons that can, a random side for each
+    gives 1 - 2^-c by chance.
 
     Args:
         ratio: > 1.
     """
     check_interval("asymmetric_motifs", "ratio", ratio, 1, open_low=True)
     serves = served(W_in, W_out, threshold)
-    n = W_in.shape[-2]
-    size, out = W_in.abs(), W_out.mT
-    taken = []  # what the best inhibitor takes off output j for each unit of feature i, by the sign of x_i
-    for sign in (1, -1):
-        fires, inhibits = (sign * W_in).clamp(min=0), (-out).clamp(min=0)
-        best = W_in.new_zeros(*W_in.shape[:-2], n, n)
-        for k in range(W_in.shape[-1]):
-            best = torch.maximum(best, fires[..., :, None, k] * inhibits[..., None, :, k])
-        taken.append(best)
-    shared, asymmetric, inhibited = (torch.zeros(W_in.shape[:-2], dtype=torch.long) for _ in range(3))
-    off = ~torch.eye(n, dtype=torch.bool)
-    for k in range(W_in.shape[-1]):
-        both = serves[..., :, None, k] & serves[..., None, :, k] & off
-        pair = both & (size[..., :, None, k] >= ratio * size[..., None, :, k])
-        pair &= out[..., None, :, k] >= ratio * out[..., :, None, k]
-        interference = size[..., :, None, k] * out[..., None, :, k]
-        against = torch.where(W_in[..., :, None, k] > 0, *taken)
-        shared += both.sum((-2, -1)) // 2
-        asymmetric += pair.sum((-2, -1))
-        inhibited += (pair & (against >= interference)).sum((-2, -1))
-    return Motifs(shared, asymmetric, inhibited)
-
-
-def turned_round(
-    W_in: Float[Tensor, "*stack feature neuron"], generator: torch.Generator
-) -> Float[Tensor, "*stack feature neuron"]:
-    """A null: each neuron's input weights times a random sign. What a neuron serves and inhibits stays, but on which
-    side of its features is no longer coordinated with the other neurons."""
-    signs = torch.randint(0, 2, (*W_in.shape[:-2], 1, W_in.shape[-1]), generator=generator)
-    return W_in * (2 * signs - 1)
+    stack, (n, m) = W_in.shape[:-2], W_in.shape[-2:]
+    counts = []
+    for own, a, b in zip(*(w.reshape(-1, n, m) for w in (serves, W_in, W_out.mT)), strict=True):
+        both = own[:, None] & own[None] & ~torch.eye(n, dtype=torch.bool)[..., None]
+        unequal = (a.abs()[:, None] >= ratio * a.abs()[None]) & (b[None] >= ratio * b[:, None])
+        i, j, k = (both & unequal).nonzero().unbind(-1)
+        interference = (a[i, k].abs() * b[j, k]).unsqueeze(-1)
+        can = -a[i].abs() * b[j] >= interference  # (pair, neuron); never k itself, whose b[j, k] is positive
+        does = can & (a[i] * a[i, k].unsqueeze(-1) > 0)
+        chance = (1 - 0.5 ** can.sum(-1).double()).sum()
+        counts.append(torch.stack([both.sum() / 2, torch.tensor(len(i)), does.any(-1).sum(), chance]))
+    found = torch.stack(counts).reshape(*stack, 4)
+    return Motifs(*found[..., :3].long().unbind(-1), found[..., 3])
 
 
 def relabelled(
