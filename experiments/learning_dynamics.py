@@ -66,7 +66,7 @@ def exact_loss(trained: Trained) -> torch.Tensor:
 
 def cases(run: report.Run) -> dict[str, tuple[Grid, list]]:
     """Grid and measures by name; the last measure is the loss."""
-    steps, batch = run.pick(default=(10_000, 1024), smoke=(4 * EVERY, 32))
+    steps, batch = run.pick(default=(10_000, 1024), smoke=(3 * EVERY, 32))
 
     def case(features, width, seeds, loss, lr=LR, *more):
         model, optimizer = Model(TiedAutoencoder, width=width), Adam(lr=lr, weight_decay=0.01)
