@@ -214,7 +214,10 @@ def test_hidden_vectors_are_those_of_the_training_set():
     x = torch.cat([trained.batch(k, 8, Stream.TRAIN)[0] for k in range(3)], 1)
     torch.testing.assert_close(hidden_vectors(trained), x @ trained.parameters["W"])
     endless = run(Stack.of(setting(SparseUniform(5, 0.3)), [0]))
-    assert hidden_vectors(endless).shape == (1, 4096, 2)
+    assert hidden_vectors(endless).shape == (1, 2048, 2)
+    large = run(Stack.of(setting(SparseUniform(5, 0.3), batch=3000, examples=3000, steps=2), [0]))
+    first = large.batch(0, 3000, Stream.TRAIN)[0][:, :2048]
+    torch.testing.assert_close(hidden_vectors(large), first @ large.parameters["W"])
 
 
 def corners(k, turn=0.3, length=1.0):

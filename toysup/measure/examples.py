@@ -20,14 +20,14 @@ from toysup.random import Stream
 
 __all__ = ["hidden_vectors", "irregularity", "seen_loss", "typical_dimensionality", "unseen_loss"]
 
-MOST = 4096  # training examples that are looked at, of larger sets the first
+MOST = 2048  # training examples that are looked at, of larger sets the first ones of the first batches
 BATCHES, BATCH = 64, 512  # of unseen data; the spread of the batches is the error
 
 
-def _batches(trained: Trained) -> int:
-    """Batches of the training set; of a large set, or endless data, those of the first MOST examples."""
+def _looked_at(trained: Trained) -> tuple[int, int]:
+    """(batches, examples of each) of the training set that are looked at; of endless data those of the first steps."""
     enough = -(-MOST // trained.setting.batch)
-    return min(trained.setting.cycle or enough, enough)
+    return min(trained.setting.cycle or enough, enough), min(trained.setting.batch, MOST)
 
 
 def _losses(trained: Trained, stream: Stream, size: int, batches: int) -> Float[Tensor, "instance batch"]:
@@ -52,8 +52,8 @@ def hidden_vectors(trained: Trained) -> Float[Tensor, "instance example width"]:
     Found once: the answer is kept with `trained`.
     """
     if "hidden_vectors" not in trained.kept:
-        batch = trained.setting.batch
-        inputs = (trained.batch(number, batch, Stream.TRAIN)[0] for number in range(_batches(trained)))
+        batches, size = _looked_at(trained)
+        inputs = (trained.batch(number, size, Stream.TRAIN)[0] for number in range(batches))
         activations = (trained.forward(x, record=True)[1] for x in inputs)
         trained.kept["hidden_vectors"] = torch.cat([found.residual[:, :, 0] for found in activations], 1)
     return trained.kept["hidden_vectors"]
@@ -61,7 +61,8 @@ def hidden_vectors(trained: Trained) -> Float[Tensor, "instance example width"]:
 
 def seen_loss(trained: Trained) -> Float[Tensor, " instance"]:
     """Loss of the trained network on its training set, on MOST examples where there are more, (instance,)."""
-    return _losses(trained, Stream.TRAIN, trained.setting.batch, _batches(trained)).mean(1)
+    batches, size = _looked_at(trained)
+    return _losses(trained, Stream.TRAIN, size, batches).mean(1)
 
 
 def unseen_loss(trained: Trained) -> Estimate:
