@@ -213,7 +213,8 @@ def vulnerability(
     Args:
         attacker: "strongest" is the most harmful of "feature", "regions" and "gradient" for each sample. "shared" is
             the one feature attack that harms an instance most over all samples; "random" a perturbation uniform on the
-            sphere of the same norm. The column is `vulnerability_<attacker>`, with `_moving` where the target moves.
+            sphere of the same norm, averaged with its opposite. The column is `vulnerability_<attacker>`, with
+            `_moving` where the target moves.
         relative: the attack's norm in mean norms of the input; Elhage et al. allow 0.1.
         samples: held-out inputs attacked in each instance.
         moves: whether the target moves with the attack.
@@ -292,6 +293,8 @@ def _attack(trained: Trained, relative: float, samples: int, moves: bool) -> dic
     worst = length * _unit(ways[instance[:, None], feature.argmax(1)])  # (instance, sample, dimension)
     starts = [length * _unit(directions(k)[..., :width]) for k in range(RESTARTS)]
 
+    chance = directions(RESTARTS) @ basis
+
     def best(way: Callable[[Ascent, Tensor], Tensor], starts: list[Tensor]) -> Tensor:
         many = ascent.repeated(len(starts))
         return many.loss(way(many, torch.cat(starts, 1))).unflatten(1, (len(starts), samples)).amax(1)
@@ -300,7 +303,7 @@ def _attack(trained: Trained, relative: float, samples: int, moves: bool) -> dic
         "feature": feature.amax(1),
         "shared": feature[instance, feature.mean(-1).argmax(1)],
         "gradient": best(Ascent.climb, starts),
-        "random": ascent.loss(directions(RESTARTS) @ basis),
+        "random": (ascent.loss(chance) + ascent.loss(-chance)) / 2,  # both ways: what is odd in d cancels
     }
     if width <= REGION_LIMIT:
         found["regions"] = best(Ascent.hop, [ascent.still(), worst, starts[0]])
