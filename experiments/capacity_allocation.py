@@ -9,8 +9,8 @@ where v_i >= A, ignored where v_i <= 2 A / (k - 1), nothing shared for k <= 3.
 
 Trained: Adam at .01 with a cosine schedule, 512 samples a step, features 0 or +-1 (k = 1 / density). (a) Two features
 in one dimension over k and v_2 / v_1; (b) 6, 12 and 20 features in 3, 4 and 5 dimensions, v_i = .8^i, at seven k;
-beside them the ReLU autoencoder of Elhage et al. 2022 at density 1 / k. C <= .05 counts as
-ignored and C >= .95 as dedicated, in trained networks and in the optimum alike.
+beside them the ReLU autoencoder of Elhage et al. 2022 at density 1 / k. C <= .05 counts as ignored and C >= .95 as
+dedicated, in trained networks and in the optimum alike.
 
 Rules, on 95% intervals. (a) As theory: in over 90% of cells the best of 4 seeds has the optimum's regions, and the
 95th percentile of its capacity error is below .05. No sharing up to k = 3: it happens in under 5% of networks there
@@ -23,8 +23,8 @@ Blocks depend on the model: at some k > 3 the quadratic model's largest block ha
 ReLU model's, corrected for the number of k. Controls: regions shuffled among cells; random weights; half and twice
 the steps; a third of the rate.
 
-(a) is trained for 3,000 steps: in a first run of 1,500 the fourth start, of |W|^2 = 6.3, had not come down to the optimum
-everywhere, and 5.9% of networks up to k = 3 still seemed to share.
+(a) is trained for 3,000 steps: in a first run of 1,500 the fourth start, of |W|^2 = 6.3, had not come down to the
+optimum everywhere, and 5.9% of networks up to k = 3 still seemed to share.
 
 Two cores: MEASURED
 """
@@ -313,7 +313,7 @@ def draw(trained: dict[str, Family], statistics: dict) -> plots.Figure:
     axes[1, 2].legend(loc="upper left", bbox_to_anchor=(0, 0.9))
     told = f"Capacities lie where theory puts them: regions right in {statistics['two_agreement'].value:.1%} of cells"
     told += f", error {statistics['n12_m4_capacity_error'].value:.3f} at n = 12; "
-    told += f"width filled by {statistics['n12_m4_width_filled'].value:.0%}"
+    told += f"the sum reaches m in {statistics['n12_m4_width_filled'].value:.0%}"
     figure.suptitle(told, fontsize=14)
     return figure
 
