@@ -56,7 +56,6 @@ from toysup.measure.neurons import (
     rotated,
     served,
     slopes,
-    turned_round,
 )
 from toysup.measure.recovery import (
     accuracy_recovered,
@@ -108,7 +107,6 @@ __all__ = [
     "served",
     "slopes",
     "through",
-    "turned_round",
     "typical_dimensionality",
     "unseen_loss",
     "vulnerability",
