@@ -58,7 +58,7 @@ from toysup.stats.plateaus import (
 from toysup.stats.sudden import (
     SuddenMoves,
 )
-from toysup.stats.transitions import (
+from toysup.stats.switching import (
     threshold,
 )
 
