@@ -306,7 +306,7 @@ def draw(trained: dict[str, Family], statistics: dict) -> plots.Figure:
     ]
     models = plots.category_colours(["quadratic", "ReLU autoencoder"])
     plots.band(axes[1, 2], pd.concat(rows), "k", "largest", "model", colours=models, log=True)
-    random = block_sizes(np.random.default_rng(0).normal(size=(2000, many.n, many.m))).max(-1).mean()
+    random = block_sizes(np.random.default_rng(0).normal(size=(500, many.n, many.m))).max(-1).mean()
     plots.null(axes[1, 2], KURTOSIS, random, "random weights")
     axes[1, 2].set(title=f"n = {many.n}, m = {many.m}: the largest block", xlabel="kurtosis k, or 1 / density",
                    ylabel="features bound by overlap", ylim=(0, 1.15 * many.n))  # fmt: skip
