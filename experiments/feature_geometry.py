@@ -337,7 +337,7 @@ def draw_small(ax, n: int, rows: pd.DataFrame) -> None:
         ax.text(i, 1.02, name.replace(", ", ",\n").replace("square ", "square\n"), ha="center", fontsize=9)
     ax.set_xticks(range(len(rows)), [f"{x:g}" for x in rows["sparsity"]])
     ax.set(ylabel="share of seeds", ylim=(0, 1))
-    ax.set_title(f"n = {n}, m = 3: what the seeds form, and above each bar the exact optimum", pad=32, fontsize=12)
+    ax.set_title(f"n = {n}, m = 3: what the seeds form (on top: exact optimum)", pad=32)
     colours = {form.replace(" ignored", " out"): colour for form, colour in colours.items()}
     plots.axes_legend(ax, colours, below=0.18)
     ax.get_legend().set_ncols(2)
