@@ -7,11 +7,11 @@ the groups of interfering features are digons, triangles, tetrahedra, pentagons 
 share a density, so a pile is no artefact of the grid. If nothing sticks, D* falls evenly and D_i's density is smooth.
 
 Rules. Sticky at L: D* stays within 5% of L over at least twice the stretch of ln 1/(1-S) of a curve log-linear between
-its ends, and over more than at any level from 0.3 to 0.9 outside a factor 1.15 of L; intervals over seeds. A peak at L:
-the density of D_i (represented features, p >= 0.1, kernel 0.004) has a peak within 0.0125 (half of 2/5 - 3/8) that is
-more prominent than 99% of draws from the same density smoothed by 0.04; interval over networks. A shape is found if it
-holds at least 1% of represented features more than in networks of random directions and the same lengths. Named: most
-represented features at 1/(1-S) from 1.5 to 5 are in groups that have a polytope's Gram matrix.
+its ends, and over more than at any level from 0.3 to 0.9 that is not within a factor 1.15 of 1 or 1/2; intervals over
+seeds. A peak at L: the density of D_i (represented features, p >= 0.1, kernel 0.004) has a peak within 0.0125 (half of
+2/5 - 3/8) that is more prominent than 99% of draws from the same density smoothed by 0.04; interval over networks. A
+shape is found if it holds at least 1% of represented features more than in networks of random directions and the same
+lengths. Named: most represented features at 1/(1-S) from 1.5 to 5 are in groups that have a polytope's Gram matrix.
 
 Small: n = 6 and 8 in m = 3, 256 seeds a density, beside the exact optimum (`toysup.theory.toy_optimum`): wherever it is
 the octahedron (three orthogonal digons) or the square antiprism, most seeds should be one. Controls: the second size,
@@ -80,7 +80,7 @@ def curves(answer: Results) -> list[tuple[np.ndarray, np.ndarray]]:
 def stickiness(answer: Results, level: float) -> dict[str, stats.Interval]:
     """How long D* stays near a level: the stretch, over log-linear's, and over the longest at any level elsewhere."""
     others = np.geomspace(0.3, 0.9, 23)
-    others = others[np.abs(np.log(others / level)) > np.log(1.15)]
+    others = others[np.abs(np.log(others[:, None] / [1, 0.5])).min(1) > np.log(1.15)]  # off both plateaus
     rows = []
     for x, y in curves(answer):
         own, *rest = stats.stretches(x, y[None], [level, *others], WITHIN)[0]
@@ -228,9 +228,9 @@ def main(run: report.Run) -> None:
     controls["last third"] = {"largest change of D*": float((change - 1).abs().max())}
     sparsities = np.geomspace(1, 10, run.pick(default=81, smoke=5))
     shapes = {name: gram for name, gram in polytopes().items() if len(gram) <= run.pick(default=8, smoke=5)}
-    theory = sparsities, best_polytope(shapes, 1 / sparsities)[1]
+    theory = sparsities, *best_polytope(shapes, 1 / sparsities)
     engine = ", ".join(sorted({e for a in [*answers.values(), *tiny.values()] for e in a.table["engine"]}))
-    report.write(run, draw(answers, theory, features, piles, shares, outcomes, verdict), statistics=statistics,
+    report.write(run, draw(answers, theory, features, piles, shares, outcomes, statistics), statistics=statistics,
                  verdict=verdict, controls=controls, engine=engine, steps=whole.grid.setting.steps,
                  instances=sum(len(a.table) for a in [*answers.values(), *tiny.values()]),
                  seconds=sum(a.seconds for a in [*answers.values(), *tiny.values()]))  # fmt: skip
@@ -238,94 +238,95 @@ def main(run: report.Run) -> None:
 
 def draw(
     answers: dict[str, Results],
-    theory: tuple[np.ndarray, np.ndarray],
+    theory: tuple[np.ndarray, np.ndarray, np.ndarray],
     features: pd.DataFrame,
     piles: stats.Peaks,
     shares: pd.DataFrame,
     outcomes: dict[int, pd.DataFrame],
-    verdict: dict[str, stats.Verdict],
+    statistics: dict[str, stats.Interval],
 ) -> plots.Figure:
     """D* and D_i against sparsity, the density of D_i, the shapes against sparsity, and the small models."""
-    figure, axes = plots.figure(3, 2, width=13, height=4.3)
-    axis = "1/(1-S) = 1/p"
-    sticky(axes[0, 0], answers, theory)
+    figure, axes = plots.figure(3, 2, width=13, height=4.2)
+    draw_dimensions(axes[0, 0], answers, theory)
     ax = axes[0, 1]
     ax.plot(features["sparsity"], features["dimensionality"], ".", markersize=2, alpha=0.3, rasterized=True)
     for name, x in LEVELS.items():
-        plots.reference(ax, [1, 100], x, name)
-    ax.set(
-        xscale="log",
-        ylim=(0, 1.05),
-        xlabel=axis,
-        ylabel="dimensionality $D_i$",
-        title="represented features, each a dot",
-    )
-
-    ax = axes[1, 0]
-    ax.plot(piles.grid, piles.density, color="C0")
-    ax.fill_between(piles.grid, piles.density, color="C0", alpha=0.3, linewidth=0)
-    ax.plot(piles.grid, piles.smooth, ":", color=plots.GREY, label="the same, smoothed (null)")
-    stands = piles.table[piles.table["stands_out"]]
-    for x in stands["location"]:
-        top = np.interp(x, piles.grid, piles.density)
-        ax.annotate(f"{x:.3f}", (x, top), (0, 4), textcoords="offset points", ha="center", fontsize=9)
-    for name, x in LEVELS.items():
-        ax.axvline(x, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=0)
-        ax.text(x, 1.01, name, transform=ax.get_xaxis_transform(), ha="center", fontsize=9, color=plots.GREY)
-    ax.set(yscale="log", ylim=(0.02, None), xlabel="dimensionality $D_i$", ylabel="density")
-    ax.legend(loc="upper right")
+        ax.axhline(x, color=plots.GREY, linestyle="--", linewidth=1, zorder=0)
+        ax.annotate(name, (1, x), (3, {"3/8": -5, "2/5": 3}.get(name, 0)), xycoords=("axes fraction", "data"),
+                    textcoords="offset points", va="center", fontsize=9, color=plots.GREY)  # fmt: skip
+    ax.set(xscale="log", ylim=(0, 1.05), ylabel="dimensionality $D_i$", title="Each represented feature a dot")
+    draw_density(axes[1, 0], piles)
 
     kinds = ["point", *SHAPES, "other polytope", "no polytope"]
     colours = plots.category_colours(kinds) | {"no polytope": (0.85, 0.85, 0.85)}
-    by = shares.sort_values("sparsity")
-    axes[1, 1].stackplot(by["sparsity"], by[kinds].to_numpy().T, colors=[colours[k] for k in kinds], linewidth=0)
-    axes[1, 1].set(xscale="log", xlabel=axis, ylabel="share of represented features", ylim=(0, 1), title="shapes")
-    plots.axes_legend(axes[1, 1], colours, below=0.2)
+    by, ax = shares.sort_values("sparsity"), axes[1, 1]
+    ax.stackplot(by["sparsity"], by[kinds].to_numpy().T, colors=[colours[kind] for kind in kinds], linewidth=0)
+    named = 1 - by[[f"null_{kind}" for kind in kinds if kind != "no polytope"]].sum(axis=1)
+    ax.plot(by["sparsity"], 1 - named, ":", color="black", linewidth=1.5)
+    title = "Represented features by shape of their group\n(dotted: all shapes together, random directions)"
+    ax.set(xscale="log", ylabel="share of represented features", ylim=(0, 1), title=title)
+    plots.axes_legend(ax, colours, below=0.18)
     for ax, (n, rows) in zip(axes[2], outcomes.items(), strict=False):
-        small_panel(ax, n, rows)
-        ax.set(xlabel=axis)
-    held = [name.replace("_", " ") for name, found in verdict.items() if found == "supported"]
-    figure.suptitle(f"Supported: {', '.join(held)}", fontsize=12, wrap=True)
+        draw_small(ax, n, rows)
+    for ax in [*axes[:2].flat[[0, 1, 3]], *axes[2]]:
+        ax.set_xlabel("1/(1-S) = 1/p")
+    stands = sorted(piles.table.loc[piles.table["stands_out"], "location"], reverse=True)
+    told = {name: statistics[f"plateau_at_{name}_over_log_linear"].value for name in ("1", "1/2")}
+    figure.suptitle(
+        f"D* stays near 1 for {told['1']:.1f} times and near 1/2 for {told['1/2']:.1f} times as long as if log-linear; "
+        f"peaks of $D_i$ that stand out: {', '.join(f'{x:.3f}' for x in stands) or 'none'};\n"
+        f"polytopes hold {statistics['share_named'].value:.0%} of represented features at 1/(1-S) from 1.5 to 5",
+        fontsize=13,
+    )
     return figure
 
 
-def sticky(ax, answers: dict[str, Results], theory: tuple[np.ndarray, np.ndarray]) -> None:
+def draw_dimensions(ax, answers: dict[str, Results], theory: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     """D* of every network, with the levels at which it should stick."""
-    names = {name: f"n = {name.split('_')[1]}, m = {name.split('_')[2]}" for name in answers if name != "geometry_lr"}
+    names = {name: "n = {}, m = {}".format(*name.split("_")[1:]) for name in answers if name != "geometry_lr"}
     for (name, label), colour in zip(names.items(), plots.category_colours(names).values(), strict=True):
-        table = answers[name].table.sort_values("density", ascending=False)
-        ax.plot(
-            1 / table["density"],
-            table["dimensions_per_feature"],
-            "o-",
-            color=colour,
-            markersize=3,
-            linewidth=0.8,
-            label=label,
-        )
-    ax.plot(*theory, "--", color=plots.GREY, label="best single polytope, exact")
+        table = answers[name].table
+        ax.plot(1 / table["density"], table["dimensions_per_feature"], "o", color=colour, markersize=3.5, label=label)
+    at, shape, dimensions = theory
+    ax.plot(at, dimensions, "--", color=plots.GREY, label="copies of the polytope that saves most, exact")
+    turns = np.flatnonzero(shape[1:] != shape[:-1]) + 1
+    for first, last in zip([0, *turns], [*turns, len(at)], strict=True):
+        if at[last - 1] / at[first] > 1.25:
+            where = at[first:last][0] * 1.05, dimensions[first:last][0] * 1.06
+            ax.annotate(shape[first], where, fontsize=9, color=plots.GREY)
     table = answers[next(iter(names))].table
-    ends = [table.loc[table["density"].idxmax()], table.loc[table["density"].idxmin()]]
-    ax.plot(
-        [1 / e["density"] for e in ends],
-        [e["dimensions_per_feature"] for e in ends],
-        ":",
-        color=plots.GREY,
-        label="nothing sticky (null)",
-    )
+    ends = table.loc[[table["density"].idxmax(), table["density"].idxmin()]]
+    straight = ends["dimensions_per_feature"]
+    ax.plot(1 / ends["density"], straight, ":", color=plots.GREY, label="log-linear between the ends (null)")
     for level in (1, 0.5):
         ax.axhspan(level * (1 - WITHIN), level * (1 + WITHIN), color="0.9", zorder=0)
-    ax.set(
-        xscale="log", yscale="log", xlabel="1/(1-S) = 1/p", ylabel="$D^* = m / |W|_F^2$", title="dimensions per feature"
-    )
-    ax.legend()
+    ax.set(xscale="log", yscale="log", ylabel="$D^* = m / |W|_F^2$", title="Dimensions per feature, each network a dot")
+    ax.set_yticks([1, 0.5, 0.2, 0.1, 0.05], ["1", "1/2", "0.2", "0.1", "0.05"])
+    ax.minorticks_off()
+    ax.legend(loc="lower left", fontsize=9)
 
 
-def small_panel(ax, n: int, rows: pd.DataFrame) -> None:
+def draw_density(ax, piles: stats.Peaks) -> None:
+    """The density of D_i, its peaks that stand out, the null, and the paper's levels."""
+    ax.plot(piles.grid, piles.density, color="C0")
+    ax.fill_between(piles.grid, piles.density, color="C0", alpha=0.3, linewidth=0)
+    ax.plot(piles.grid, piles.smooth, ":", color=plots.GREY, label="smoothed by 0.04 (null)")
+    for x in piles.table.loc[piles.table["stands_out"], "location"]:
+        top = np.interp(x, piles.grid, piles.density)
+        ax.annotate(f"{x:.3f}", (x, top), (4, 0), textcoords="offset points", fontsize=10, fontweight="bold")
+    for name, x in LEVELS.items():
+        ax.axvline(x, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=0)
+        side = {"3/8": "right", "2/5": "left"}.get(name, "center")
+        ax.text(x, 1.01, name, transform=ax.get_xaxis_transform(), ha=side, fontsize=9, color=plots.GREY)
+    ax.set(yscale="log", ylim=(0.02, None), xlabel="dimensionality $D_i$", ylabel="density, 1/(1-S) from 1 to 10")
+    ax.legend(loc="upper right")
+
+
+def draw_small(ax, n: int, rows: pd.DataFrame) -> None:
     """Shares of seeds in the commonest arrangements at each density, the optimum's named above."""
     shares = pd.DataFrame(rows["forms"].tolist(), index=rows["sparsity"]).fillna(0)
-    common = list(shares.mean().sort_values(ascending=False).index[:7])
-    common = list(dict.fromkeys([*[o for o in rows["optimum"] if o in shares], *common]))[:8]
+    common = dict.fromkeys([o for o in rows["optimum"] if o in shares])
+    common = list(common | dict.fromkeys(shares.mean().sort_values(ascending=False).index))[:7]
     colours = plots.category_colours([*common, "other"]) | {"other": (0.85, 0.85, 0.85)}
     shares["other"] = 1 - shares[common].sum(axis=1)
     bottom = np.zeros(len(rows))
@@ -333,10 +334,13 @@ def small_panel(ax, n: int, rows: pd.DataFrame) -> None:
         ax.bar(range(len(rows)), shares[form], bottom=bottom, color=colour, width=0.7)
         bottom += shares[form].to_numpy()
     for i, name in enumerate(rows["optimum"]):
-        ax.text(i, 1.02, name.replace(", ", ",\n"), ha="center", va="bottom", fontsize=8, color=plots.GREY)
+        ax.text(i, 1.02, name.replace(", ", ",\n").replace("square ", "square\n"), ha="center", fontsize=9)
     ax.set_xticks(range(len(rows)), [f"{x:g}" for x in rows["sparsity"]])
     ax.set(ylabel="share of seeds", ylim=(0, 1))
-    plots.axes_legend(ax, colours, below=0.2)
+    ax.set_title(f"n = {n}, m = 3: what the seeds form (on top: exact optimum)", pad=32)
+    colours = {form.replace(" ignored", " out"): colour for form, colour in colours.items()}
+    plots.axes_legend(ax, colours, below=0.18)
+    ax.get_legend().set_ncols(2)
 
 
 if __name__ == "__main__":
