@@ -237,6 +237,15 @@ def test_the_strongest_is_the_strongest_and_instances_are_alone():
     assert alone.item() == pytest.approx(harm["strongest"][2].item(), rel=1e-9)
 
 
+def test_a_diverged_instance_has_no_vulnerability_and_harms_no_other():
+    trained = network(np.eye(4, 2), np.zeros(4), seeds=range(2))
+    before = vulnerability(samples=16)(trained).value
+    trained.kept.clear()
+    trained.parameters["W"][0, 0, 0] = math.nan
+    after = vulnerability(samples=16)(trained).value
+    assert after[0].isnan() and after[1] == before[1]
+
+
 def test_radius_is_a_share_of_the_mean_norm():
     trained = network(np.eye(50, 5), np.zeros(50), density=1.0)
     assert attack_radius(0.2)(trained).item() == pytest.approx(0.2 * math.sqrt(50 / 3), rel=0.01)

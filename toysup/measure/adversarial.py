@@ -2,15 +2,16 @@
 to Adversarial Robustness").
 
 The attack on one sample x is the perturbation d, |d| <= radius, that maximises |relu(W W^T (x + d) + b) - y|^2, squares
-weighted by importance. The target y stays x, as it must in the paper: if it moved with the input, a network without
-superposition would copy the attack and lose nothing, and the paper's ratio would have a zero denominator. `moves`
-makes it y = x + d, which also counts the attack on features that the network ignores.
+weighted by importance. The paper does not say whether the target y moves with the attack. Here it stays x: if it
+moved, a network without superposition would copy the paper's attack and lose nothing, and the paper's ratio would have
+a zero denominator. `moves` makes it y = x + d, and then features that the network ignores can be attacked too.
 
 Inside a linear region of the network the loss is a convex quadratic, whose maximum over a ball is found exactly
 (`ball_maximum`). Which region is best is combinatorial, so three attackers compete, and each is a lower bound:
 
     feature   the paper's: along +-(W W^T)_i for every feature i, and the worst of these 2 n for each sample
-    regions   towards the exact maximum of the region's quadratic, then of that of the region it led to, and so on
+    regions   towards the exact maximum of the region's quadratic, then of that of the region it led to, and so on;
+              from no perturbation, the best feature attack and a random one
     gradient  projected gradient ascent from random starts
 
 With `moves` the quadratic has as many dimensions as there are features, and `regions` is left out above REGION_LIMIT.
@@ -33,12 +34,13 @@ from toysup.ensemble import Trained, one_thread
 from toysup.measure.held_out import BATCH, Estimate
 from toysup.models import TiedAutoencoder
 from toysup.random import Stream, uniforms
+from toysup.tasks import Identity
 
 __all__ = ["Ascent", "Attacker", "attack_radius", "ball_maximum", "vulnerability"]
 
 Attacker = Literal["strongest", "feature", "shared", "regions", "gradient", "random"]
 RESTARTS, STEPS, ROUNDS = 4, 60, 20  # four times the restarts add 0.5% to the harm at n = 400, m = 30
-NEWTON = 12
+NEWTON = 12  # steps, quadratic from the first few on
 PARTS = (1.0, 0.5, 0.25, 0.1, 0.03)  # of the way to a region's maximum
 REGION_LIMIT = 64  # dimensions of a quadratic that is maximised exactly, by eigh, for every sample and round
 DIRECTIONS = 1 << 20  # first batch number of held-out draws used for random directions; no data lie there
@@ -219,6 +221,8 @@ def vulnerability(
         samples: held-out inputs attacked in each instance.
         moves: whether the target moves with the attack.
 
+    An instance whose weights are not finite has NaN.
+
     Raises InputError for another model than TiedAutoencoder and another task than Identity with squared error.
     """
     if attacker not in get_args(Attacker):
@@ -243,7 +247,7 @@ def vulnerability(
 
 def _check(trained: Trained) -> None:
     model, task = trained.setting.model, trained.setting.task
-    if model.build is not TiedAutoencoder or type(task).__name__ != "Identity":
+    if model.build is not TiedAutoencoder or type(task) is not Identity:
         got = f"{model.build.__name__} on {type(task).__name__}"
         raise InputError(f"vulnerability: needs TiedAutoencoder on Identity, got {got}")
     if task.exponent != 2 or "task.exponent" in trained.values:
@@ -262,6 +266,8 @@ def _attacked(trained: Trained, relative: float, samples: int, moves: bool) -> d
 
 def _attack(trained: Trained, relative: float, samples: int, moves: bool) -> dict[str, Tensor]:
     W, b = (trained.parameters[name].double() for name in ("W", "b"))
+    sound = W.isfinite().all(-1).all(-1) & b.isfinite().all(-1)
+    W, b = W.where(sound[:, None, None], 0.0), b.where(sound[:, None], 0.0)  # eigh takes no NaN
     x = trained.batch(0, samples)[0].double()
     n = W.shape[1]
 
@@ -292,7 +298,6 @@ def _attack(trained: Trained, relative: float, samples: int, moves: bool) -> dic
     length = ascent.radius[:, None, None]
     worst = length * _unit(ways[instance[:, None], feature.argmax(1)])  # (instance, sample, dimension)
     starts = [length * _unit(directions(k)[..., :width]) for k in range(RESTARTS)]
-
     chance = directions(RESTARTS) @ basis
 
     def best(way: Callable[[Ascent, Tensor], Tensor], starts: list[Tensor]) -> Tensor:
@@ -310,4 +315,5 @@ def _attack(trained: Trained, relative: float, samples: int, moves: bool) -> dic
     rivals = [found[attacker] for attacker in ("feature", "regions", "gradient") if attacker in found]
     clean = ascent.loss(ascent.still())
     found["strongest"] = torch.stack([clean, *rivals]).amax(0)  # doing nothing is allowed
-    return {attacker: (loss - clean) / ascent.radius[:, None].square() for attacker, loss in found.items()}
+    unit = ascent.radius.square().where(sound, torch.nan)[:, None]
+    return {attacker: (loss - clean) / unit for attacker, loss in found.items()}
