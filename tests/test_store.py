@@ -33,6 +33,7 @@ from toysup.features import (
     SparseBoolean,
     SparseNormal,
     SparseUniform,
+    UnitLength,
 )
 from toysup.measure import held_out_loss, r_squared, recovered, recovered_at
 from toysup.models import MLP, ResidualMLP, TiedAutoencoder, UntiedAutoencoder
@@ -85,7 +86,8 @@ def same(one, other):
 
 def test_a_finished_sweep_is_not_trained_again(original, copied, untrained):
     before = contents(copied)
-    same(run(results=copied.parent), original)
+    for workers in (1, 2):  # with nothing to share too
+        same(run(results=copied.parent, workers=workers), original)
     assert contents(copied) == before
 
 
@@ -409,6 +411,7 @@ SPARSE = [
     SparseBoolean(6, 0.3),
     PowerLaw(6, 1.2, 0.1),
     GaussianCopula(6, 0.3 * np.arange(12).reshape(6, 2) / 12, 0.2),
+    UnitLength(6, 0.2),
     Correlated(6, 2, 0.2, anti=True),
     Hierarchy(6, 2, 0.5, 0.5, n_roots=2),
     ExactlyK(6, 2, magnitude="normal"),
@@ -428,7 +431,7 @@ SETTINGS = (
     + [Setting(SPARSE[0], Identity(), model) for model in MODELS]
     + [
         Setting(SPARSE[-1], Memory(3), Model(ResidualMLP, shape=Shape(6, 1), unembedding="coordinates")),
-        Setting(SPARSE[0], Identity(), MODELS[0], Adam(0.1, 0.2, 0.3, 0.4, 0.5, Cosine(0.1, 0.2)), 7, 8, 9, 10, 11),
+        Setting(SPARSE[0], Identity(), MODELS[0], Adam(0.1, 0.2, 0.3, 0.4, 0.5, Cosine(0.1, 0.2)), 7, 8, 9, 10, 11, 24),
     ]
 )
 

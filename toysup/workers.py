@@ -41,7 +41,7 @@ def in_parallel(queues: Sequence[Sequence[Work]], workers: int, tell: Tell) -> N
     A piece of work is called with a function that reports two numbers, which reach `tell` here. The first exception
     ends everything and is raised here; a worker that was killed raises RuntimeError.
     """
-    if workers == 1 or len(queues) == 1:
+    if workers == 1 or len(queues) <= 1:
         for queue in queues:
             for piece in queue:
                 piece(tell)
