@@ -77,7 +77,7 @@ def grids_of(run: report.Run) -> dict[tuple[str, str, str], Grid]:
         seeds = run.pick(default=seeds, quick=seeds // 4, smoke=2)
         axes = {"features.density": densities if n < 20 else [0.01, 0.03, SPARSE], "seed": range(seeds)}
         grids["paper", layout, world] = Grid(setting, axes)
-        if n == 4:
+        if n == 4 and (run.mode != "smoke" or world == "together"):
             few = {"features.density": [0.01, SPARSE, 0.5], "seed": axes["seed"][: run.pick(default=64, smoke=2)]}
             grids["twice as long", layout, world] = Grid(dataclasses.replace(setting, steps=2 * steps), few)
             fast = dataclasses.replace(setting, optimizer=Adam(lr=1e-2, weight_decay=0.01, schedule=Cosine()))
