@@ -158,7 +158,7 @@ def judge(D: np.ndarray, moves: stats.SuddenMoves) -> tuple[dict, dict, dict]:
         statistics[f"at_{key}_minus_1.5_blurred"] = mean(share - 1.5 * blurred)
 
     def half_and_more(name: str, margin: str) -> stats.Verdict:
-        return stats.every(stats.decide(statistics[name], (0.5, 1)), stats.decide(statistics[margin], more))
+        return stats.every(stats.decide(statistics[name], (0.5, np.inf)), stats.decide(statistics[margin], more))
 
     verdicts = {
         "jumps_coincide_with_loss_drops": half_and_more("jumps_with_a_drop", "jumps_with_a_drop_minus_twice_that"),
