@@ -230,6 +230,8 @@ def main(run: report.Run) -> None:
     sparsities = np.geomspace(1, 10, run.pick(default=81, smoke=5))
     shapes = {name: gram for name, gram in polytopes().items() if len(gram) <= run.pick(default=8, smoke=5)}
     theory = sparsities, *best_polytope(shapes, 1 / sparsities)
+    lengths = stats.stretches(np.log(sparsities), theory[2][None], [1, 0.5], WITHIN)[0]
+    controls["plateaus of the reference"] = dict(zip(("1", "1/2"), lengths, strict=True))
     engine = ", ".join(sorted({e for a in [*answers.values(), *tiny.values()] for e in a.table["engine"]}))
     report.write(run, draw(answers, theory, features, piles, shares, outcomes, statistics), statistics=statistics,
                  verdict=verdict, controls=controls, engine=engine, steps=whole.grid.setting.steps,
