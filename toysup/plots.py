@@ -255,7 +255,7 @@ def neuron_stacks(ax: Axes, weights: np.ndarray, alive: np.ndarray) -> Axes:
         left, right = (np.broadcast_to(x + side, top.shape) for side in (-0.45, 0.45))
         corners = np.stack([np.stack(at, -1) for at in ((left, low), (right, low), (right, top), (left, top))], -2)
         faces = [fill if living else (0.75, 0.75, 0.75) for living in alive[order]] * len(top)
-        edges = np.where((top - low).ravel() > 0.03, 0.3, 0.0)
+        edges = np.where((top - low).ravel() > 0.1, 0.3, 0.0)
         boxes = PolyCollection(corners.reshape(-1, 4, 2), facecolors=faces, edgecolors="white", linewidths=edges)
         boxes.set_rasterized(True)  # thousands of boxes
         ax.add_collection(boxes)
