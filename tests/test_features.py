@@ -110,6 +110,8 @@ def moment_errors(features: Features, x: torch.Tensor) -> dict[str, float]:
     }
     errors = {}
     for name, values in draws.items():
+        if not hasattr(features, name):  # fourth moments are known where magnitudes do not depend on what is active
+            continue
         tolerance = 5 * values.std(0) / len(values) ** 0.5 + 1e-5
         errors[name] = ((values.mean(0) - getattr(features, name)).abs() / tolerance).max().item()
     return errors
@@ -132,6 +134,8 @@ def test_moments_are_float_tensors_that_broadcast_to_features(features):
         "fourth_moment",
         "variance",
     ):
+        if name == "fourth_moment" and isinstance(features, UnitLength):
+            continue  # has none
         moment = getattr(features, name)
         assert moment.dtype == torch.float32 and moment.expand(N).shape == (N,), name
     assert features.expected_active.shape == ()
@@ -264,7 +268,7 @@ MOMENTS = (
 
 
 def samples_and_moments(features: Features, u: torch.Tensor) -> list[torch.Tensor]:
-    return [features.transform(u), *(getattr(features, name) for name in MOMENTS)]
+    return [features.transform(u), *(getattr(features, name) for name in MOMENTS if hasattr(features, name))]
 
 
 @pytest.mark.parametrize("features, fields", VARYING.values(), ids=VARYING.keys())

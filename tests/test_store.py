@@ -36,13 +36,13 @@ from toysup.features import (
     UnitLength,
 )
 from toysup.measure import held_out_loss, r_squared, recovered, recovered_at
-from toysup.models import MLP, ResidualMLP, TiedAutoencoder, UntiedAutoencoder
+from toysup.models import MLP, ResidualMLP, SquaredProjection, TiedAutoencoder, UntiedAutoencoder
 from toysup.random import uniforms
 from toysup.setting import Adam, Constant, Cosine, Model, Setting, bind, describe, get_path, is_dynamic, rebuild
 from toysup.shapes import Shape
 from toysup.store import Store, source_digest
 from toysup.sweep import Grid, load, sweep
-from toysup.tasks import AbsoluteValue, And, Identity, Memory, XPlusRelu
+from toysup.tasks import AbsoluteValue, And, Identity, Memory, SumOfSquares, XPlusRelu
 
 SMALL = Setting(
     SparseUniform(4, 0.3), Identity(np.array([1.0, 0.9, 0.8, 0.7])), Model(TiedAutoencoder, width=2), steps=8, batch=16
@@ -430,6 +430,7 @@ SETTINGS = (
     + [Setting(SPARSE[4], task, MODELS[2]) for task in TASKS]
     + [Setting(SPARSE[0], Identity(), model) for model in MODELS]
     + [
+        Setting(SparseUniform(6, 0.1, True), SumOfSquares(), Model(SquaredProjection, width=2)),
         Setting(SPARSE[-1], Memory(3), Model(ResidualMLP, shape=Shape(6, 1), unembedding="coordinates")),
         Setting(SPARSE[0], Identity(), MODELS[0], Adam(0.1, 0.2, 0.3, 0.4, 0.5, Cosine(0.1, 0.2)), 7, 8, 9, 10, 11, 24),
     ]

@@ -128,7 +128,7 @@ def test_an_iterator_is_read_once():
 BAD_GRIDS = {
     "Adam has lr, weight_decay, beta1, beta2, eps, schedule, not 'rate'": {"optimizer.rate": [0.1]},
     "unknown axis 'width': Setting has features, task, model": {"width": [1]},
-    "unknown axis 'model.depth': Model has width, relu, not 'depth'": {"model.depth": [1]},
+    "unknown axis 'model.depth': Model has width, relu, hidden_relu, not 'depth'": {"model.depth": [1]},
     "unknown axis 'features.density.x': float has no fields": {"features.density.x": [1]},
     "axis 'seed' has no values": {"seed": []},
     "axis 'seed' has no values ": {"seed": {}},
