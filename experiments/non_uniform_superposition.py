@@ -30,7 +30,7 @@ Two cores: --quick under a minute, default about 4.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -88,8 +88,7 @@ def described(W: np.ndarray, loss: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"loss": loss, "geometry": geometry, "words": words, "norm": norm, "angle": neighbours(W)})
 
 
-@dataclass(frozen=True)
-class Theory:
+class Theory(NamedTuple):
     """Both geometries followed away from where they are sure to be minima; `branch` has a row per geometry and r."""
 
     branch: pd.DataFrame
