@@ -25,8 +25,8 @@ Controls: the commonest configurations with twice the length, with another learn
 seeds within 1% of the optimum's loss; how often random directions of unit length get each name.
 
 Settings are the paper's (AdamW, learning rate 0.001, weight decay 0.01, batch 1024, 10,000 steps). 1,024 seeds at
-n = 5, 64 at n = 20, 32 at n = 80 (a tenth of the instances, a third of the time). Two cores: --quick under a minute,
-default about 5.
+n = 5, 64 at n = 20, 32 at n = 80 (which take longest). Two cores: --quick under a minute,
+default about 6.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ Two cores: --quick under a minute, default about 4.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -88,8 +88,7 @@ def described(W: np.ndarray, loss: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"loss": loss, "geometry": geometry, "words": words, "norm": norm, "angle": neighbours(W)})
 
 
-@dataclass(frozen=True)
-class Theory:
+class Theory(NamedTuple):
     """Both geometries followed away from where they are sure to be minima; `branch` has a row per geometry and r."""
 
     branch: pd.DataFrame
@@ -123,7 +122,7 @@ def trained(axis: str, answer) -> pd.DataFrame:
     W, b = answer.parameters("W"), answer.parameters("b")
     r = answer.table[axis].to_numpy()
     table = described(W, expected_loss(W, b, *world(axis, r))).assign(r=r, seed=answer.table["seed"].to_numpy())
-    return table.assign(W=list(W))
+    return table.assign(W=list(W), dead=b[:, 0] <= 0)
 
 
 def best_of_groups(table: pd.DataFrame) -> pd.DataFrame:
@@ -242,18 +241,21 @@ def judged(axis: str, table: pd.DataFrame, exact: Theory) -> tuple[dict, dict, d
     }
     shuffled = best.assign(geometry=np.random.default_rng(0).permutation(best["geometry"]))
     pentagon = table[table["geometry"] == "pentagon"]["r"]
+    digons = table[(table["geometry"] == "digons") & (table["r"] < exact.crossing)]
     optimum = table["r"].map(exact.branch.groupby("r")["loss"].min())
     controls = {
         "theory": {
             "losses_cross": exact.crossing,
             "slope_at_crossing": crossed[1],
             "angle_slope": interval(slope[:, 1]),
-            "pentagon_is_minimum_from": exact.ends["pentagon"],
-            "digons_are_minimum_to": exact.ends["digons"],
+            "pentagon_followed_down_to": exact.ends["pentagon"],
+            "digons_followed_up_to": exact.ends["digons"],
             "branches_above_global_optimum_at_most": exact.missed,
         },
         "trained": {
             "lowest_r_of_a_pentagon": float(pentagon.min()) if len(pentagon) else None,
+            # a dropped feature's output is stuck at 0, below its mean, once its bias is negative: no gradient
+            "share_of_digons_with_a_dead_output": stats.share(int(digons["dead"].sum()), len(digons)),
             "lowest_excess_over_theory": float((table["loss"] / optimum - 1).min()),
             "words": table["words"].value_counts(normalize=True).head(6).to_dict(),
         },

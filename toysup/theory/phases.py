@@ -222,15 +222,15 @@ def toy_branch(
 ) -> ToyOptimum:
     """A local minimum of the expected loss, followed along a path of settings; a path of one is plain descent.
 
-    The first setting descends (BFGS) from the weights and biases given, each later one from where the last ended. Where
-    the minimum ceases to be one the descent leaves it, and the name, the loss or the weights jump: a geometry's limit
-    of stability (its spinodal), while two branches' losses cross where the optimum changes.
+    The first setting descends (BFGS) from the weights and biases given, each later one from where the last ended, both
+    from there and from a random step away, which leaves saddle points; the lower of the two is kept. Where the minimum
+    ceases to be one the descent leaves it, and the name, the loss or the weights jump: a geometry's limit of stability
+    (its spinodal), while two branches' losses cross where the optimum changes. A shallow minimum may be left earlier.
 
     Args:
         weights: W, (n, m). biases: b, (n,).
         density: p in (0, 1], one number, (path,) or (path, n). importance: I >= 0, (n,) or (path, n).
-        nudge: standard deviation of a random step of W before each descent, so that it leaves saddle points (b stays:
-            a feature that is ignored at a mean near 0 would not come back from a negative bias). seed: of the steps.
+        nudge: standard deviation of the random step of W. seed: of the steps.
 
     Returns:
         ToyOptimum along the path: loss (path,), weights (path, n, m) as they were reached, biases (path, n), name.
@@ -253,10 +253,10 @@ def toy_branch(
     at = np.concatenate([weights.reshape(-1), biases])
     best, losses = np.zeros((len(density), len(at))), np.full(len(density), np.inf)
     for k in range(len(density)):
-        start = at.copy()[None, None]
-        start[..., : n * m] += nudge * rng.standard_normal(n * m)
+        start = np.stack([at, at])[None]
+        start[0, 1, : n * m] += nudge * rng.standard_normal(n * m)
         here = slice(k, k + 1)
-        best_of(start, n, density[here], importance[here], 1, best[here], losses[here])
+        best_of(start, n, density[here], importance[here], 2, best[here], losses[here])
         at = best[k]
     weights = best[:, : n * m].reshape(-1, n, m)
     return ToyOptimum(np.maximum(losses, 0.0), weights, best[:, n * m :], configuration(weights))
