@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import ruptures
 from numpy.typing import ArrayLike
 from scipy import signal
 
@@ -68,6 +67,8 @@ def change_points(series: ArrayLike, *, resolution: float = 0.0, least: int = 1)
         resolution: noise that a series has in any case, in its units; a millionth of the largest value at least.
         least: samples in the shortest segment.
     """
+    import ruptures  # slow to import, and only this needs it
+
     x = _series("change_points", series)
     check_interval("change_points", "resolution", resolution, 0)
     check_whole("change_points", "least", least)
