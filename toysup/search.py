@@ -1,0 +1,114 @@
+"""The learning rate that suits each shape, searched the same way for every shape, on seeds that no result uses.
+
+Which of two shapes holds more must not depend on which of them a rate happens to suit. Instances differ in learning
+rate inside one stack, so that a search costs little more than its longest training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from toysup.checks import InputError, check_interval, check_whole
+from toysup.ensemble import Trained
+from toysup.measure import recovered
+from toysup.setting import get_path
+from toysup.sweep import Grid, sweep
+
+__all__ = ["SEARCH_SEEDS", "best_rates"]
+
+RATE = "optimizer.lr"
+SEARCH_SEEDS = range(1000, 1002)  # far from the seeds of results, so that no result chooses its own learning rate
+
+
+def best_rates(
+    grids: Mapping[str, Grid],
+    rates: Sequence[float],
+    *,
+    score: Callable[[Trained], Any] = recovered,
+    lowest: bool = False,
+    extend: int = 3,
+    results: Path | str | None = None,
+    device: str | torch.device = "auto",
+    workers: int | None = None,
+) -> pd.DataFrame:
+    """For each grid the learning rate with the best mean score over its instances.
+
+    All `rates` are tried on all grids. Where the best is the lowest or highest tried, the next beyond (by the ratio of
+    the two rates at that end) is tried too, up to `extend` times, so that the best rate ends up between worse ones.
+
+    Args:
+        grids: settings like those the rate is for (shape, density, steps), by name, with seeds of their own
+            (SEARCH_SEEDS). None may have an axis over the learning rate.
+        rates: at least two, in any order.
+        score: a measure with one value for each instance; the highest mean wins, or the lowest with `lowest`. A rate
+            at which an instance diverged (NaN) is not eligible.
+        results, device, workers: as `sweep`.
+
+    Returns:
+        One row per grid, indexed by name: `lr`; `lowest` and `highest` rate tried; `bracketed`, whether lr lies between
+        them; `score`, the mean at lr; `next`, the second best rate's mean as a share of it.
+
+    Raises:
+        InputError: fewer than two rates, a rate that is not positive, a grid that has a learning-rate axis, or one that
+            diverged at every rate.
+    """
+    check_interval("best_rates", "rates", np.asarray(rates, dtype=np.float64), 0, open_low=True, open_high=True)
+    check_whole("best_rates", "extend", extend, 0)
+    tried = np.unique(np.asarray(rates, dtype=np.float64))
+    if len(tried) < 2:
+        raise InputError(f"best_rates: expected at least two different rates, got {list(rates)}")
+    for name, grid in grids.items():
+        get_path(grid.setting, RATE)
+        if any(RATE in ([axis] if isinstance(axis, str) else axis) for axis in grid.axes):
+            raise InputError(f"best_rates: grid {name!r} has an axis over {RATE}, which is what is searched")
+    sign = -1.0 if lowest else 1.0
+    scores: dict[str, pd.Series] = {name: pd.Series(dtype=np.float64) for name in grids}
+    wanted = {name: list(tried) for name in grids}
+    for extension in range(extend + 1):
+        todo = {
+            f"{name}_rates{extension}": dataclasses.replace(grids[name], axes={**grids[name].axes, RATE: values})
+            for name, values in wanted.items()
+            if values
+        }
+        answers = sweep(todo, [score], results=results, device=device, workers=workers) if todo else {}
+        for name, values in wanted.items():
+            if values:
+                table = answers[f"{name}_rates{extension}"].table
+                means = table.groupby("lr")[score.__name__].agg(lambda column: column.mean(skipna=False))
+                scores[name] = pd.concat([own for own in (scores[name], means) if len(own)]).sort_index()
+        wanted = {name: _beyond(own * sign) for name, own in scores.items()}
+    rows = {name: _row(name, own, sign) for name, own in scores.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
+
+
+def _beyond(scores: pd.Series) -> list[float]:
+    """The next rate beyond the end at which the best lies, if it lies at one."""
+    if scores.isna().all():
+        return [float(scores.index[0]) ** 2 / float(scores.index[1])]
+    best, rates = scores.argmax(), scores.index.to_numpy()
+    if best == 0:
+        return [float(rates[0] ** 2 / rates[1])]
+    return [float(rates[-1] ** 2 / rates[-2])] if best == len(rates) - 1 else []
+
+
+def _row(name: str, scores: pd.Series, sign: float) -> dict[str, Any]:
+    if scores.isna().all():
+        raise InputError(f"best_rates: grid {name!r} diverged at every rate from {scores.index[0]:.3g}")
+    ranked = (scores * sign).dropna().sort_values(ascending=False)
+    best = ranked.index[0]
+    following = ranked.iloc[1] / ranked.iloc[0] if len(ranked) > 1 and ranked.iloc[0] else np.nan
+    return {
+        "lr": float(best),
+        "lowest": float(scores.index[0]),
+        "highest": float(scores.index[-1]),
+        "bracketed": bool(scores.index[0] < best < scores.index[-1]),
+        "score": float(scores[best]),
+        "next": float(following),
+    }
