@@ -38,7 +38,19 @@ from toysup.features import (
 from toysup.measure import held_out_loss, r_squared, recovered, recovered_at
 from toysup.models import MLP, ResidualMLP, SquaredProjection, TiedAutoencoder, UntiedAutoencoder
 from toysup.random import uniforms
-from toysup.setting import Adam, Constant, Cosine, Model, Setting, bind, describe, get_path, is_dynamic, rebuild
+from toysup.setting import (
+    Adam,
+    Constant,
+    Cosine,
+    Model,
+    QuarterCosine,
+    Setting,
+    bind,
+    describe,
+    get_path,
+    is_dynamic,
+    rebuild,
+)
 from toysup.shapes import Shape
 from toysup.store import Store, source_digest
 from toysup.sweep import Grid, load, sweep
@@ -509,3 +521,7 @@ def test_schedules():
     cosine = [Cosine(0.2, 0.1)(step, 100) for step in range(100)]
     assert cosine[:20] == pytest.approx(np.arange(1, 21) / 20) and cosine[20] == 1 and cosine[-1] == pytest.approx(0.1)
     assert (np.diff(cosine[20:]) < 0).all() and cosine[59] + cosine[60] == pytest.approx(2 * 0.55)  # half-way
+    quarter = np.array([QuarterCosine()(step, 101) for step in range(101)])
+    assert quarter[0] == 1 and quarter[-1] == pytest.approx(0, abs=1e-12) and quarter[50] == pytest.approx(0.5**0.5)
+    assert quarter**2 + quarter[::-1] ** 2 == pytest.approx(1)  # a quarter turn
+    assert QuarterCosine()(0, 1) == 1

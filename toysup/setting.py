@@ -30,6 +30,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Model",
+    "QuarterCosine",
     "Setting",
     "bind",
     "describe",
@@ -88,6 +89,18 @@ class Cosine:
             return (step + 1) / warm
         share = (step - warm) / max(1, steps - 1 - warm)
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
+
+
+@dataclass(frozen=True)
+class QuarterCosine:
+    """The first quarter of a cosine, from 1 at the first step to 0 at the last: cos(pi t / (2 (steps - 1))).
+
+    The schedule of the notebook of Elhage et al. 2022 and of Braun et al. 2025 (attribution-based parameter
+    decomposition). The last step moves nothing.
+    """
+
+    def __call__(self, step: int, steps: int) -> float:
+        return math.cos(math.pi / 2 * step / max(1, steps - 1))
 
 
 @dataclass(frozen=True)
