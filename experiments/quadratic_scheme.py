@@ -20,8 +20,8 @@ Rules: `quadratic_*` is supported if the interval lies in 2 +- 0.1, in d and (`_
 `quadratic`, is if that holds in the width for every task, `linear_representation` if every representation lies in
 1 +- 0.1. Each width has a learning rate of its own, found on other seeds (`learning_rate_bracketed`: between worse
 ones). `length_does_not_decide`: halving the steps moves the exponent between narrowest and widest by less than 0.1.
-Other controls: the exponent at each load; what is left of the capacity at the largest load offered (1: it may lie
-beyond); cross-validated choice of the load; untrained networks; f = n / m^2 beside n / m at each width.
+Other controls: the exponent at each load; the count at the largest load over that at the next (1: saturated, below:
+overloaded); cross-validated choice of the load; untrained networks; f = n / m^2 beside n / m at each width.
 
 Two cores: --quick COST_QUICK, default COST_DEFAULT.
 """
@@ -31,7 +31,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -57,8 +57,7 @@ def untrained(trained: Trained) -> Estimate:
     return recovered(trained.at(0))
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One task at fixed sparsity over widths: representation by `build` at `density`, or memory with `active` facts."""
 
     label: str
@@ -91,16 +90,15 @@ class Case:
 
 def cases_of(run: report.Run) -> dict[str, Case]:
     """What is compared, by the name it has in statistics and verdicts."""
-    narrow = run.pick(default=(8, 12, 16, 24), quick=(8, 12, 16), smoke=(4, 8))
-    wide = run.pick(default=(8, 12, 16, 24, 32), quick=narrow)
+    widths = run.pick(default=(8, 12, 16, 24, 32), quick=(8, 12, 16), smoke=(4, 8))
     deep = run.pick(default=(16, 24, 32, 48), quick=(16, 20, 24), smoke=(16, 18))
     steps, batch = run.pick(default=3000, quick=1000, smoke=2), run.pick(default=256, smoke=16)
     cases = {
-        f"representation_{kind}_p{p:g}": Case(f"{kind}, p = {p:g}", widths, loads, steps, batch, build, p)
-        for kind, build, p, widths, loads in (
-            ("untied", UntiedAutoencoder, 0.1, wide, (0.6, 1.2, 2.4, 4.8)),
-            ("tied", TiedAutoencoder, 0.1, wide, (0.6, 1.2, 2.4)),
-            ("untied", UntiedAutoencoder, 0.02, narrow, (0.6, 1.2, 2.4)),
+        f"representation_{kind}_p{p:g}": Case(f"{kind}, p = {p:g}", widths, (0.6, 1.2, 2.4), steps, batch, build, p)
+        for kind, build, p in (
+            ("untied", UntiedAutoencoder, 0.1),
+            ("tied", TiedAutoencoder, 0.1),
+            ("untied", UntiedAutoencoder, 0.02),
         )
     }
     for active, loads in {1: (1.1, 1.3, 1.55, 1.85), 2: (0.1, 0.2, 0.4, 0.8), 4: (0.04, 0.08, 0.16, 0.32)}.items():
@@ -170,9 +168,9 @@ def main(run: report.Run) -> None:
         settled.append(stats.decide(moved, TOLERANCE))
         for width, found in best.items():
             count, load, rate = found["recovered"].mean(), found["load"].mode()[0], rates.loc[f"{name}_{width}"]
-            last = full[width].loc[full[width]["load"] == max(case.loads), "recovered"].mean()
+            by_load = full[width].groupby("load")["recovered"].mean().to_numpy()
             own = {"capacity": count, "n_over_m": count / width, "n_over_m2": count / width**2, "best_load": load,
-                   "left_at_largest_load": last / count if count else math.nan,
+                   "largest_load_over_next": by_load[-1] / by_load[-2] if by_load[-2] else math.nan,
                    "rate": rate["lr"], "rate_bracketed": bool(rate["bracketed"])}  # fmt: skip
             if case.active:
                 own["each_fact_seen"] = case.steps * case.batch * case.active / (load * case.unit(width))
@@ -208,7 +206,7 @@ def draw(cases: dict[str, Case], held: dict[str, pd.DataFrame], statistics: dict
         for power, formula in ((2, "m$^2$ f: slope 2"), (1, "slope 1")):
             plots.reference(ax, widths, 1.3 * first * (widths / widths[0]) ** power, formula)
         if task == "representation":
-            plots.null(ax, widths, widths, "linear (PCA): n = m")
+            plots.null(ax, widths, widths, "linear: n = m")
         ax.set(xlabel="neurons m" if task == "representation" else f"width d (depth {DEPTH})", yscale="log",
                ylabel="capacity: features (F_eff)" if task == "representation" else "capacity: facts",
                title="Representation through m neurons" if task == "representation" else "Memory, K facts at once",
@@ -218,8 +216,9 @@ def draw(cases: dict[str, Case], held: dict[str, pd.DataFrame], statistics: dict
     ax = axes[0, 2]
     marks = {"": ("o", "all widths"), "_narrow": ("<", "narrower half"), "_wide": (">", "wider half"),
              "_live": ("s", "in sqrt(live parameters)")}  # fmt: skip
-    for value in (1, 2):
+    for value, name in {1: "linear", 2: "the scheme"}.items():
         ax.axvspan(value - TOLERANCE, value + TOLERANCE, color="0.9", zorder=0)
+        ax.annotate(name, (value, 0.35), ha="center", fontsize=10, color=plots.GREY)
     for row, name in enumerate(cases):
         for number, (which, (marker, _)) in enumerate(marks.items()):
             found = statistics.get(name + which, stats.UNDEFINED)
@@ -230,11 +229,12 @@ def draw(cases: dict[str, Case], held: dict[str, pd.DataFrame], statistics: dict
     for marker, label in marks.values():
         ax.plot([], [], marker, color=plots.GREY, markerfacecolor=plots.GREY if marker == "o" else "white", label=label)
     ax.set_yticks([-row - 0.3 for row in range(len(cases))], [case.label for case in cases.values()])
-    ax.set(xlim=(0.7, 2.3), xlabel="exponent of the width (95% interval)", title="Exponents: 1 linear, 2 the scheme")
+    ax.set(xlim=(0.7, 2.3), ylim=(0.3 - len(cases), 0.7), title="Exponents",
+           xlabel="exponent of the width (95% interval)")  # fmt: skip
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=4, fontsize=10)
     ends = [[statistics[name].value for name in cases if name.startswith(task)] for task in ("repr", "memory")]
     (a, b), (c, d) = ((min(own), max(own)) for own in ends)
-    figure.suptitle(f"Features held grow as m^{a:.2f} to {b:.2f}, facts as d^{c:.2f} to {d:.2f}: "
+    figure.suptitle(f"Features held grow as m$^{{{a:.2f}}}$ to m$^{{{b:.2f}}}$, facts as d$^{{{c:.2f}}}$ to d$^{{{d:.2f}}}$: "
                     f"n = m$^2$ f(1 - S) is {verdict['quadratic']}")  # fmt: skip
     return figure
 
