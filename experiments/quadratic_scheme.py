@@ -229,13 +229,13 @@ def draw(cases: dict[str, Case], held: dict[str, pd.DataFrame], statistics: dict
     for marker, label in marks.values():
         ax.plot([], [], marker, color=plots.GREY, markerfacecolor=plots.GREY if marker == "o" else "white", label=label)
     ax.set_yticks([-row - 0.3 for row in range(len(cases))], [case.label for case in cases.values()])
-    ax.set(xlim=(0.7, 2.3), ylim=(0.3 - len(cases), 0.7), title="Exponents",
+    ax.set(xlim=(0.7, 2.3), ylim=(0.1 - len(cases), 0.7), title="Exponents",
            xlabel="exponent of the width (95% interval)")  # fmt: skip
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=4, fontsize=10)
     ends = [[statistics[name].value for name in cases if name.startswith(task)] for task in ("repr", "memory")]
-    (a, b), (c, d) = ((min(own), max(own)) for own in ends)
-    figure.suptitle(f"Features held grow as m$^{{{a:.2f}}}$ to m$^{{{b:.2f}}}$, facts as d$^{{{c:.2f}}}$ to d$^{{{d:.2f}}}$: "
-                    f"n = m$^2$ f(1 - S) is {verdict['quadratic']}")  # fmt: skip
+    (a, b), (c, d) = ((f"$^{{{min(own):.2f}}}$", f"$^{{{max(own):.2f}}}$") for own in ends)
+    takeaway = f"Features held grow as m{a} to m{b}, facts as d{c} to d{d}"
+    figure.suptitle(f"{takeaway}: n = m$^2$ f(1 - S) is {verdict['quadratic']}")
     return figure
 
 
