@@ -25,9 +25,10 @@ overloaded); cross-validated choice of the load; untrained networks; f = n / m^2
 
 Where training is too short: at K = 1 each fact is seen 2,400 times at d = 16 and 330 times at d = 48, and half the
 steps move the exponent by 0.12, so that 1.92 is from below. Untrained tied networks have exponent 1 too, at half the
-count: the exponent belongs to linear encoding, only the constant is learned.
+count: an exponent of 1 is no sign of learning, the constant is.
 
-Two cores: --quick about a minute, default about 5 minutes (6 on a busy machine), of which a fifth is the rate search.
+Two cores, both measured beside other work: --quick 75 s (a minute of CPU time), default 6 minutes (7 of CPU time), a
+fifth of it the search for learning rates.
 """
 
 from __future__ import annotations
