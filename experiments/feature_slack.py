@@ -38,6 +38,7 @@ import math
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FixedLocator
 
 from toysup import plots, report, stats
 from toysup.ensemble import Trained
@@ -47,12 +48,14 @@ from toysup.models import ResidualMLP, UntiedAutoencoder
 from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.shapes import Shape, model_b_of
-from toysup.sweep import Grid, sweep
+from toysup.sweep import Grid, Results, sweep
 from toysup.tasks import Identity, Memory
 from toysup.theory import one_step_r2
 
 QUESTION = "From far under to far over capacity: where do equal budgets hold equally much, and where not?"
 DENSITY, LABELS, ANCHOR = 0.05, 4, 64
+WITHIN = (1 / 1.1, 1.1)
+RULES = ("slack_when_few", "binds_when_many")  # for each world, and for all
 WORLDS = {"uniform": "uniform, p = .05", "zipf": "Zipf, p = c / rank", "memory": "memory, one fact at a time"}
 COLOURS = dict(zip(("A", "B"), plots.category_colours("AB").values(), strict=True))
 Cell = tuple[str, str, int]  # world, model, features offered
@@ -122,8 +125,9 @@ def rates_of(run: report.Run, cells: list[Cell], options: dict) -> tuple[dict[Ce
     anchors = [c for c in cells if (c[2] >= searched if c[0] != "memory" else c[2] >= budget / 2)]
     if run.mode != "default":
         anchors = [c for c in anchors if c[2] in (searched, round(budget))]
-    found = best_rates({"slack_{}_{}_{}".format(*c): grid_of(run, c, 0.01, SEARCH_SEEDS) for c in anchors},
-                       [0.01, 0.02], score=cross_counted, extend=run.pick(default=3, quick=1, smoke=0), **options)  # fmt: skip
+    grids = {"slack_{}_{}_{}".format(*c): grid_of(run, c, 0.01, SEARCH_SEEDS) for c in anchors}
+    extend = run.pick(default=3, quick=1, smoke=0)
+    found = best_rates(grids, [0.01, 0.02], score=cross_counted, extend=extend, **options)
     rate = dict(zip(anchors, found["lr"], strict=True))
 
     def nearest(cell: Cell) -> Cell:
@@ -146,6 +150,7 @@ def departure(counts: pd.DataFrame, drop: float = 0.05) -> pd.Series:
 
 
 def opposite(found: stats.Verdict) -> stats.Verdict:
+    """The verdict on the contrary."""
     return {"supported": "rejected", "rejected": "supported"}.get(found, found)
 
 
@@ -162,170 +167,183 @@ def main(run: report.Run) -> None:
     grids = {("trained", c): grid_of(run, c, rates[c], seeds) for c in cells}
     grids |= {("half", c): grid_of(run, c, rates[c], seeds, 0.5) for c in halves}
     grids |= {("trained", c): grid_of(run, c, 0.01, seeds) for c in plain}
-    answers = dict(zip(grids, sweep({"slack_{}_{}_{}_{}".format(kind, *c): g for (kind, c), g in grids.items()},
-                                    [cross_counted, recovered, r_squared], **options).values(), strict=True))  # fmt: skip
+    named = {"slack_{}_{}_{}_{}".format(kind, *cell): grid for (kind, cell), grid in grids.items()}
+    answers = dict(zip(grids, sweep(named, [cross_counted, recovered, r_squared], **options).values(), strict=True))
     before = {"slack_start_{}_{}_{}".format(*c): grid_of(run, c, 1e-6, range(2), 0.0) for c in starts}
     begun = dict(zip(starts, sweep(before, [untrained], snapshots=(0,), **options).values(), strict=True))
-    counts = {  # (kind, world, model) -> seed x n
-        key: pd.DataFrame({c[2]: a.table.set_index("seed")["cross_counted"] for (k, c), a in answers.items()
-                           if (k, *c[:2]) == key}) for key in {(k, *c[:2]) for k, c in grids}
-    }  # fmt: skip
-    statistics, verdict, lines = {}, {}, {}
-    controls = {name: {} for name in ("by_load", "half_the_training", "best_load", "without_blocks", "untrained")}
-    slack, binds, best, settled, inside = [], [], [], [], {}
-    for world in WORLDS:
-        f = {m: counts["trained", world, m] for m in "AB"}
-        left = {m: departure(f[m]) for m in "AB"}
-        held = {m: stats.capacity(f[m].stack().rename("recovered").rename_axis(["seed", "load"]).reset_index())
-                for m in "AB"}  # fmt: skip
-        for m in "AB":
-            statistics[f"{world}_capacity_{m}"] = stats.mean(held[m]["recovered"])
-            statistics[f"{world}_departure_{m}"] = stats.mean(left[m])
-            statistics[f"{world}_departure_share_of_capacity_{m}"] = stats.ratio(left[m], held[m]["recovered"], paired=True)
-            statistics[f"{world}_lossless_{m}"] = stats.mean(departure(f[m], 0.01))
-            controls["best_load"][f"{world} {m}"] = float(held[m]["load"].mode()[0])
-            last, above = f[m].columns[-1], f[m].columns[-2]
-            grown = stats.ratio(f[m][last], f[m][above], paired=True)
-            statistics[f"{world}_last_doubling_{m}"] = grown
-            inside[world, m] = stats.decide(grown, (0, 1.05))
-        ratios = {n: stats.ratio(f["B"][n], f["A"][n], paired=True) for n in offered[world]}
-        start = min(left[m].mean() for m in "AB")
-        full = max(statistics[f"{world}_capacity_{m}"].value for m in "AB")
-        few, many = [n for n in ratios if n <= start / 2], [n for n in ratios if n > full]
-        enough = [stats.decide(stats.mean(f[m][n] / n), (0.95, math.inf)) for n in few for m in "AB"]
-        alike = [stats.decide(ratios[n], (1 / 1.03, 1.03)) for n in few]
-        verdict[f"{world}_slack_when_few"] = stats.every(*enough, *alike) if few else "undecided"
-        differ = [opposite(stats.decide(ratios[n], (1 / 1.1, 1.1))) for n in many]
-        verdict[f"{world}_binds_when_many"] = stats.every(*differ) if many else "undecided"
-        slack.append(verdict[f"{world}_slack_when_few"])
-        binds.append(verdict[f"{world}_binds_when_many"])
-        statistics[f"{world}_B_over_A_at_most"] = ratios[offered[world][-1]]
-        lines[world] = {"ratios": ratios, "departure": start, "full": full, "slack": few}
-        growth = {m: np.log(f[m].mean()).diff() / np.diff(np.log(f[m].columns), prepend=np.nan) for m in "AB"}
-        for n in offered[world]:
-            controls["by_load"][f"{world} {n}"] = {
-                "B_over_A": ratios[n], **{m: stats.mean(f[m][n]) for m in "AB"},
-                **{f"growth_{m}": float(growth[m][n]) for m in "AB"}, **{f"lr_{m}": rates[world, m, n] for m in "AB"},
-            }  # fmt: skip
-        half = {m: counts["half", world, m][middle[world]] for m in "AB"}
-        drift = stats.ratio(half["B"] * f["A"][middle[world]], half["A"] * f["B"][middle[world]], paired=True)
-        controls["half_the_training"][f"{world} {middle[world]}"] = drift
-        settled.append(stats.decide(drift, (1 / 1.1, 1.1)))
-        if world != "memory":
-            blockless = counts["trained", world, "A0"]
-            for n in blockless:
-                better = max(f["A"][n], blockless[n], key=lambda own: own.mean())
-                ratio = stats.ratio(f["B"][n], better, paired=True)
-                controls["without_blocks"][f"{world} {n}"] = {"F": stats.mean(blockless[n]), "B_over_better": ratio}
-            best.append(opposite(stats.decide(ratio, (1 / 1.1, 1.1))))
-        untaught = {m: max(a.table["untrained"].max() for c, a in begun.items() if c[:2] == (world, m)) for m in "AB"}
-        controls["untrained"] |= {f"{world} {m}": untaught[m] for m in "AB"}
-    most, prefix, profile = offered["zipf"][-1], [], {}
-    activity = features_of("zipf", most).activity.numpy()
-    controls["zipf_largest"], controls["noise_in_recovered"] = {}, {}
-    for m in "AB":
-        ranks = {}
-        for kind in ("trained", "half"):
-            r2 = answers[kind, ("zipf", m, most)].features.pivot(index="seed", columns="feature", values="r_squared")
-            ranks[kind] = [stats.threshold(np.arange(1, most + 1), row <= 0.5) for row in r2.to_numpy()]
-            if kind == "trained":
-                profile[m] = r2
-        number = (profile[m] > 0.5).sum(axis=1)
-        own = [float((row[:k] > 0.5).mean()) if k else 0.0
-               for row, k in zip(profile[m].to_numpy(), number, strict=True)]  # fmt: skip
-        statistics[f"zipf_rank_{m}"], statistics[f"zipf_prefix_{m}"] = stats.mean(ranks["trained"]), stats.mean(own)
-        weighted = (profile[m].clip(lower=0) * activity).sum(axis=1) / activity.sum()
-        statistics[f"zipf_share_of_activity_{m}"] = stats.mean(weighted)
-        prefix.append(stats.decide(statistics[f"zipf_prefix_{m}"], (0.9, math.inf)))
-        controls["zipf_largest"][m] = {"number above .5": stats.mean(number), "prefix of a random set": number.mean() / most,
-                                       "rank at half the steps": stats.mean(ranks["half"]),
-                                       "F at half the steps": stats.mean(counts["half", "zipf", m][most])}  # fmt: skip
-        usual = answers["trained", ("zipf", m, most)].table.set_index("seed")["recovered"]
-        controls["noise_in_recovered"][m] = stats.mean(usual - counts["trained", "zipf", m][most])
-    verdict |= {"slack_when_few": stats.every(*slack), "binds_when_many": stats.every(*binds)}
-    verdict["binds_against_best_A"] = stats.every(*best)
-    verdict["uniform_full"] = stats.every(*(v for (world, _), v in inside.items() if world != "zipf"))
-    verdict["zipf_never_full"] = stats.every(*(opposite(inside["zipf", m]) for m in "AB"))
-    verdict["zipf_set_is_prefix"] = stats.every(*prefix)
-    verdict["length_does_not_decide"] = stats.every(*settled)
+
+    counts: dict = {}  # (kind, world, model) -> recovered, seed x n
+    for (kind, (world, model, n)), answer in answers.items():
+        own = answer.table.set_index("seed")["cross_counted"]
+        counts.setdefault((kind, world, model), pd.DataFrame())[n] = own
+    readings = {world: read(world, counts, middle[world]) for world in WORLDS}
+    ranks = {m: ranks_of(answers["trained", ("zipf", m, offered["zipf"][-1])]) for m in "AB"}
+    statistics = {f"{world}_{k}": v for world, found in readings.items() for k, v in found["statistics"].items()}
+    statistics |= {f"zipf_{k}_{m}": v for m in "AB" for k, v in ranks[m]["statistics"].items()}
+    verdict = {f"{world}_{k}": found[k] for world, found in readings.items() for k in RULES}
+    verdict |= {k: stats.every(*(found[k] for found in readings.values())) for k in RULES}
+    verdict["binds_against_best_A"] = stats.every(*(found["best"] for found in readings.values() if "best" in found))
+    verdict["uniform_full"] = stats.every(*(v for w in ("uniform", "memory") for v in readings[w]["full"]))
+    verdict["zipf_never_full"] = stats.every(*map(opposite, readings["zipf"]["full"]))
+    verdict["zipf_set_is_prefix"] = stats.every(
+        *(stats.decide(ranks[m]["statistics"]["prefix"], (0.9, math.inf)) for m in "AB")
+    )
+    verdict["length_does_not_decide"] = stats.every(*(found["settled"] for found in readings.values()))
     verdict["learning_rate_bracketed"] = "supported" if searched["bracketed"].all() else "undecided"
-    controls["learning_rates"] = searched.to_dict("index")
+
+    controls: dict = {"by_load": {f"{w} {n}": v for w, found in readings.items() for n, v in found["by_load"].items()}}
+    controls["rates"] = {"{} {} {}".format(*cell): rate for cell, rate in rates.items()}
+    controls["rates_searched"] = searched.to_dict("index")
+    controls["half_the_training"] = {world: found["drift"] for world, found in readings.items()}
+    controls["best_load"] = {world: found["best_load"] for world, found in readings.items()}
+    controls["without_blocks"] = {w: readings[w]["without_blocks"] for w in ("uniform", "zipf")}
+    controls["untrained"] = {w: max(a.table["untrained"].max() for c, a in begun.items() if c[0] == w) for w in WORLDS}
+    controls["noise_in_recovered"], controls["zipf_largest"] = {}, {}
+    for m in "AB":
+        cell = ("zipf", m, offered["zipf"][-1])
+        usual = answers["trained", cell].table.set_index("seed")["recovered"]
+        controls["noise_in_recovered"][m] = stats.mean(usual - counts["trained", "zipf", m][cell[2]])
+        half = ranks_of(answers["half", cell])["statistics"]["rank"]
+        half_count = stats.mean(counts["half", "zipf", m][cell[2]])
+        own = {"prefix of a random set": ranks[m]["chance"], "rank at half the steps": half}
+        controls["zipf_largest"][m] = own | {"F at half the steps": half_count}
     everything = [*answers.values(), *begun.values()]
-    report.write(run, draw(run, counts, statistics, lines, profile, controls["untrained"]), statistics=statistics,
-                 verdict=verdict, controls=controls, instances=sum(len(a.table) for a in everything),
-                 steps=next(iter(grids.values())).setting.steps, seconds=sum(a.seconds for a in everything),
+    figure = draw(run, counts, readings, ranks, controls["untrained"])
+    report.write(run, figure, statistics=statistics, verdict=verdict, controls=controls,
+                 instances=sum(len(a.table) for a in everything), steps=grids["trained", cells[0]].setting.steps,
+                 seconds=sum(a.seconds for a in everything),
                  engine=", ".join(sorted({e for a in everything for e in a.table["engine"]})))  # fmt: skip
 
 
-def draw(
-    run: report.Run, counts: dict, statistics: dict, lines: dict, profile: dict, untaught: dict
-) -> plots.Figure:
+def read(world: str, counts: dict, middle: int) -> dict:
+    """Statistics, verdicts and controls of one world."""
+    f = {m: counts["trained", world, m] for m in "AB"}
+    offered, out = list(f["A"]), {"statistics": {}, "best_load": {}, "full": [], "by_load": {}}
+    left = {m: departure(f[m]) for m in "AB"}
+    for m in "AB":
+        table = f[m].rename_axis(columns="load").stack().rename("recovered").reset_index()
+        held = stats.capacity(table)
+        out["best_load"][m] = float(held["load"].mode()[0])
+        last = stats.ratio(f[m][offered[-1]], f[m][offered[-2]], paired=True)
+        out["full"].append(stats.decide(last, (0, 1.05)))
+        found = {"capacity": stats.mean(held["recovered"]), "departure": stats.mean(left[m])}
+        found["departure_share_of_capacity"] = stats.ratio(left[m], held["recovered"], paired=True)
+        found |= {"lossless": stats.mean(departure(f[m], 0.01)), "last_doubling": last}
+        out["statistics"] |= {f"{k}_{m}": v for k, v in found.items()}
+    ratios = {n: stats.ratio(f["B"][n], f["A"][n], paired=True) for n in offered}
+    out["start"] = start = min(left[m].mean() for m in "AB")
+    full = max(out["statistics"][f"capacity_{m}"].value for m in "AB")
+    few, many = [n for n in offered if n <= start / 2], [n for n in offered if n > full]
+    slack = [stats.decide(stats.mean(f[m][n] / n), (0.95, math.inf)) for n in few for m in "AB"]
+    slack += [stats.decide(ratios[n], (1 / 1.03, 1.03)) for n in few]
+    binds = [opposite(stats.decide(ratios[n], WITHIN)) for n in many]
+    out["slack_when_few"], out["binds_when_many"] = (stats.every(*v) if v else "undecided" for v in (slack, binds))
+    out["statistics"] |= {"B_over_A_at_least": ratios[offered[0]], "B_over_A_at_most": ratios[offered[-1]]}
+    for i, n in enumerate(offered):
+        out["by_load"][n] = {"B_over_A": ratios[n], "A": stats.mean(f["A"][n]), "B": stats.mean(f["B"][n])}
+        for m in "AB" if i else "":
+            logs = np.log(f[m][[offered[i - 1], n]].clip(lower=0.01)).diff(axis=1)[n]
+            out["by_load"][n][f"growth_{m}"] = stats.mean(logs / math.log(n / offered[i - 1]))
+    half = {m: counts["half", world, m][middle] for m in "AB"}
+    out["drift"] = stats.ratio(half["B"] * f["A"][middle], half["A"] * f["B"][middle], paired=True)
+    out["settled"] = stats.decide(out["drift"], WITHIN)
+    if ("trained", world, "A0") in counts:
+        plain, out["without_blocks"] = counts["trained", world, "A0"], {}
+        for n in plain:
+            better = max(f["A"][n], plain[n], key=lambda own: own.mean())
+            ratio = stats.ratio(f["B"][n], better, paired=True)
+            out["without_blocks"][n] = {"F": stats.mean(plain[n]), "B_over_better": ratio}
+        out["best"] = opposite(stats.decide(ratio, WITHIN))
+    return out
+
+
+def ranks_of(answer: Results) -> dict:
+    """Which ranks are recovered: R^2 (seed x rank), its statistics, and the prefix that a random set would have."""
+    r2 = answer.features.pivot(index="seed", columns="feature", values="r_squared")
+    n = r2.shape[1]
+    over = r2.to_numpy() > 0.5
+    activity = features_of("zipf", n).activity.numpy()
+    rank = [stats.threshold(np.arange(1, n + 1), ~row) for row in over]
+    prefix = [row[: row.sum()].mean() if row.any() else 0.0 for row in over]
+    weighted = (r2.clip(lower=0) * activity).sum(axis=1) / activity.sum()
+    found = {"rank": stats.mean(rank), "above_half": stats.mean(over.sum(1)), "prefix": stats.mean(prefix)}
+    return {"r2": r2, "statistics": found | {"share_of_activity": stats.mean(weighted)}, "chance": over.mean()}
+
+
+def draw(run: report.Run, counts: dict, readings: dict, ranks: dict, untaught: dict) -> plots.Figure:
     """Recovered against offered in each world; B over A; growth; and which ranks are recovered."""
-    figure, axes = plots.figure(2, 3, width=13, height=4.3)
+    figure, axes = plots.figure(2, 3, width=13, height=4.4)
     for ax, (world, title) in zip(axes[0], WORLDS.items(), strict=True):
-        both = pd.concat([counts["trained", world, m].stack().rename("F").reset_index().assign(model=m) for m in "AB"])
-        both.columns = ["seed", "n", "F", "model"]
+        found = readings[world]["statistics"]
+        both = pd.concat(counts["trained", world, m].rename_axis(columns="n").stack().rename("F").reset_index()
+                         .assign(model=m) for m in "AB")  # fmt: skip
         plots.band(ax, both, "n", "F", "model", colours=COLOURS, log=True)
         n = np.unique(both["n"])
         ax.plot(n, n, color=plots.GREY, linestyle="--", linewidth=1.5, zorder=1, label="all that is offered")
+        at = {m: found[f"departure_{m}"].value for m in "AB"}
         for m in "AB":
-            at = statistics[f"{world}_departure_{m}"].value
-            ax.plot(at, at, "v", color=COLOURS[m], markersize=11, markeredgecolor="black", zorder=4,
-                    label=f"{m} departs: {at:,.0f}")  # fmt: skip
+            ax.plot(at[m], at[m], "v", color=COLOURS[m], markersize=11, markeredgecolor="black", zorder=4,
+                    label=f"{m} departs")  # fmt: skip
+        shapes = {m: shape_of(run, world, m) for m in "AB"}
         if world == "memory":
-            ax.axhline(shape_of(run, world, "A").live_parameters(LABELS), color=plots.GREY, linestyle=":",
-                       label="2 bits per parameter")  # fmt: skip
+            plots.reference(ax, n, shapes["A"].live_parameters(LABELS), "2 bits per parameter")
         else:
             for m in "AB":
-                width = shape_of(run, world, m).width
-                ax.axhline(width, color=COLOURS[m], linestyle=":", label=f"linear (PCA), d = {width}")
-                if world == "uniform":
-                    theory = [k * one_step_r2(int(k), width, DENSITY).r2 for k in n]
-                    ax.plot(n, theory, "--", color=COLOURS[m], linewidth=1, label=f"{m}, one-step decoding (theory)")
-            blockless = counts["trained", world, "A0"].mean()
-            ax.plot(blockless.index, blockless, "x", color="black", markersize=8, label="A without its blocks")
-        worst = max(untaught[f"{world} {m}"] for m in "AB")
+                ax.axhline(shapes[m].width, color=COLOURS[m], linestyle=":", label=f"{m}, linear (PCA): its width")
+            plain = counts["trained", world, "A0"].mean()
+            ax.plot(plain.index, plain, "x", color="black", markersize=8, label="A without its blocks")
+        if world == "uniform":
+            for m in "AB":
+                theory = [k * one_step_r2(int(k), shapes[m].width, DENSITY).r2 for k in n]
+                ax.plot(n, theory, "-.", color=COLOURS[m], linewidth=1.2, label=f"{m}, one-step decoding (theory)")
+        ax.text(0.98, 0.03, f"untrained: at most {untaught[world]:.2g}", transform=ax.transAxes, ha="right",
+                fontsize=10, color=plots.GREY)  # fmt: skip
+        title = f"{title}\nA departs at {at['A']:,.0f}, B at {at['B']:,.0f}"
         ax.set(yscale="log", xlabel="features offered, n", ylabel="features recovered, F", title=title,
                ylim=(0.6 * n[0], 1.6 * n[-1]))  # fmt: skip
-        ax.legend(fontsize=9, loc="upper left", title=f"untrained: at most {worst:.2g}", title_fontsize=9)
-    ratios, growth, ranks = axes[1]
-    colours = plots.category_colours(WORLDS)
-    for world, title in WORLDS.items():
-        own, start = lines[world]["ratios"], lines[world]["departure"]
-        x = np.array(list(own)) / start
-        low, value, high = np.array([(i.low, i.value, i.high) for i in own.values()]).T
-        ratios.plot(x, value, "o-", color=colours[world], label=title)
+    handles = {label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=10)
+    ratios, growth, profile = axes[1]
+    colours = plots.category_colours(["A", "B", *WORLDS])
+    for world in WORLDS:
+        start, loads = readings[world]["start"], readings[world]["by_load"]
+        x = np.array(list(loads)) / start
+        low, value, high = np.array([list(v["B_over_A"].asdict().values()) for v in loads.values()]).T[[1, 0, 2]]
+        ratios.plot(x, value, "o-", color=colours[world], label=world)
         ratios.fill_between(x, low, high, color=colours[world], alpha=0.2, linewidth=0)
         for m, style in zip("AB", ("o-", "s--"), strict=True):
-            means = counts["trained", world, m].mean()
-            between = np.sqrt(means.index[1:] * means.index[:-1]) / start
-            growth.plot(between, np.diff(np.log(means)) / np.diff(np.log(means.index)), style, markersize=5,
-                        color=colours[world], label=f"{title.split(',')[0]}, {m}")  # fmt: skip
-    ratios.axvspan(ratios.get_xlim()[0], 0.5, color="0.9", zorder=0)
-    ratios.axhspan(1 / 1.1, 1.1, color="0.8", zorder=0)
-    ratios.set(xscale="log", yscale="log", xlabel="offered / smaller departure load", ylabel="recovered, B over A",
-               title="B over A: where space is short, shape matters")  # fmt: skip
-    ratios.legend(fontsize=9, loc="upper left")
-    growth.axhline(1, color=plots.GREY, linestyle="--")
-    growth.axhline(0, color=plots.GREY, linestyle=":")
-    growth.set(xscale="log", xlabel="offered / smaller departure load", ylabel="growth, dlnF / dln n",
-               title="What a further feature brings")  # fmt: skip
-    growth.legend(fontsize=9, ncols=1)
+            value = [v[f"growth_{m}"].value for v in list(loads.values())[1:]]
+            between = np.sqrt(x[1:] * x[:-1])
+            growth.plot(between, value, style, markersize=5, color=colours[world], label=f"{world}, {m}")
+    ratios.axvspan(ratios.get_xlim()[0] / 2, 0.5, color="0.9", zorder=0)
+    ratios.axhspan(*WITHIN, color="0.8", zorder=0)
+    ratios.set_xlim(min(min(v["by_load"]) / v["start"] for v in readings.values()) / 1.3, None)
+    ratios.annotate("slack:\nthe bound says\nnothing", (0.03, 0.6), xycoords="axes fraction", fontsize=10, va="center")
+    ratios.annotate("within 10%", (0.97, 1.0), xycoords=("axes fraction", "data"), fontsize=9, ha="right", va="center")
+    ratios.set(xscale="log", yscale="log", xlabel="features offered / smaller departure", ylabel="recovered, B over A",
+               title="B over A")  # fmt: skip
+    ratios.yaxis.set_major_locator(FixedLocator([0.5, 1, 2, 4, 8, 16]))
+    ratios.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    ratios.yaxis.set_minor_formatter(lambda *_: "")
+    ratios.legend(fontsize=10, loc="upper left")
+    plots.reference(growth, growth.get_xlim(), 1, "all that is added")
+    plots.null(growth, growth.get_xlim(), 0, "full")
+    growth.set(xscale="log", xlabel="features offered / smaller departure", ylabel="growth, dlnF / dln n",
+               title="What more features add")  # fmt: skip
+    growth.legend(fontsize=9, loc="lower left")
     for m in "AB":
-        means = profile[m].mean()
-        x = means.index.to_numpy() + 1
-        smooth = means.rolling(9, center=True, min_periods=1).mean() if len(means) > 99 else means
-        ranks.plot(x, smooth, color=COLOURS[m], label=f"{m}: mean R$^2$")
-        at = statistics[f"zipf_rank_{m}"].value
-        ranks.axvline(at, color=COLOURS[m], linestyle=":", label=f"{m}: rank {at:.0f}")
-    ranks.axhline(0.5, color=plots.GREY, linestyle="--")
-    ranks.set(xscale="log", xlabel="rank by frequency", ylabel="R$^2$ of the feature", ylim=(-0.3, 1.05),
-              title=f"Zipf, {len(means)} offered: which are recovered")  # fmt: skip
-    ranks.legend(fontsize=9, loc="lower left")
-    apart = [statistics[f"{world}_B_over_A_at_most"].value for world in WORLDS]
-    figure.suptitle(
-        f"While few features are offered A and B hold them all; far beyond, B holds {min(apart):.2g} to {max(apart):.2g} times A's"
-    )
+        means = ranks[m]["r2"].mean()
+        x, own = means.index.to_numpy() + 1, ranks[m]["statistics"]["rank"].value
+        profile.plot(x, means, ".", markersize=3, color=COLOURS[m], label=f"{m}, divides at rank {own:.0f}")
+        profile.axvline(own, color=COLOURS[m], linestyle=":")
+    plots.reference(profile, [1, len(means)], 0.5, "")
+    profile.set(xscale="log", xlabel="rank by frequency", ylabel="R$^2$ of the feature, mean over seeds",
+                ylim=(-0.2, 1.05), title=f"Zipf, {len(means)} offered: which are recovered")  # fmt: skip
+    profile.legend(fontsize=10, loc="lower left", markerscale=4)
+    agree = sum(found["slack_when_few"] == "supported" for found in readings.values())
+    apart = ", ".join(f"{found['statistics']['B_over_A_at_most'].value:.2g}" for found in readings.values())
+    figure.suptitle(f"Offered few features, A and B hold them all alike in {agree} of {len(readings)} worlds; "
+                    f"offered the most, B holds {apart} times what A holds", fontsize=14)  # fmt: skip
     return figure
 
 
