@@ -5,7 +5,7 @@ that one "runs out of meaningful features long before one runs out of space": th
 (32 wide, 2 deep, the same parameters) both hold all there is, and that they hold equally much contradicts nothing.
 
 Three worlds. `uniform`: representation through the width, density .05, so that each further feature makes data denser.
-`zipf`: the same, p_i = c / i with c such that as many are active as in the uniform world at n = 64 (3.2; 1.9 at n = 8,
+`zipf`: the same, p_i = c / i with c such that as many are active as in the uniform world at n = 64 (3.2; 1.8 at n = 8,
 5.1 at 1024), so that further features are rarer ones, as in language. `memory`: facts, one at a time, uniform.
 
 If space is never short, recovered follows offered everywhere; if shape does not matter, A and B agree everywhere. With
@@ -13,7 +13,8 @@ n the number offered and F the number recovered (F_eff = sum max(0, R^2); for me
 
 - departure: the n beyond which F / n stays below .95 (per seed, interpolated in ln n); `lossless`: the same at .99.
 - `slack_when_few`: at each n up to half the smaller departure both recover 95% or more, and B / A is within 3% of 1.
-  The first half is nearly so by definition; the second is what makes the contradiction vacuous.
+  The first half is nearly so by definition; the second is what makes the contradiction vacuous. Mind that up to
+  n = width nothing needs to be superposed.
 - `binds_when_many`: at each n above the larger of the two capacities B / A differs from 1 by more than 10%.
   `binds_against_best_A` (representation): also at the largest n, where A takes the best of its own count, that of its
   width without any blocks, which is one of the functions A could learn, and (zipf) that at twice the steps.
@@ -32,7 +33,8 @@ load; untrained networks; linear PCA, which recovers the width. Capacity in the 
 Added after a first run: twice the steps (half of them had halved A's count at the largest zipf load), and the memory
 load 2^.5, as capacity lay between two loads. No threshold was changed.
 
-Two cores: --quick about 50 seconds, default about 5 minutes.
+Two cores: --quick about 40 seconds, default about 5 minutes (8.5 minutes of one core, about 2 of them for the rates;
+`seconds` leaves those out).
 """
 
 from __future__ import annotations
@@ -355,9 +357,9 @@ def draw(run: report.Run, counts: dict, readings: dict, ranks: dict, untaught: d
                 ylim=(-0.2, 1.05), title=f"Zipf, {len(means)} offered: which are recovered")  # fmt: skip
     profile.legend(fontsize=10, loc="lower left", markerscale=4)
     agree = sum(found["slack_when_few"] == "supported" for found in readings.values())
-    apart = ", ".join(f"{found['statistics']['B_over_A_at_most'].value:.2g}" for found in readings.values())
+    apart = ", ".join(f"{found['statistics']['B_over_A_at_most'].value:.2g} ({w})" for w, found in readings.items())
     figure.suptitle(f"Offered few features, A and B hold them all alike in {agree} of {len(readings)} worlds; "
-                    f"offered the most, B holds {apart} times what A holds", fontsize=14)  # fmt: skip
+                    f"offered the most, B holds {apart} times A's", fontsize=14)  # fmt: skip
     return figure
 
 
