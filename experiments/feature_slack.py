@@ -358,7 +358,7 @@ def draw(run: report.Run, counts: dict, readings: dict, ranks: dict, untaught: d
     profile.legend(fontsize=10, loc="lower left", markerscale=4)
     agree = sum(found["slack_when_few"] == "supported" for found in readings.values())
     apart = ", ".join(f"{found['statistics']['B_over_A_at_most'].value:.2g} ({w})" for w, found in readings.items())
-    figure.suptitle(f"Offered few features, A and B hold them all alike in {agree} of {len(readings)} worlds; "
+    figure.suptitle(f"Offered few features, A and B hold them all alike in {agree} of {len(readings)} worlds;\n"
                     f"offered the most, B holds {apart} times A's", fontsize=14)  # fmt: skip
     return figure
 
