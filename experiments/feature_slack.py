@@ -345,7 +345,7 @@ def draw(run: report.Run, counts: dict, readings: dict, ranks: dict, untaught: d
     plots.reference(growth, growth.get_xlim(), 1, "all that is added")
     plots.null(growth, growth.get_xlim(), 0, "full")
     growth.set(xscale="log", xlabel="features offered / smaller departure", ylabel="growth, dlnF / dln n",
-               title="What more features add")  # fmt: skip
+               title="What more features add", ylim=(-1.1, 1.15))  # fmt: skip
     growth.legend(fontsize=9, loc="lower left")
     for m in "AB":
         means = ranks[m]["r2"].mean()
