@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.colors import LinearSegmentedColormap
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -53,6 +54,7 @@ SOLVED, KEPT, LEVELS, DELTAS = 0.05, 0.1, 24, (0.25, 0.5)
 SHARP = ["l1", "omp", "amp"]
 DECODERS = dict(zip(SHARP, (l1_homotopy, matching_pursuit, lambda e, h: bayes_amp(e, h, iterations=100)), strict=True))
 L1_CASES = ["network", "l1_learned", "l1_random", "l1_learned_kept", "l1_random_kept"]
+SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#4c9bd0"])  # light enough for lines to show
 OTHER_CASES = [f"{name}_{rows}" for rows in ("learned", "random") for name in ("linear", "one_layer", "omp", "amp")]
 
 
@@ -353,13 +355,13 @@ def draw(deltas: np.ndarray, rhos: np.ndarray, shares: np.ndarray, half_way: dic
         cells = [(d, rho, share[SHARP.index(name)]) for d, rho, share in zip(deltas, rhos, shares, strict=True)]
         drawn = paint(ax, cells, curves)
         ends(ax, deltas, half_way[name])
-        ax.set_title(f"{title}, random rows, n = {sizes[0]}")
+        ax.set_title(f"{title}, random rows, n = {sizes[0]}", fontsize=11)
     titles = {"l1_learned": "l1", "amp_learned": "AMP", "network": "the network itself"}
     for ax, (case, title) in zip(axes[1], titles.items(), strict=False):
         values, own, means = read[case]
         paint(ax, [(d, own[m], means[m]) for d, m in zip(own_deltas, own, strict=True)], curves)
         ends(ax, own_deltas, values)
-        ax.set_title(f"{title}, learned rows, n = {sizes[1]}")
+        ax.set_title(f"{title}, learned rows, n = {sizes[1]}", fontsize=11)
     figure.colorbar(drawn, ax=list(axes[:, 2]), label="share of samples solved")
 
     ax, (ns, widths) = axes[0, 3], finite
@@ -372,6 +374,7 @@ def draw(deltas: np.ndarray, rhos: np.ndarray, shares: np.ndarray, half_way: dic
     ax.set(xscale="log", yscale="log", xticks=ns, xticklabels=ns, xlabel="features n", title="l1's step, random rows",
            ylabel="width, $\\rho_{25} - \\rho_{75}$")  # fmt: skip
     ax.minorticks_off()
+    ax.set_yticks([0.05, 0.1, 0.2, 0.4], ["0.05", "0.1", "0.2", "0.4"])
     ax.legend()
 
     ax = axes[1, 3]
@@ -401,8 +404,7 @@ def paint(ax: plots.Axes, cells: list[tuple[float, np.ndarray, np.ndarray]], cur
         own = pd.Series(share).groupby(rho).mean()
         middles = (own.index[1:] + own.index[:-1]).to_numpy() / 2
         sides = np.concatenate([[0], middles, [1]])
-        drawn = ax.pcolormesh(edges[i : i + 2], sides, own.to_numpy()[:, None], vmin=0, vmax=1, cmap="YlGnBu",
-                              rasterized=True)  # fmt: skip
+        drawn = ax.pcolormesh(edges[i : i + 2], sides, own.to_numpy()[:, None], vmin=0, vmax=1, cmap=SHADES, rasterized=True)  # fmt: skip
     x = np.linspace(0.02, 0.98, 49)
     for label, (style, *line) in {"l1, weak (typical samples)": ("-", x, l1_weak_threshold(x)), **curves}.items():
         ax.plot(*line, color="black", linestyle=style, linewidth=1.5, label=label)
