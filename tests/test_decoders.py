@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linprog
+from scipy.optimize import linprog, nnls
 
 from toysup.checks import InputError
 from toysup.ensemble import Stack, train
@@ -18,6 +18,7 @@ from toysup.measure.decoders import (
     affine_relu,
     bayes_amp,
     decoded,
+    l1_homotopy,
     linear_probe,
     matching_pursuit,
     nonnegative_l1,
@@ -85,6 +86,47 @@ def test_l1_agrees_with_linear_programming(trained):
             assert mine.min() >= 0
             assert np.linalg.norm(mine @ W - h) < 2e-3 * max(1, np.linalg.norm(h))
             assert mine.sum() == pytest.approx(best.fun, rel=3e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize(("n", "m", "active"), [(40, 3, 2), (40, 16, 5), (40, 16, 30), (40, 38, 20), (24, 30, 12)])
+def test_the_homotopy_is_linear_programming(n, m, active):
+    """Recovery or none, codes narrow and wide, even wider than there are features; both are exact."""
+    encoding = Encoding.of(train(stack_of(n, m))).random()
+    generator = torch.Generator().manual_seed(3)
+    on = torch.rand(2, 12, n, generator=generator).argsort(-1) < active
+    x = on * torch.rand(2, 12, n, generator=generator)
+    found = l1_homotopy(encoding, x @ encoding.W)
+    for instance, sample in itertools.product(range(2), range(12)):
+        W = encoding.W[instance].double().numpy()
+        h = x[instance, sample].double().numpy() @ W
+        mine = found[instance, sample].double().numpy()
+        assert mine.min() >= 0 and np.linalg.norm(mine @ W - h) < 1e-5 * np.linalg.norm(h)
+        if m < n:
+            best = linprog(np.ones(n), A_eq=W.T, b_eq=h, bounds=(0, None), method="highs")
+            assert mine.sum() == pytest.approx(best.fun, rel=1e-5)
+        else:
+            assert mine == pytest.approx(x[instance, sample].numpy(), abs=1e-4)
+
+
+def test_the_homotopy_on_odd_codes():
+    """Rows of unequal length, of length 0, twins, a code of nothing, and codes that no x >= 0 has (least squares)."""
+    random = Encoding.of(train(stack_of(30, 10))).random()
+    W = random.W * torch.linspace(0.2, 2, 30).unsqueeze(-1)
+    W[:, 4], W[:, 27] = 0, W[:, 28]
+    encoding = dataclasses.replace(random, W=W)
+    x = torch.zeros(2, 3, 30)
+    x[:, 1, 29], x[:, 1, 4], x[:, 2, 27], x[:, 2, 28] = 0.7, 0.5, 0.3, 0.6
+    found = l1_homotopy(encoding, x @ W)
+    assert (found[:, 0] == 0).all() and (found[:, :, 4] == 0).all()
+    assert torch.allclose(found[:, 1, 29], torch.tensor(0.7), atol=1e-5)
+    assert torch.allclose(found[:, 2, 27:29].sum(-1), torch.tensor(0.9), atol=1e-5)
+    assert (found[:, 2, 27:29].amax(-1) == found[:, 2, 27:29].sum(-1)).all()
+    h = torch.randn(2, 20, 10, generator=torch.Generator().manual_seed(5)) - 3 * W.mean(1, keepdim=True)
+    found = l1_homotopy(encoding, h).double()
+    for instance, sample in itertools.product(range(2), range(20)):
+        missed = nnls(W[instance].double().numpy().T, h[instance, sample].double().numpy())[1]
+        mine = (found[instance, sample] @ W[instance].double() - h[instance, sample].double()).norm()
+        assert mine == pytest.approx(missed, rel=1e-5, abs=1e-5)
 
 
 def test_matching_pursuit_finds_few_features_exactly_and_stops():

@@ -6,7 +6,8 @@ of the same shape (`random`). A decoder is a function (encoding, h) -> x', batch
 one is writing one. `decoded` scores it by R^2 on the network's held-out draws, as `r_squared` scores the network.
 
 Decoders, from the least to the most they may use: `linear_probe` (best affine), `affine_relu` (best affine and a ReLU,
-what one layer can do), `matching_pursuit`, `nonnegative_l1` (sparsity and sign), `bayes_amp` (the whole prior).
+what one layer can do), `matching_pursuit`, `nonnegative_l1` and `l1_homotopy` (sparsity and sign; the same minimum,
+nearly and exactly), `bayes_amp` (the whole prior).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numba
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,6 +35,7 @@ __all__ = [
     "affine_relu",
     "bayes_amp",
     "decoded",
+    "l1_homotopy",
     "linear_probe",
     "matching_pursuit",
     "nonnegative_l1",
@@ -206,6 +210,102 @@ def nonnegative_l1(encoding: Encoding, h: Tensor, *, iterations: int = 2000, pen
         ahead = torch.where(uphill, new, new + (momentum - 1) / following * (new - x))
         momentum, x = (1.0 if bool(uphill.all()) else following), new
     return x
+
+
+def l1_homotopy(encoding: Encoding, h: Tensor) -> Tensor:
+    """min sum x' subject to x' W = h, x' >= 0, exactly: the path of min |h - x' W|^2 / 2 + lambda sum x' down to 0.
+
+    x' is linear in lambda between the places where a feature joins or leaves (Osborne, Presnell & Turlach 2000; Donoho
+    & Tsaig 2008, IEEE Trans. Inf. Theory 54:4789). A code of few features takes about a step for each, so this is both
+    exact and, on small codes, many times as fast as `nonnegative_l1`, which stops short of recovery near the threshold.
+    In double precision, on the CPU. Of two equal rows only one is used; h that no x' >= 0 gives is fitted in the
+    least squares.
+    """
+    W = encoding.W.double()
+    gram, aligned = ((rows @ W.mT).numpy(force=True) for rows in (W, h.double()))
+    found = np.zeros_like(aligned)
+    for own in zip(gram, aligned, found, strict=True):
+        _paths(*own, W.shape[-1])
+    return torch.from_numpy(found).to(encoding.W)
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _paths(gram: np.ndarray, aligned: np.ndarray, found: np.ndarray, rank: int) -> None:
+    """Follow each sample's path. gram: W W^T (feature, feature); aligned: h W^T (sample, feature); found is filled."""
+    n, most = len(gram), min(rank, len(gram))
+    inverse = np.zeros((most, most))  # of the Gram matrix of the active features
+    active, place = np.zeros(most, np.int64), np.zeros(n, np.int64)
+    x, slope, column, shared, pull = np.zeros(most), np.zeros(most), np.zeros(most), np.zeros(most), np.zeros(n)
+    for sample in range(len(aligned)):
+        left, size, barred = aligned[sample].copy(), 0, -1
+        place[:] = -1
+        join = np.argmax(left)
+        level, first = left[join], left[join]
+        for _ in range(20 * most):
+            if level <= 1e-12 * first or level <= 0:
+                break
+            if join >= 0:  # the inverse grows by a row and column (Schur complement)
+                rest = gram[join, join]
+                for i in range(size):
+                    shared[i] = gram[join, active[i]]
+                for i in range(size):
+                    total = 0.0
+                    for j in range(size):
+                        total += inverse[i, j] * shared[j]
+                    column[i] = total
+                    rest -= total * shared[i]
+                if rest <= 1e-10 * gram[join, join]:  # it adds no direction
+                    place[join] = -2
+                else:
+                    for i in range(size):
+                        for j in range(size):
+                            inverse[i, j] += column[i] * column[j] / rest
+                        inverse[i, size] = inverse[size, i] = -column[i] / rest
+                    inverse[size, size], active[size], place[join], x[size] = 1 / rest, join, size, 0.0
+                    size += 1
+            pull[:] = 0
+            for i in range(size):
+                total = 0.0
+                for j in range(size):
+                    total += inverse[i, j]
+                slope[i] = total
+                row = gram[active[i]]
+                for j in range(n):
+                    pull[j] += total * row[j]
+            step, join, leave = level, -1, -1
+            if size < most:
+                for j in range(n):
+                    if place[j] == -1 and j != barred and pull[j] < 1:
+                        far = max(level - left[j], 0.0) / (1 - pull[j])
+                        if far < step:
+                            step, join = far, j
+            for i in range(size):
+                if slope[i] < 0 and -x[i] / slope[i] < step:
+                    step, join, leave = -x[i] / slope[i], -1, i
+            for i in range(size):
+                x[i] += step * slope[i]
+            for j in range(n):
+                left[j] -= step * pull[j]
+            level -= step
+            barred = -1
+            if leave >= 0:  # the last takes its place, and the inverse loses a row and column
+                barred, last = active[leave], size - 1
+                place[barred] = -1
+                for i in range(size):
+                    inverse[i, leave], inverse[i, last] = inverse[i, last], inverse[i, leave]
+                for j in range(size):
+                    inverse[leave, j], inverse[last, j] = inverse[last, j], inverse[leave, j]
+                active[leave], x[leave] = active[last], x[last]
+                if leave != last:
+                    place[active[leave]] = leave
+                for i in range(last):
+                    for j in range(last):
+                        inverse[i, j] -= inverse[i, last] * inverse[last, j] / inverse[last, last]
+                size = last
+            elif join < 0:
+                break
+        for i in range(size):
+            found[sample, active[i]] = max(x[i], 0.0)
 
 
 def matching_pursuit(encoding: Encoding, h: Tensor, *, most: int | None = None, tolerance: float = 1e-4) -> Tensor:
