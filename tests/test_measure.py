@@ -23,6 +23,7 @@ from toysup.measure import (
     held_out,
     held_out_loss,
     interference,
+    positive_sum,
     r_squared,
     recovered,
     recovered_at,
@@ -184,7 +185,9 @@ def test_recovery_is_what_numpy_finds_on_the_same_draws():
         expected = (importance[i] * np.abs(difference) ** exponent[i]).sum(1).mean()
         assert loss[i].item() == pytest.approx(expected, rel=1e-4)  # float32 sums over 16 batches and more
         assert shares[i].numpy() == pytest.approx(r2, abs=1e-4)
-        assert total[i].item() == pytest.approx(r2.clip(0).sum(), abs=1e-3)
+        halves = [1 - (difference.reshape(-1, BATCH, 6)[k::2] ** 2).mean((0, 1)) / variance for k in (0, 1)]
+        split = [(chosen > 0) @ summed for chosen, summed in (halves, halves[::-1])]
+        assert total[i].item() == pytest.approx(max(0, np.mean(split)), abs=1e-3)
         assert counts[i].item() == (r2 > 0.5).sum()
     assert {int(c) for c in counts} != {0}  # the threshold is not vacuous here
 
@@ -229,6 +232,30 @@ def test_the_constant_predictor_loses_what_its_task_states(setting):
     loss = held_out_loss(by_hand(stack, parameters))
     assert ((loss.value - stated).abs() < 5 * loss.error).all()
     assert (loss.error < 0.05 * stated).all()
+
+
+@pytest.mark.parametrize(("n", "density"), [(400, 0.01), (2000, 0.002)])
+def test_ignored_features_count_for_nothing_however_many_there_are(n, density):
+    """Half of their R^2 lie above 0 by luck; adding those would count 1% to 2% of a feature for each."""
+    stack = Stack.of(autoencoder(SparseUniform(n, density), 2), range(4))
+    W = np.zeros((n, 2))
+    W[:2] = np.eye(2)
+    trained = by_hand(stack, {"W": W, "b": np.where(np.arange(n) < 2, 0, density / 2)})
+    value, error = recovered(trained)
+    assert r_squared(trained).value.clamp(min=0).sum(-1).min() > 2 + 0.008 * n  # what the plain sum would say
+    assert ((value - 2).abs() < 4 * error).all() and (error < 0.002 * n).all()
+
+
+def test_the_sum_of_positive_shares_is_unbiased_where_signs_are_clear_and_never_too_large():
+    truth = torch.tensor([0.9, 0.5, 0.02, 0.0, 0.0, -0.02, -0.5])
+    noise = torch.randn(16, 4000, 7, generator=torch.Generator().manual_seed(0))
+    for scale, clear in ((0.01, True), (0.4, False)):
+        value, error = positive_sum(truth + scale * noise)
+        expected = truth.clamp(min=0).sum()
+        bound = 4 * value.std() / 4000**0.5
+        assert value.mean() < expected + bound
+        assert not clear or value.mean() > expected - bound
+        assert error.mean().item() == pytest.approx(value.std().item(), rel=0.2)
 
 
 def test_a_score_whose_target_never_varies_counts_for_nothing():

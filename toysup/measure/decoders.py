@@ -27,6 +27,7 @@ from toysup.ensemble import Trained, one_thread
 from toysup.features import SparseUniform
 from toysup.measure.geometry import directions
 from toysup.measure.held_out import BATCH, GROUPS, Estimate, over_groups
+from toysup.measure.recovery import positive_sum
 from toysup.models import unit_rows
 from toysup.random import Stream, uniforms
 
@@ -35,6 +36,7 @@ __all__ = [
     "affine_relu",
     "bayes_amp",
     "decoded",
+    "decoded_count",
     "l1_homotopy",
     "linear_probe",
     "matching_pursuit",
@@ -89,9 +91,18 @@ class Encoding:
 def decoded(encoding: Encoding, decoder: Decoder, *, samples: int = 4 * BATCH) -> Estimate:
     """R^2 of each feature, (instance, feature), and its standard error, from `samples` held-out draws of each instance.
 
-    R^2_i = 1 - E (x_i - x'_i)^2 / Var x_i, as `r_squared`; F_eff = sum_i max(0, R^2_i).
+    R^2_i = 1 - E (x_i - x'_i)^2 / Var x_i, as `r_squared`.
     """
-    check_whole("decoded", "samples", samples, GROUPS)
+    return over_groups(_shares("decoded", encoding, decoder, samples))
+
+
+def decoded_count(encoding: Encoding, decoder: Decoder, *, samples: int = 4 * BATCH) -> Estimate:
+    """F_eff = sum_i max(0, R^2_i) of a decoder, (instance,), as `recovered` counts a network's own (`positive_sum`)."""
+    return positive_sum(_shares("decoded_count", encoding, decoder, samples))
+
+
+def _shares(where: str, encoding: Encoding, decoder: Decoder, samples: int) -> Float[Tensor, "group instance feature"]:
+    check_whole(where, "samples", samples, GROUPS)
     size = -(-samples // GROUPS)
     groups = []
     with torch.no_grad(), one_thread():
@@ -99,7 +110,7 @@ def decoded(encoding: Encoding, decoder: Decoder, *, samples: int = 4 * BATCH) -
             x = encoding.draw(number, size)
             guess = decoder(encoding, x @ encoding.W)
             groups.append(1 - (x - guess).square().mean(1) / encoding.variance)
-    return over_groups(torch.stack(groups))
+    return torch.stack(groups)
 
 
 # ----------------------------------------------------------------------------------------------------------- linear

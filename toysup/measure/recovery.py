@@ -10,12 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 
 from toysup.checks import InputError
 from toysup.ensemble import Trained
 from toysup.measure.held_out import Estimate, held_out, over_groups
 
-__all__ = ["accuracy_recovered", "features_offered", "held_out_loss", "r_squared", "recovered", "recovered_at"]
+__all__ = [
+    "accuracy_recovered",
+    "features_offered",
+    "held_out_loss",
+    "positive_sum",
+    "r_squared",
+    "recovered",
+    "recovered_at",
+]
 
 
 def _weight(trained: Trained) -> torch.Tensor:
@@ -48,15 +57,26 @@ def features_offered(trained: Trained) -> torch.Tensor:
     return trained.per_instance(count)
 
 
-def recovered(trained: Trained) -> Estimate:
-    """F_eff = sum_i max(0, R^2_i), (instance,), in features; for labels, stored bits / log2 C, in facts.
+def positive_sum(shares: Float[torch.Tensor, "group instance score"]) -> Estimate:
+    """sum_i max(0, R^2_i), (instance,), from independent groups of samples, without the luck of the draw.
 
-    Its sampling error keeps the set of features with R^2 > 0 fixed.
+    A score that is ignored measures above 0 as often as below. Adding what lies above 0 adds the upper half of that
+    noise: 1.7% of a feature for each ignored one at a thousand active samples, which is 34 features at 2,000. So the
+    scores that count are chosen on every other group and summed on the rest, both ways (sample splitting; Cox 1975,
+    Biometrika 62:441). Scores whose sign is clear are unbiased, and in expectation the sum never exceeds the true one
+    but for being set to 0 where it falls below. The standard error keeps the two choices fixed.
     """
+    even, odd = shares[::2].mean(0) > 0, shares[1::2].mean(0) > 0
+    counted = torch.stack([odd, even]).repeat(len(shares) // 2, 1, 1).to(shares.dtype)
+    value, error = over_groups((shares * counted).sum(-1))
+    return Estimate(value.clamp(min=0), error)  # NaN stays NaN
+
+
+def recovered(trained: Trained) -> Estimate:
+    """F_eff = sum_i max(0, R^2_i), (instance,), in features; for labels, stored bits / log2 C, in facts."""
+    value, error = positive_sum(_shares(trained))
     weight = _weight(trained)
-    share = _shares(trained)
-    counted = (share.mean(0) > 0).to(share.dtype)
-    return over_groups(weight * (share * counted).sum(-1))
+    return Estimate(weight * value, weight * error)
 
 
 def recovered_at(threshold: float) -> Callable[[Trained], torch.Tensor]:
