@@ -404,7 +404,8 @@ def paint(ax: plots.Axes, cells: list[tuple[float, np.ndarray, np.ndarray]], cur
         own = pd.Series(share).groupby(rho).mean()
         middles = (own.index[1:] + own.index[:-1]).to_numpy() / 2
         sides = np.concatenate([[0], middles, [1]])
-        drawn = ax.pcolormesh(edges[i : i + 2], sides, own.to_numpy()[:, None], vmin=0, vmax=1, cmap=SHADES, rasterized=True)  # fmt: skip
+        mesh = {"vmin": 0, "vmax": 1, "cmap": SHADES, "rasterized": True}
+        drawn = ax.pcolormesh(edges[i : i + 2], sides, own.to_numpy()[:, None], **mesh)
     x = np.linspace(0.02, 0.98, 49)
     for label, (style, *line) in {"l1, weak (typical samples)": ("-", x, l1_weak_threshold(x)), **curves}.items():
         ax.plot(*line, color="black", linestyle=style, linewidth=1.5, label=label)
