@@ -100,7 +100,7 @@ def setting_of(run: report.Run, cell: Cell, lr: float = 0.02) -> Setting:
 def main(run: report.Run) -> None:
     cells, options = cells_of(run), {"results": run.results, "device": run.device, "workers": run.workers}
     searched = {str(cell): Grid(setting_of(run, cell), {"seed": SEARCH_SEEDS}) for cell in cells}
-    rates = best_rates(searched, (0.0075, 0.015, 0.03, 0.06), extend=run.pick(default=2, quick=0), **options)
+    rates = best_rates(searched, (0.005, 0.01, 0.02, 0.04), extend=run.pick(default=2, quick=0), **options)
     seeds, loads = range(run.pick(default=8, quick=4, smoke=2)), run.pick(default=LOADS, smoke=LOADS[:2])
     settings = {cell: setting_of(run, cell, float(rates.loc[str(cell), "lr"])) for cell in cells}
     grids = {
@@ -248,7 +248,7 @@ def draw(tables: dict, held: dict, fits: dict, readings: dict, shares: dict, wid
                          (one_step, f"one-step decoding, d = {d}")):  # fmt: skip
         plots.reference(depth_ax, [1, 9], level, label)
     plots.null(depth_ax, [1, 9], 1.0, "linear (PCA)")
-    depth_ax.set(ylabel="capacity, features per neuron of the code", ylim=(0, 1.1 * ceiling))
+    depth_ax.set(ylabel="capacity, features per neuron", ylim=(0, 1.1 * ceiling))
     depth_ax.set_title(f"Capacity against depth (p = {DENSITY:g})")
     depth_ax.legend(fontsize=9, loc="center right", ncols=1)
 
@@ -302,7 +302,7 @@ def draw(tables: dict, held: dict, fits: dict, readings: dict, shares: dict, wid
     found = [stats.mean(held[c]["recovered"] / d) for c in same]
     plots.bars(equal_ax, [f"{c.depth} x {c.times * d}" for c in same], {"capacity": found}, {"capacity": colours[d]})
     plots.null(equal_ax, [-0.5, len(same) - 0.5], held[Cell("stream", d, 0)]["recovered"].mean() / d, "no block")
-    equal_ax.set(xlabel="blocks x neurons in each", ylabel="capacity, features per neuron of the code")
+    equal_ax.set(xlabel="blocks x neurons in each", ylabel="capacity, features per neuron")
     equal_ax.set_title(f"Equal parameters in the blocks (d = {d})")
 
     densities = [p for p in (DENSITY, SPARSER) if len(ordered("stream", d, p)) > 1]
@@ -313,7 +313,7 @@ def draw(tables: dict, held: dict, fits: dict, readings: dict, shares: dict, wid
     sparse_ax.set(ylabel="capacity / Bayes-AMP threshold", ylim=(0, 1.1), title=f"Sparser data (d = {d})")
     sparse_ax.legend(fontsize=10, loc="center right")
     for ax in (depth_ax, sparse_ax):
-        ax.set(xscale="log", xlabel="depth of the decoder: blocks or steps (log of depth + 1)", xlim=(0.93, 9.7))
+        ax.set(xscale="log", xlabel="depth of the decoder (blocks or steps)", xlim=(0.93, 9.7))
         ax.set_xticks([depth + 1 for depth in DEPTHS], DEPTHS)
         ax.minorticks_off()
     figure.suptitle(headline(held, shares, d))
