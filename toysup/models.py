@@ -26,6 +26,7 @@ __all__ = [
     "ResidualMLP",
     "SquaredProjection",
     "TiedAutoencoder",
+    "UnrolledDecoder",
     "UntiedAutoencoder",
     "normal",
     "unit_rows",
@@ -64,6 +65,11 @@ def zeros(uniforms: Tensor) -> Tensor:
 def ones(uniforms: Tensor) -> Tensor:
     """Initial values 1."""
     return torch.ones_like(uniforms)
+
+
+def constant(value: float) -> Callable[[Tensor], Tensor]:
+    """Initial values all the same."""
+    return lambda uniforms: torch.full_like(uniforms, value)
 
 
 def _empty(*shape: int) -> nn.Parameter:
@@ -327,3 +333,49 @@ class UntiedAutoencoder(ResidualMLP):
 
     def initial(self) -> Initial:
         return {**super().initial(), "W_U": "W_E"}
+
+
+class UnrolledDecoder(nn.Module):
+    """A trained linear code h = x W_E read by learned ISTA: x_0 = ReLU(g_0 h W_U0^T + b_0), then `depth` times
+    x_t = ReLU(x_{t-1} + g_t (h - x_{t-1} W_E) W_Ut^T + b_t).
+
+    Gregor & LeCun 2010, "Learning fast approximations of sparse coding" (their encoder, non-negative). What it has
+    found stands in all n_features coordinates between two layers, where `UntiedAutoencoder` has `width`; at depth 0 the
+    two are the same functions. `shared` gives all layers one W_U; the gains g_t (scalars) and biases are each layer's
+    own.
+
+    W_E starts as random unit rows and every W_U equal to it, g_0 at 1, g_t at (1 + sqrt(n / width))^-2, one over the
+    largest eigenvalue of a random W_E^T W_E (Marchenko & Pastur 1967): the step of ISTA, at which it cannot run away.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, width: int, depth: int = 0, shared: bool = False) -> None:
+        super().__init__()
+        check_whole("UnrolledDecoder", "width", width)
+        check_whole("UnrolledDecoder", "depth", depth, at_least=0)
+        if n_in != n_out:
+            raise InputError(f"UnrolledDecoder: inputs and outputs must agree, got {n_in} and {n_out}")
+        self.W_E = _empty(n_in, width)
+        self.W_U = nn.ParameterList(_empty(n_in, width) for _ in range(1 if shared else depth + 1))
+        self.gain = nn.ParameterList(_empty(1) for _ in range(depth + 1))
+        self.b_out = nn.ParameterList(_empty(n_in) for _ in range(depth + 1))
+
+    def initial(self) -> Initial:
+        n, width = self.W_E.shape
+        step = (1 + math.sqrt(n / width)) ** -2
+        values: Initial = {"W_E": unit_rows()} | {f"W_U.{layer}": "W_E" for layer in range(len(self.W_U))}
+        values |= {f"gain.{layer}": constant(step if layer else 1.0) for layer in range(len(self.gain))}
+        return values | {f"b_out.{layer}": zeros for layer in range(len(self.b_out))}
+
+    def forward(self, x: Float[Tensor, "batch feature"], record: bool = False):
+        """The features found; recorded: as neurons what each layer has found, as residual the code and what each layer
+        has left of it, h - x_t W_E."""
+        missed = code = x @ self.W_E
+        found, layers, left = 0.0, [], [code]
+        for layer, (gain, bias) in enumerate(zip(self.gain, self.b_out, strict=True)):
+            read = self.W_U[min(layer, len(self.W_U) - 1)]
+            found = torch.relu(found + gain * (missed @ read.T) + bias)
+            if record or layer < len(self.gain) - 1:
+                missed = code - found @ self.W_E
+            layers.append(found)
+            left.append(missed)
+        return (found, Activations(torch.stack(layers, -2), torch.stack(left, -2))) if record else found
