@@ -1,0 +1,420 @@
+"""Do networks compute more functions than they have neurons, and do neurons or parameters set how many?
+
+**Published losses.** Braun et al. 2025 (attribution-based parameter decomposition, APD) train residual MLPs on
+y = x + relu(x): 100 features (102 for 3 blocks), p = .01, U[-1, 1], frozen unit rows W_E in 1000 dimensions,
+W_U = W_E^T, no biases, 50, 2 x 25 and 3 x 17 neurons, AdamW (3e-3, weight decay .01), quarter cosine, 2048 samples a
+step; losses 6.96e-4, 6.90e-4, 6.58e-4 against 8.33e-4 for the naive network, which computes as many functions as it has
+neurons and passes x on for the rest. Their code takes 1000 steps for 1 and 2 blocks and 10,000 for 3; here 1000 for
+all (--full: 10,000 for 3). Bhagat et al. 2026 hold that the gain is no computation: the stream passes on x W_E W_E^T,
+not x, and neurons correct that mixture. Control `unmixed`: the same networks with x in place of x W_E W_E^T at the
+output, which is the same as labels x W_E W_E^T + relu(x). All are trained on 2nd and on 4th powers of the error too,
+and judged by both; by 4th powers the naive loss is (n - neurons) / n * p / 10.
+Rules, ratios with 95% intervals over seeds: `published_losses` within 5% for each depth; `beats_naive` below 1 for each
+depth, mixed, by squares; `gain_vanishes_without_mixing` unmixed loss above .98 of naive for each depth (the mixed gain
+is about .17); `gain_survives_by_fourth_powers` unmixed networks trained on 4th powers lie below naive by 4th powers for
+each depth, and `but_not_by_squares` above it by squares.
+
+**Capacity.** |x|, x + relu(x) (p = .05) and AND of random pairs of booleans (p = .1, 32 features), embeddings frozen
+(random; W_U = W_E^T, for AND its own random rows) or both trained; width d, H neurons in all, in 1, 2 or 4 blocks.
+A function counts by the share of its squared error that the best line in x leaves and the network takes off,
+sum_k max(0, 1 - E e_k^2 / E line_k^2): 0 for every linear network, 1 for each function that the naive network computes,
+at most H. AND is counted by AUC > .95 as well, by itself, since a line ranks too: its null is the best linear readout
+of the frozen embedding. Outputs of AND read only what blocks wrote. Capacity is the supremum over the functions
+offered. F = C d^a' H^b is fitted over cells of 1 block; with h = d that is d^a L^b, a = a' + b (THEORY 3). Neurons-only
+says (a, b) = (1, 1), parameters (2, 1), one layer's width (1, 0); each is supported if both intervals lie within 1/2 of
+it, rejected if one lies outside. `more_than_neurons`: F > H in some cell (level corrected for the number of cells).
+Learning rates are searched for each task, embedding and depth. Controls: half the steps; the best offer is not the
+largest (`offers_suffice`).
+
+Two cores: --quick about a minute, default about 7 minutes, --full about 20 (estimated).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from toysup import plots, report, stats
+from toysup.ensemble import Trained, one_thread
+from toysup.features import SparseBoolean, SparseUniform
+from toysup.measure.ranking import separated
+from toysup.models import ResidualMLP
+from toysup.search import SEARCH_SEEDS, best_rates
+from toysup.setting import Adam, Cosine, Model, QuarterCosine, Setting
+from toysup.shapes import Shape
+from toysup.sweep import Grid, sweep
+from toysup.tasks import AbsoluteValue, And, XPlusRelu
+
+QUESTION = "Do networks compute more functions than they have neurons, and do neurons or parameters set how many?"
+PUBLISHED = {1: 6.96e-4, 2: 6.90e-4, 3: 6.58e-4}
+HIDDEN, OFFERED = {1: 50, 2: 25, 3: 17}, {1: 100, 2: 100, 3: 102}
+RARE, SPARSE, BOOLEAN = 0.01, 0.05, 0.1
+MOMENT = {2: 1 / 6, 4: 1 / 10}  # E relu(x)^q of an active feature
+LAWS = {"neurons": (1, 1), "parameters": (2, 1), "width": (1, 0)}
+SAMPLES = 1000  # in which a function's features are on, of those it is judged by
+AUC = 0.95
+TITLES = {"absolute_value_frozen": "|x|", "x_plus_relu_frozen": "x + relu(x)", "and_frozen": "AND, by R²",
+          "and_frozen_by_auc": "AND, by AUC > .95"}  # fmt: skip
+EMBEDDINGS = ("frozen", "trained")
+
+
+class Unbiased(ResidualMLP):
+    """APD's residual MLP; unmixed, each output gets x_i in place of (x W_E W_E^T)_i."""
+
+    def __init__(self, n_in: int, n_out: int, *, shape: Shape, mixed: bool = True) -> None:
+        super().__init__(n_in, n_out, shape=shape)
+        self.mixed = mixed
+        del self.b_in
+        self.b_in = [0.0] * shape.depth
+
+    def forward(self, x: Tensor, record: bool = False) -> Tensor:
+        output = super().forward(x)
+        return output if self.mixed else output + x - x @ (self.W_E @ self.W_E.T)
+
+
+class Written(ResidualMLP):
+    """A residual MLP whose outputs read what the blocks wrote to the stream, and not the embedded input."""
+
+    def forward(self, x: Tensor, record: bool = False) -> Tensor:
+        return super().forward(x) - x @ self.W_E @ self._unembed.T
+
+
+def line(trained: Trained, x: Tensor) -> Tensor:
+    """The best affine function of x for each output (instance, batch, out), features being independent."""
+    task, p = trained.setting.task, trained.setting.features.density
+    if isinstance(task, And):
+        pair = (trained.constants[name][:, None].expand(-1, x.shape[1], -1) for name in ("first", "second"))
+        return p * sum(x.gather(-1, index) for index in pair) - p * p
+    return 1.5 * x + p / 4 if isinstance(task, XPlusRelu) else torch.full_like(x, p / 2)
+
+
+def errors(trained: Trained) -> dict[int, tuple[Tensor, Tensor]]:
+    """Power q -> held-out means of |error|^q of the network and of the best line, (instance, out)."""
+    if "errors" not in trained.kept:
+        p = trained.setting.features.density
+        batches = int(np.ceil(SAMPLES / (p * p if isinstance(trained.setting.task, And) else p) / 1024))
+        found = {2: [0.0, 0.0], 4: [0.0, 0.0]}
+        with torch.no_grad(), one_thread():
+            for number in range(batches):
+                x, target = trained.batch(number)
+                off = [(output - target).square() for output in (trained.forward(x), line(trained, x))]
+                for power, sums in found.items():
+                    for k, square in enumerate(off):
+                        sums[k] += (square if power == 2 else square * square).mean(1) / batches
+        trained.kept["errors"] = {power: tuple(sums) for power, sums in found.items()}
+    return trained.kept["errors"]
+
+
+def loss(trained: Trained) -> Tensor:
+    """Mean squared error, averaged over outputs, (instance,)."""
+    return errors(trained)[2][0].mean(-1)
+
+
+def loss_4(trained: Trained) -> Tensor:
+    """The same of 4th powers."""
+    return errors(trained)[4][0].mean(-1)
+
+
+def computed(trained: Trained) -> Tensor:
+    """Functions computed: the share of the best line's squared error taken off, summed over outputs, (instance,)."""
+    network, best = errors(trained)[2]
+    return torch.where(best > 0, 1 - network / best, 0.0).clamp(min=0).sum(-1)
+
+
+def computed_4(trained: Trained) -> Tensor:
+    """The same of 4th powers (the line is the one that is best by squares)."""
+    network, best = errors(trained)[4]
+    return torch.where(best > 0, 1 - network / best, 0.0).clamp(min=0).sum(-1)
+
+
+def seeds(run: report.Run) -> range:
+    return range(run.pick(default=8, quick=3, smoke=2))
+
+
+def published(run: report.Run) -> dict[str, Grid]:
+    """Name -> networks of the published row, their controls, and both after twice the steps."""
+    steps, batch = run.pick(default=1000, quick=300, smoke=3), run.pick(default=2048, quick=512, smoke=32)
+    width = run.pick(default=1000, quick=300, smoke=110)
+    grids = {}
+    for blocks, mixed, power in itertools.product(
+        run.pick(default=HIDDEN, quick=[1], smoke=[1]), (True, False), (2, 4)
+    ):
+        model = Model(Unbiased, shape=Shape(width, blocks, HIDDEN[blocks]), mixed=mixed)
+        optimizer = Adam(3e-3, weight_decay=0.01, schedule=QuarterCosine())
+        longer = run.pick(default=1, full=10) if blocks == 3 else 1
+        setting = Setting(SparseUniform(OFFERED[blocks], RARE, signed=True), XPlusRelu(exponent=float(power)), model,
+                          optimizer, steps * longer, batch)  # fmt: skip
+        name = f"{'mixed' if mixed else 'unmixed'}_{blocks}_power{power}"
+        grids[name] = Grid(setting, {"seed": seeds(run)})
+        if blocks == 1 and power == 2 and run.mode != "smoke":
+            grids[f"{name}_twice"] = Grid(setting, {"steps": [2 * steps], "seed": seeds(run)})
+    return grids
+
+
+def base(run: report.Run, task: str, embedding: str) -> Setting:
+    """One task's setting; sizes come from axes."""
+    steps, batch = run.pick(default=1500, quick=300, smoke=4), run.pick(default=256, smoke=64)
+    optimizer, shape = Adam(beta2=0.99, schedule=Cosine()), Shape(8, 1)
+    if task == "and":
+        features = SparseBoolean(run.pick(default=32, smoke=12), BOOLEAN)
+        model = Model(Written, shape=shape, embedding=embedding, unembedding=embedding)
+        return Setting(features, And(), model, optimizer, steps, 2 * batch)
+    model = Model(
+        ResidualMLP, shape=shape, embedding=embedding, unembedding="tied" if embedding == "frozen" else embedding
+    )
+    kind = AbsoluteValue() if task == "absolute_value" else XPlusRelu()
+    return Setting(SparseUniform(8, SPARSE, signed=True), kind, model, optimizer, steps, batch)
+
+
+def offer(task: str) -> str:
+    """The axis of the number of functions."""
+    return "task.n_pairs" if task == "and" else "features.n_features"
+
+
+def cells(run: report.Run) -> list[Shape]:
+    """All widths and numbers of neurons in one block; where both are equal, in 2 and 4 blocks too."""
+    sizes = run.pick(default=[16, 32, 64], quick=[16, 32], smoke=[4, 8])
+    square = run.pick(default=[2, 4], quick=[4], smoke=[])
+    return [Shape(d, blocks, h // blocks) for d in sizes for h in sizes for blocks in ([1, *square] if d == h else [1])]
+
+
+def offers(run: report.Run, task: str, shape: Shape) -> list[int]:
+    """Functions offered to one shape: multiples of the lesser of width and neurons."""
+    most = 4 * min(shape.width, shape.neurons)
+    return [round(most * share) for share in run.pick(default=(1 / 8, 1 / 4, 1 / 2, 1), smoke=(1 / 4, 1 / 2))]
+
+
+def capacity_grids(run: report.Run, rates: pd.Series) -> dict[str, Grid]:
+    """Task and embedding -> every shape at its depth's own rate, all offers, all seeds; and one at half the steps."""
+    grids = {}
+    for key, (task, embedding) in keys(run).items():
+        setting = base(run, task, embedding)
+        paths = ("model.shape", "optimizer.lr", offer(task))
+        chosen = [(shape, rates[f"{key}_{shape.depth}"], n) for shape in cells(run) for n in offers(run, task, shape)]
+        grids[key] = Grid(setting, {paths: chosen, "seed": seeds(run)})
+        middle = [one for one in chosen if one[0].width == one[0].neurons == middling(run)]
+        half = {paths: middle, "steps": [setting.steps // 2], "seed": seeds(run)}
+        grids[f"{key}_half"] = Grid(setting, half)
+    return grids
+
+
+def rate_grids(run: report.Run) -> dict[str, Grid]:
+    """What learning rates are searched on: each task, embedding and depth at the middle size, as many offered."""
+    size, grids = middling(run), {}
+    for key, (task, embedding) in keys(run).items():
+        for blocks in sorted({shape.depth for shape in cells(run)}):
+            paths = ("model.shape", offer(task))
+            axes = {paths: [(Shape(size, blocks, size // blocks), size)], "seed": SEARCH_SEEDS}
+            grids[f"{key}_{blocks}"] = Grid(base(run, task, embedding), axes)
+    return grids
+
+
+def middling(run: report.Run) -> int:
+    """Width and neurons at which learning rates are searched and training is halved."""
+    return run.pick(default=32, smoke=8)
+
+
+def keys(run: report.Run) -> dict[str, tuple[str, str]]:
+    """Name -> (task, embedding)."""
+    tasks = run.pick(default=("absolute_value", "x_plus_relu", "and"), smoke=("absolute_value", "and"))
+    return {f"{task}_{embedding}": (task, embedding)
+            for task in tasks for embedding in run.pick(default=EMBEDDINGS, smoke=("frozen",))}  # fmt: skip
+
+
+def capacities(table: pd.DataFrame, count: str, offered: str) -> pd.DataFrame:
+    """Each cell's and seed's count at the cell's best offer, and whether a larger one was offered."""
+    rows = []
+    for (width, neurons, blocks), cell in table.groupby(["width", "neurons", "depth"]):
+        held = stats.capacity(cell, load=offered, recovered=count)
+        found = held.reset_index().assign(width=width, neurons=neurons, blocks=blocks, per_width=neurons / width)
+        rows.append(found.assign(inside=held["load"].to_numpy() < cell[offered].max()))
+    return pd.concat(rows, ignore_index=True)
+
+
+def laws(held: pd.DataFrame) -> tuple[dict[str, stats.Interval], dict[str, stats.Verdict]]:
+    """Exponents over cells of one block, and which law they fit; the same over all blocks is left to `more_blocks`."""
+    fitted = stats.exponents(held[held["blocks"] == 1], width="width", depth="per_width")
+    verdicts = {
+        name: stats.every(*(stats.decide(fitted[k], (x - 0.5, x + 0.5)) for k, x in zip("ab", ab, strict=True)))
+        for name, ab in LAWS.items()
+    }
+    return {"a": fitted["a"], "b": fitted["b"], "a_minus_2b": fitted["a-2b"]}, verdicts
+
+
+def more_blocks(held: pd.DataFrame) -> stats.Interval:
+    """Capacity in most blocks over that in one, at the same widths and neurons: ratio of sums over cells, by seed."""
+    most = held["blocks"].max()
+    square = held[held["width"] == held["neurons"]].groupby(["blocks", "seed"])["recovered"].sum()
+    return stats.ratio(square[most], square[1], paired=True)
+
+
+def more_than_neurons(held: pd.DataFrame) -> stats.Verdict:
+    """Whether some cell computes more functions than it has neurons."""
+    groups = [cell["recovered"] / cell["neurons"] for _, cell in held.groupby(["width", "neurons", "blocks"])]
+    return stats.some(*(stats.decide(stats.mean(cell, 1 - 0.05 / len(groups)), (1, np.inf)) for cell in groups))
+
+
+def main(run: report.Run) -> None:
+    options: dict[str, Any] = {"results": run.results, "device": run.device, "workers": run.workers}
+    rates = best_rates(rate_grids(run), run.pick(default=[0.01, 0.03], smoke=[0.01, 0.03]), score=computed,
+                       extend=run.pick(default=3, smoke=0), **options)  # fmt: skip
+    row = sweep(published(run), [loss, loss_4, computed, computed_4], **options)
+    grids = capacity_grids(run, rates["lr"])
+    tasks = {key: task for key, (task, _) in keys(run).items()}
+    answers = {}
+    for ranked in (False, True):
+        chosen = {name: grid for name, grid in grids.items() if (tasks[name.removesuffix("_half")] == "and") == ranked}
+        answers |= sweep(chosen, [computed, *([separated(AUC)] if ranked else [])], **options)
+    ranks = linear_ranks(run, options) if "and" in tasks.values() else {}
+
+    statistics, verdict, controls = published_claims(row)
+    controls |= {"learning_rates": rates.to_dict("index"), "offers_suffice": {}, "half_the_steps": {}, "capacity": {}}
+    held = {}
+    for key, task in tasks.items():
+        counts = {key: "computed"} | ({f"{key}_by_auc": f"separated_{100 * AUC:g}"} if task == "and" else {})
+        for name, count in counts.items():
+            held[name] = capacities(answers[key].table, count, offer(task).split(".")[1])
+            found, fitting = laws(held[name])
+            statistics |= {f"{name}_{k}": interval for k, interval in found.items()}
+            verdict |= {f"{name}_{law}": v for law, v in fitting.items()}
+            verdict[f"{name}_more_than_neurons"] = more_than_neurons(held[name])
+            if held[name]["blocks"].max() > 1:
+                statistics[f"{name}_most_blocks_over_one"] = more_blocks(held[name])
+            controls["offers_suffice"][name] = float(
+                held[name].groupby(["width", "neurons", "blocks"])["inside"].first().mean()
+            )
+            half = capacities(answers[f"{key}_half"].table, count, offer(task).split(".")[1])
+            whole = held[name].merge(half, on=["width", "neurons", "blocks", "seed"], suffixes=("", "_half"))
+            controls["half_the_steps"][name] = stats.ratio(whole["recovered_half"], whole["recovered"], paired=True)
+            controls["capacity"][name] = {
+                f"{width}x{neurons} in {blocks}": stats.mean(cell["recovered"])
+                for (width, neurons, blocks), cell in held[name].groupby(["width", "neurons", "blocks"])
+            }
+    controls["linear_readout_by_auc"] = {f"width {width}": count for width, count in ranks.items()}
+    everything = {**row, **answers}
+    report.write(run, draw(statistics, held, ranks), statistics=statistics, verdict=verdict, controls=controls,
+                 engine=", ".join(sorted({e for answer in everything.values() for e in answer.table["engine"]})),
+                 instances=sum(len(answer.table) for answer in everything.values()),
+                 steps=max(int(answer.table["steps"].max()) for answer in everything.values()),
+                 seconds=sum(answer.seconds for answer in everything.values()))  # fmt: skip
+
+
+def linear_ranks(run: report.Run, options: dict[str, Any]) -> dict[int, stats.Interval]:
+    """Width -> ANDs that the best linear readout of the frozen embedding ranks, at its best offer: without neurons."""
+    setting = base(run, "and", "frozen")
+    largest = {shape.width: max(offers(run, "and", shape)) for shape in cells(run)}
+    shapes = [(Shape(width, 0), n) for width, most in largest.items() for n in sorted({most // 4, most // 2, most})]
+    model = Model(ResidualMLP, shape=Shape(8, 0), unembedding="trained")
+    linear = replace(setting, model=model, optimizer=replace(setting.optimizer, lr=0.01))
+    grid = Grid(linear, {("model.shape", "task.n_pairs"): shapes, "seed": seeds(run)})
+    table = sweep({"linear": grid}, [separated(AUC)], **options)["linear"].table
+    count = f"separated_{100 * AUC:g}"
+    return {width: stats.mean(stats.capacity(cell, load="n_pairs", recovered=count)["recovered"])
+            for width, cell in table.groupby("width")}  # fmt: skip
+
+
+def published_claims(row: dict) -> tuple[dict, dict, dict]:
+    """(statistics, verdicts, controls) of the published row: losses over published ones and over the naive ones."""
+    statistics, verdict = {}, {}
+    controls: dict[str, Any] = {"functions_by_fourth_powers": {}, "twice_the_steps": {}}
+    depths = sorted({int(name.split("_")[1]) for name in row})
+    for name, answer in row.items():
+        kind, blocks, power, *twice = name.split("_")
+        share = 1 - HIDDEN[int(blocks)] * int(blocks) / OFFERED[int(blocks)]
+        for judge, column in ((2, "loss"), (4, "loss_4")):
+            over = answer.table[column] / (share * RARE * MOMENT[judge])
+            if twice:
+                controls["twice_the_steps"][f"{kind}_by_{judge}"] = stats.mean(over)
+            else:
+                statistics[f"{kind}_{blocks}_trained_{power[-1]}_judged_{judge}_over_naive"] = stats.mean(over)
+        if not twice:
+            controls["functions_by_fourth_powers"][name] = stats.mean(answer.table["computed_4"])
+            if kind == "mixed" and power == "power2":
+                statistics[f"loss_{blocks}"] = stats.mean(answer.table["loss"])
+                statistics[f"loss_{blocks}_over_published"] = stats.mean(answer.table["loss"] / PUBLISHED[int(blocks)])
+
+    def all_depths(form: str, region: tuple[float, float]) -> stats.Verdict:
+        return stats.every(*(stats.decide(statistics[form.format(blocks)], region) for blocks in depths))
+
+    verdict["published_losses"] = all_depths("loss_{}_over_published", (0.95, 1.05))
+    verdict["beats_naive"] = all_depths("mixed_{}_trained_2_judged_2_over_naive", (0, 1))
+    verdict["gain_vanishes_without_mixing"] = all_depths("unmixed_{}_trained_2_judged_2_over_naive", (0.98, np.inf))
+    verdict["gain_survives_by_fourth_powers"] = all_depths("unmixed_{}_trained_4_judged_4_over_naive", (0, 1))
+    verdict["but_not_by_squares"] = all_depths("unmixed_{}_trained_4_judged_2_over_naive", (1, np.inf))
+    return statistics, verdict, controls
+
+
+def draw(statistics: dict, held: dict[str, pd.DataFrame], ranks: dict) -> plots.Figure:
+    """The published row by squares and by 4th powers; capacities against neurons by task, width and embedding."""
+    panels = {name: table for name, table in held.items() if name.endswith("frozen") or name.endswith("frozen_by_auc")}
+    figure, axes = plots.figure(2, 3, width=13, height=4.2)
+    colours = plots.category_colours(["mixed", "unmixed"])
+    for ax, judge in zip(axes[0], (2, 4), strict=False):
+        for kind, trained in itertools.product(colours, (2, 4)):
+            form = f"{kind}_{{}}_trained_{trained}_judged_{judge}_over_naive"
+            found = {blocks: statistics[form.format(blocks)] for blocks in HIDDEN if form.format(blocks) in statistics}
+            values = np.array([[i.value, i.value - i.low, i.high - i.value] for i in found.values()])
+            ax.errorbar(np.array(list(found)) + (trained - 3) / 30, values[:, 0], values[:, 1:].T, color=colours[kind],
+                        fmt="o-" if trained == 2 else "s--", capsize=3,
+                        label=f"{kind}, trained on {trained}{'nd' if trained == 2 else 'th'} powers")  # fmt: skip
+        ax.axhline(1, color=plots.GREY, linestyle=":", zorder=1, label="naive: one function a neuron")
+        ax.set(xlabel="blocks (about 50 neurons in all)", ylabel="loss / naive loss", xticks=list(HIDDEN))
+    naive = {b: (1 - HIDDEN[b] * b / OFFERED[b]) * RARE * MOMENT[2] for b in HIDDEN}
+    axes[0, 0].plot(list(HIDDEN), [PUBLISHED[b] / naive[b] for b in HIDDEN], "kx", markersize=9, label="published")
+    mixed, unmixed = (statistics[f"{kind}_1_trained_2_judged_2_over_naive"].value for kind in colours)
+    axes[0, 0].set_title(f"x + relu(x), squares: {mixed:.2f} of naive;\nwith x in place of the mixture {unmixed:.2f}")
+    alone = statistics["unmixed_1_trained_4_judged_4_over_naive"].value
+    axes[0, 1].set(title=f"4th powers, trained on them:\n{alone:.2f} of naive without the mixture", yscale="log")
+    axes[0, 0].legend(fontsize=9)
+    widths = plots.category_colours(sorted({w for table in held.values() for w in table["width"]}))
+    for ax, (name, table) in zip([*axes[1], axes[0, 2]], panels.items(), strict=False):
+        for embedding, style in (("frozen", "o-"), ("trained", "s--")):
+            own = held.get(name.replace("frozen", embedding))
+            if own is None:
+                continue
+            one = own[own["blocks"] == 1].groupby(["width", "neurons"])["recovered"].mean()
+            for width, colour in widths.items():
+                ax.plot(one[width].index, one[width].clip(lower=0.1), style, color=colour, markersize=6,
+                        label=f"width {width}, {embedding}")  # fmt: skip
+            most = own[own["blocks"] == own["blocks"].max()].groupby(["width", "neurons"])["recovered"].mean()
+            if own["blocks"].max() > 1:
+                for (width, neurons), value in most.items():
+                    ax.plot(neurons, max(value, 0.1), "x", color=widths[width], markersize=9, markeredgewidth=2)
+        sizes = sorted(table["neurons"].unique())
+        ax.plot(sizes, sizes, ":", color=plots.GREY, label="naive: one function a neuron")
+        if "auc" in name:
+            for width, count in ranks.items():
+                ax.axhline(count.value, color=widths[width], linewidth=1, linestyle=":")
+        ax.set(xscale="log", yscale="log", xlabel="neurons", ylabel="functions computed at best")
+        ax.set_xticks(sizes, [str(size) for size in sizes])
+        ax.minorticks_off()
+        ax.set_title(
+            f"{TITLES[name]}: a {told(statistics[f'{name}_a'])}, b {told(statistics[f'{name}_b'])}", fontsize=11
+        )
+    axes[1, 0].legend(fontsize=9)
+    figure.suptitle(takeaway(statistics))
+    return figure
+
+
+def told(interval: stats.Interval) -> str:
+    """An exponent as titles say it."""
+    return f"{interval.value:.2f}"
+
+
+def takeaway(statistics: dict) -> str:
+    """The figure's title, from its numbers."""
+    mixed, unmixed = (statistics[f"{kind}_1_trained_2_judged_2_over_naive"].value for kind in ("mixed", "unmixed"))
+    return (
+        f"By squares the published gain of {1 - mixed:.0%} over one function a neuron "
+        f"is {1 - unmixed:.0%} without the mixing matrix"
+    )
+
+
+if __name__ == "__main__":
+    report.experiment(main)
