@@ -43,7 +43,7 @@ from torch import Tensor
 from toysup import plots, report, stats
 from toysup.ensemble import Trained, one_thread
 from toysup.features import SparseBoolean, SparseUniform
-from toysup.measure.ranking import separated
+from toysup.measure.ranking import auc
 from toysup.models import ResidualMLP
 from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, QuarterCosine, Setting
@@ -54,14 +54,13 @@ from toysup.tasks import AbsoluteValue, And, XPlusRelu
 QUESTION = "Do networks compute more functions than they have neurons, and do neurons or parameters set how many?"
 PUBLISHED = {1: 6.96e-4, 2: 6.90e-4, 3: 6.58e-4}
 HIDDEN, OFFERED = {1: 50, 2: 25, 3: 17}, {1: 100, 2: 100, 3: 102}
-RARE, SPARSE, BOOLEAN = 0.01, 0.05, 0.1
+RARE, BOOLEAN = 0.01, 0.1
 MOMENT = {2: 1 / 6, 4: 1 / 10}  # E relu(x)^q of an active feature
 LAWS = {"neurons": (1, 1), "parameters": (2, 1), "width": (1, 0)}
-SAMPLES = 1000  # in which a function's features are on, of those it is judged by
+SAMPLES = 500  # with a function's features on, of those it is judged by
 AUC = 0.95
 TITLES = {"absolute_value_frozen": "|x|", "x_plus_relu_frozen": "x + relu(x)", "and_frozen": "AND, by R²",
           "and_frozen_by_auc": "AND, by AUC > .95"}  # fmt: skip
-EMBEDDINGS = ("frozen", "trained")
 
 
 class Unbiased(ResidualMLP):
@@ -97,8 +96,9 @@ def line(trained: Trained, x: Tensor) -> Tensor:
 def errors(trained: Trained) -> dict[int, tuple[Tensor, Tensor]]:
     """Power q -> held-out means of |error|^q of the network and of the best line, (instance, out)."""
     if "errors" not in trained.kept:
-        p = trained.setting.features.density
-        batches = int(np.ceil(SAMPLES / (p * p if isinstance(trained.setting.task, And) else p) / 1024))
+        setting = trained.setting
+        rate = setting.features.density ** (2 if isinstance(setting.task, And) else 1)
+        batches = round(np.clip(SAMPLES / rate / 1024, 4, max(4, setting.steps * setting.batch / 4096)))
         found = {2: [0.0, 0.0], 4: [0.0, 0.0]}
         with torch.no_grad(), one_thread():
             for number in range(batches):
@@ -111,6 +111,18 @@ def errors(trained: Trained) -> dict[int, tuple[Tensor, Tensor]]:
     return trained.kept["errors"]
 
 
+def wanted(trained: Trained) -> Tensor:
+    """Which outputs the loss counts, (instance, out): AND offers some of its pairs, the rest have no importance."""
+    outputs = trained.setting.task.n_outputs(trained.setting.features)
+    importance = trained.per_instance(lambda setting, _: torch.as_tensor(setting.task.importance).expand(outputs))
+    return importance > 0
+
+
+def offered(trained: Trained) -> Tensor:
+    """Functions asked for, (instance,)."""
+    return wanted(trained).sum(-1)
+
+
 def loss(trained: Trained) -> Tensor:
     """Mean squared error, averaged over outputs, (instance,)."""
     return errors(trained)[2][0].mean(-1)
@@ -121,16 +133,20 @@ def loss_4(trained: Trained) -> Tensor:
     return errors(trained)[4][0].mean(-1)
 
 
-def computed(trained: Trained) -> Tensor:
+def computed(trained: Trained, power: int = 2) -> Tensor:
     """Functions computed: the share of the best line's squared error taken off, summed over outputs, (instance,)."""
-    network, best = errors(trained)[2]
-    return torch.where(best > 0, 1 - network / best, 0.0).clamp(min=0).sum(-1)
+    network, best = errors(trained)[power]
+    return (torch.where(best > 0, 1 - network / best, 0.0).clamp(min=0) * wanted(trained)).sum(-1)
 
 
 def computed_4(trained: Trained) -> Tensor:
     """The same of 4th powers (the line is the one that is best by squares)."""
-    network, best = errors(trained)[4]
-    return torch.where(best > 0, 1 - network / best, 0.0).clamp(min=0).sum(-1)
+    return computed(trained, 4)
+
+
+def ranked(trained: Trained) -> Tensor:
+    """Functions whose output ranks 1 above 0 with AUC > .95, (instance,)."""
+    return ((auc(trained).value > AUC) & wanted(trained)).sum(-1).float()
 
 
 def seeds(run: report.Run) -> range:
@@ -138,67 +154,79 @@ def seeds(run: report.Run) -> range:
 
 
 def published(run: report.Run) -> dict[str, Grid]:
-    """Name -> networks of the published row, their controls, and both after twice the steps."""
+    """Name -> networks of the published row and their controls, one of each at half or twice the steps."""
     steps, batch = run.pick(default=1000, quick=300, smoke=3), run.pick(default=2048, quick=512, smoke=32)
     width = run.pick(default=1000, quick=300, smoke=110)
+    few = {4: run.pick(default=(1,), full=(1, 2, 3)), 2: run.pick(default=(1, 2, 3), quick=(1,))}
     grids = {}
-    for blocks, mixed, power in itertools.product(
-        run.pick(default=HIDDEN, quick=[1], smoke=[1]), (True, False), (2, 4)
-    ):
-        model = Model(Unbiased, shape=Shape(width, blocks, HIDDEN[blocks]), mixed=mixed)
-        optimizer = Adam(3e-3, weight_decay=0.01, schedule=QuarterCosine())
-        longer = run.pick(default=1, full=10) if blocks == 3 else 1
-        setting = Setting(SparseUniform(OFFERED[blocks], RARE, signed=True), XPlusRelu(exponent=float(power)), model,
-                          optimizer, steps * longer, batch)  # fmt: skip
-        name = f"{'mixed' if mixed else 'unmixed'}_{blocks}_power{power}"
-        grids[name] = Grid(setting, {"seed": seeds(run)})
-        if blocks == 1 and power == 2 and run.mode != "smoke":
-            grids[f"{name}_twice"] = Grid(setting, {"steps": [2 * steps], "seed": seeds(run)})
+    for power, mixed in itertools.product(few, (True, False)):
+        for blocks in few[power]:
+            model = Model(Unbiased, shape=Shape(width, blocks, HIDDEN[blocks]), mixed=mixed)
+            optimizer = Adam(3e-3, weight_decay=0.01, schedule=QuarterCosine())
+            features, task = SparseUniform(OFFERED[blocks], RARE, signed=True), XPlusRelu(exponent=float(power))
+            longer = run.pick(default=1, full=10) if blocks == 3 else 1
+            setting = Setting(features, task, model, optimizer, steps * longer, batch)
+            name = f"{'mixed' if mixed else 'unmixed'}_{blocks}_power{power}"
+            grids[name] = Grid(setting, {"seed": seeds(run)})
+            if blocks == 1 and power == 2 and run.mode not in ("smoke", "quick"):
+                other = steps // 2 if mixed else 2 * steps  # would less do, and would more bring the gain back?
+                grids[f"{name}_{other}"] = Grid(setting, {"steps": [other], "seed": seeds(run)})
     return grids
 
 
-def base(run: report.Run, task: str, embedding: str) -> Setting:
+def base(run: report.Run, task: str, variant: str) -> Setting:
     """One task's setting; sizes come from axes."""
-    steps, batch = run.pick(default=1500, quick=300, smoke=4), run.pick(default=256, smoke=64)
+    steps, batch = run.pick(default=1000, quick=300, smoke=4), run.pick(default=512, smoke=64)
     optimizer, shape = Adam(beta2=0.99, schedule=Cosine()), Shape(8, 1)
+    embedding = "frozen" if variant == "frozen" else "trained"
     if task == "and":
-        features = SparseBoolean(run.pick(default=32, smoke=12), BOOLEAN)
+        features, pairs = SparseBoolean(run.pick(default=32, smoke=12), BOOLEAN), run.pick(default=48, smoke=16)
         model = Model(Written, shape=shape, embedding=embedding, unembedding=embedding)
-        return Setting(features, And(), model, optimizer, steps, 2 * batch)
-    model = Model(
-        ResidualMLP, shape=shape, embedding=embedding, unembedding="tied" if embedding == "frozen" else embedding
-    )
-    kind = AbsoluteValue() if task == "absolute_value" else XPlusRelu()
-    return Setting(SparseUniform(8, SPARSE, signed=True), kind, model, optimizer, steps, batch)
+        return Setting(features, And(n_pairs=pairs), model, optimizer, steps, batch // 2)
+    unembedding = "tied" if embedding == "frozen" else "trained"
+    model = Model(ResidualMLP, shape=shape, embedding=embedding, unembedding=unembedding)
+    kind = (AbsoluteValue if task == "absolute_value" else XPlusRelu)(exponent=4.0 if variant == "fourth" else 2.0)
+    return Setting(SparseUniform(8, RARE, signed=True), kind, model, optimizer, steps, batch)
 
 
-def offer(task: str) -> str:
-    """The axis of the number of functions."""
-    return "task.n_pairs" if task == "and" else "features.n_features"
+def asked(run: report.Run, task: str, number: int) -> tuple[str, Any]:
+    """The axis of the number of functions offered, and its value: AND learns the first of its pairs."""
+    pairs = base(run, "and", "frozen").task.n_pairs
+    return ("task.importance", (1.0,) * number + (0.0,) * (pairs - number)) if task == "and" else (
+        "features.n_features", number)  # fmt: skip
 
 
-def cells(run: report.Run) -> list[Shape]:
-    """All widths and numbers of neurons in one block; where both are equal, in 2 and 4 blocks too."""
-    sizes = run.pick(default=[16, 32, 64], quick=[16, 32], smoke=[4, 8])
-    square = run.pick(default=[2, 4], quick=[4], smoke=[])
-    return [Shape(d, blocks, h // blocks) for d in sizes for h in sizes for blocks in ([1, *square] if d == h else [1])]
+def cells(run: report.Run, task: str, variant: str) -> list[Shape]:
+    """Widths and numbers of neurons in one block; where both are equal, in 4 blocks too. The general path that trains
+    AND takes smaller ones, and with trained embeddings only the square ones in one block."""
+    widths = neurons = run.pick(default=[12, 24, 48], quick=[12, 24], smoke=[4, 8])
+    if task == "and":
+        widths, neurons = (
+            run.pick(default=[8, 16], smoke=[4, 8]),
+            run.pick(default=[4, 8, 16], quick=[8, 16], smoke=[8]),
+        )
+    few = task == "and" and variant == "trained"
+    deep = run.pick(default=[4], smoke=[])
+    return [Shape(d, blocks, h // blocks) for d in widths for h in neurons if d == h or not few
+            for blocks in ([1, *deep] if d == h and not few else [1])]  # fmt: skip
 
 
-def offers(run: report.Run, task: str, shape: Shape) -> list[int]:
+def offers(run: report.Run, shape: Shape, variant: str) -> list[int]:
     """Functions offered to one shape: multiples of the lesser of width and neurons."""
-    most = 4 * min(shape.width, shape.neurons)
-    return [round(most * share) for share in run.pick(default=(1 / 8, 1 / 4, 1 / 2, 1), smoke=(1 / 4, 1 / 2))]
+    shares = (1, 2, 4) if variant == "fourth" else (0.5, 1, 2)
+    return [round(min(shape.width, shape.neurons) * share) for share in run.pick(default=shares, smoke=shares[:2])]
 
 
 def capacity_grids(run: report.Run, rates: pd.Series) -> dict[str, Grid]:
     """Task and embedding -> every shape at its depth's own rate, all offers, all seeds; and one at half the steps."""
     grids = {}
-    for key, (task, embedding) in keys(run).items():
-        setting = base(run, task, embedding)
-        paths = ("model.shape", "optimizer.lr", offer(task))
-        chosen = [(shape, rates[f"{key}_{shape.depth}"], n) for shape in cells(run) for n in offers(run, task, shape)]
+    for key, (task, variant) in keys(run).items():
+        setting = base(run, task, variant)
+        paths = ("model.shape", "optimizer.lr", asked(run, task, 1)[0])
+        chosen = [(shape, rates[f"{key}_{shape.depth}"], asked(run, task, n)[1])
+                  for shape in cells(run, task, variant) for n in offers(run, shape, variant)]  # fmt: skip
         grids[key] = Grid(setting, {paths: chosen, "seed": seeds(run)})
-        middle = [one for one in chosen if one[0].width == one[0].neurons == middling(run)]
+        middle = [one for one in chosen if one[0].width == one[0].neurons == middling(run, task)]
         half = {paths: middle, "steps": [setting.steps // 2], "seed": seeds(run)}
         grids[f"{key}_half"] = Grid(setting, half)
     return grids
@@ -206,34 +234,38 @@ def capacity_grids(run: report.Run, rates: pd.Series) -> dict[str, Grid]:
 
 def rate_grids(run: report.Run) -> dict[str, Grid]:
     """What learning rates are searched on: each task, embedding and depth at the middle size, as many offered."""
-    size, grids = middling(run), {}
-    for key, (task, embedding) in keys(run).items():
-        for blocks in sorted({shape.depth for shape in cells(run)}):
-            paths = ("model.shape", offer(task))
-            axes = {paths: [(Shape(size, blocks, size // blocks), size)], "seed": SEARCH_SEEDS}
-            grids[f"{key}_{blocks}"] = Grid(base(run, task, embedding), axes)
+    grids = {}
+    for key, (task, variant) in keys(run).items():
+        size = middling(run, task)
+        path, number = asked(run, task, size)
+        for blocks in sorted({shape.depth for shape in cells(run, task, variant)}):
+            axes = {("model.shape", path): [(Shape(size, blocks, size // blocks), number)], "seed": SEARCH_SEEDS}
+            grids[f"{key}_{blocks}"] = Grid(base(run, task, variant), axes)
     return grids
 
 
-def middling(run: report.Run) -> int:
+def middling(run: report.Run, task: str) -> int:
     """Width and neurons at which learning rates are searched and training is halved."""
-    return run.pick(default=32, smoke=8)
+    return run.pick(default=16 if task == "and" else 24, smoke=8)
 
 
 def keys(run: report.Run) -> dict[str, tuple[str, str]]:
-    """Name -> (task, embedding)."""
+    """Name -> task, and "frozen" or "trained" embeddings, or "fourth": trained ones and 4th powers of the error."""
     tasks = run.pick(default=("absolute_value", "x_plus_relu", "and"), smoke=("absolute_value", "and"))
-    return {f"{task}_{embedding}": (task, embedding)
-            for task in tasks for embedding in run.pick(default=EMBEDDINGS, smoke=("frozen",))}  # fmt: skip
+    variants = run.pick(default=("frozen", "trained", "fourth"), smoke=("frozen",))
+    return {f"{task}_{variant}": (task, variant) for task, variant in itertools.product(tasks, variants)
+            if (task, variant) != ("and", "fourth")}  # fmt: skip
 
 
-def capacities(table: pd.DataFrame, count: str, offered: str) -> pd.DataFrame:
-    """Each cell's and seed's count at the cell's best offer, and whether a larger one was offered."""
+def capacities(table: pd.DataFrame, count: str) -> pd.DataFrame:
+    """Each cell's and seed's count at the cell's best offer, and whether that is less than the largest."""
+    table = table.assign(neurons=table["hidden"] * table["depth"])
     rows = []
     for (width, neurons, blocks), cell in table.groupby(["width", "neurons", "depth"]):
-        held = stats.capacity(cell, load=offered, recovered=count)
-        found = held.reset_index().assign(width=width, neurons=neurons, blocks=blocks, per_width=neurons / width)
-        rows.append(found.assign(inside=held["load"].to_numpy() < cell[offered].max()))
+        held = stats.capacity(cell, load="offered", recovered=count).reset_index()
+        inside = held["load"] < cell["offered"].max()
+        sizes = {"width": width, "neurons": neurons, "blocks": blocks, "per_width": neurons / width}
+        rows.append(held.assign(inside=inside, **sizes))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -254,93 +286,101 @@ def more_blocks(held: pd.DataFrame) -> stats.Interval:
     return stats.ratio(square[most], square[1], paired=True)
 
 
-def more_than_neurons(held: pd.DataFrame) -> stats.Verdict:
-    """Whether some cell computes more functions than it has neurons."""
-    groups = [cell["recovered"] / cell["neurons"] for _, cell in held.groupby(["width", "neurons", "blocks"])]
-    return stats.some(*(stats.decide(stats.mean(cell, 1 - 0.05 / len(groups)), (1, np.inf)) for cell in groups))
+def exceeds(groups: dict, bound: Any) -> stats.Verdict:
+    """Whether some cell computes more functions than bound(width, neurons)."""
+    level = 1 - 0.05 / len(groups)
+    over = [
+        stats.mean(cell["recovered"] / bound(width, neurons), level) for (width, neurons, _), cell in groups.items()
+    ]
+    return stats.some(*(stats.decide(interval, (1, np.inf)) for interval in over))
 
 
 def main(run: report.Run) -> None:
     options: dict[str, Any] = {"results": run.results, "device": run.device, "workers": run.workers}
-    rates = best_rates(rate_grids(run), run.pick(default=[0.01, 0.03], smoke=[0.01, 0.03]), score=computed,
-                       extend=run.pick(default=3, smoke=0), **options)  # fmt: skip
-    row = sweep(published(run), [loss, loss_4, computed, computed_4], **options)
-    grids = capacity_grids(run, rates["lr"])
-    tasks = {key: task for key, (task, _) in keys(run).items()}
-    answers = {}
-    for ranked in (False, True):
-        chosen = {name: grid for name, grid in grids.items() if (tasks[name.removesuffix("_half")] == "and") == ranked}
-        answers |= sweep(chosen, [computed, *([separated(AUC)] if ranked else [])], **options)
-    ranks = linear_ranks(run, options) if "and" in tasks.values() else {}
+    rates = pd.concat([
+        best_rates({k: grid for k, grid in rate_grids(run).items() if ("fourth" in k) == (score is computed_4)},
+                   [0.01, 0.03], score=score, extend=run.pick(default=3, smoke=0), **options)
+        for score in run.pick(default=(computed, computed_4), smoke=(computed,))
+    ])  # fmt: skip
+    row = sweep(published(run), [loss, loss_4, computed_4], **options)
+    grids, answers = capacity_grids(run, rates["lr"]), {}
+    for task in dict.fromkeys(task for task, _ in keys(run).values()):
+        own = {name: grid for name, grid in grids.items() if name.startswith(task)}
+        answers |= sweep(own, [offered, computed, *([ranked] if task == "and" else [computed_4])], **options)
+    ranks = linear_ranks(run, options)
 
     statistics, verdict, controls = published_claims(row)
     controls |= {"learning_rates": rates.to_dict("index"), "offers_suffice": {}, "half_the_steps": {}, "capacity": {}}
     held = {}
-    for key, task in tasks.items():
-        counts = {key: "computed"} | ({f"{key}_by_auc": f"separated_{100 * AUC:g}"} if task == "and" else {})
-        for name, count in counts.items():
-            held[name] = capacities(answers[key].table, count, offer(task).split(".")[1])
-            found, fitting = laws(held[name])
-            statistics |= {f"{name}_{k}": interval for k, interval in found.items()}
-            verdict |= {f"{name}_{law}": v for law, v in fitting.items()}
-            verdict[f"{name}_more_than_neurons"] = more_than_neurons(held[name])
-            if held[name]["blocks"].max() > 1:
-                statistics[f"{name}_most_blocks_over_one"] = more_blocks(held[name])
-            controls["offers_suffice"][name] = float(
-                held[name].groupby(["width", "neurons", "blocks"])["inside"].first().mean()
+    for key, (task, variant) in keys(run).items():
+        counts = {key: "computed_4" if variant == "fourth" else "computed"}
+        for name, count in (counts | ({f"{key}_by_auc": "ranked"} if task == "and" else {})).items():
+            held[name] = own = capacities(answers[key].table, count)
+            groups = dict(iter(own.groupby(["width", "neurons", "blocks"])))
+            if own["width"].nunique() < len(own[["width", "neurons"]].drop_duplicates()):  # not on one line
+                found, fitting = laws(own)
+                statistics |= {f"{name}_{k}": interval for k, interval in found.items()}
+                verdict |= {f"{name}_{law}": v for law, v in fitting.items()}
+            if own["blocks"].max() > 1:
+                statistics[f"{name}_4_blocks_over_1"] = more_blocks(own)
+            verdict[f"{name}_more_than_neurons"] = exceeds(groups, lambda width, neurons: neurons)
+            verdict[f"{name}_more_than_naive"] = exceeds(groups, min)
+            over = (
+                own["recovered"].groupby(own["seed"]).sum()
+                / np.minimum(own["width"], own["neurons"]).groupby(own["seed"]).sum()
             )
-            half = capacities(answers[f"{key}_half"].table, count, offer(task).split(".")[1])
-            whole = held[name].merge(half, on=["width", "neurons", "blocks", "seed"], suffixes=("", "_half"))
-            controls["half_the_steps"][name] = stats.ratio(whole["recovered_half"], whole["recovered"], paired=True)
-            controls["capacity"][name] = {
-                f"{width}x{neurons} in {blocks}": stats.mean(cell["recovered"])
-                for (width, neurons, blocks), cell in held[name].groupby(["width", "neurons", "blocks"])
-            }
+            statistics[f"{name}_over_naive"] = stats.mean(over)
+            controls["offers_suffice"][name] = float(
+                own.groupby(["width", "neurons", "blocks"])["inside"].first().mean()
+            )
+            both = own.merge(capacities(answers[f"{key}_half"].table, count), on=["width", "neurons", "blocks", "seed"])
+            controls["half_the_steps"][name] = stats.ratio(both["recovered_y"], both["recovered_x"], paired=True)
+            controls["capacity"][name] = {f"width {width}, {neurons} neurons in {blocks}": stats.mean(cell["recovered"])
+                                          for (width, neurons, blocks), cell in groups.items()}  # fmt: skip
     controls["linear_readout_by_auc"] = {f"width {width}": count for width, count in ranks.items()}
     everything = {**row, **answers}
+    pairs = [(answer.table, answer.grid) for answer in everything.values()]
     report.write(run, draw(statistics, held, ranks), statistics=statistics, verdict=verdict, controls=controls,
                  engine=", ".join(sorted({e for answer in everything.values() for e in answer.table["engine"]})),
                  instances=sum(len(answer.table) for answer in everything.values()),
-                 steps=max(int(answer.table["steps"].max()) for answer in everything.values()),
+                 steps=max(int(table["steps"].max()) if "steps" in table else grid.setting.steps for table, grid in pairs),
                  seconds=sum(answer.seconds for answer in everything.values()))  # fmt: skip
 
 
 def linear_ranks(run: report.Run, options: dict[str, Any]) -> dict[int, stats.Interval]:
     """Width -> ANDs that the best linear readout of the frozen embedding ranks, at its best offer: without neurons."""
     setting = base(run, "and", "frozen")
-    largest = {shape.width: max(offers(run, "and", shape)) for shape in cells(run)}
-    shapes = [(Shape(width, 0), n) for width, most in largest.items() for n in sorted({most // 4, most // 2, most})]
     model = Model(ResidualMLP, shape=Shape(8, 0), unembedding="trained")
-    linear = replace(setting, model=model, optimizer=replace(setting.optimizer, lr=0.01))
-    grid = Grid(linear, {("model.shape", "task.n_pairs"): shapes, "seed": seeds(run)})
-    table = sweep({"linear": grid}, [separated(AUC)], **options)["linear"].table
-    count = f"separated_{100 * AUC:g}"
-    return {width: stats.mean(stats.capacity(cell, load="n_pairs", recovered=count)["recovered"])
-            for width, cell in table.groupby("width")}  # fmt: skip
+    linear = replace(setting, model=model, optimizer=replace(setting.optimizer, lr=0.03))
+    path, number = asked(run, "and", setting.task.n_pairs)
+    widths = sorted({shape.width for shape in cells(run, "and", "frozen")})
+    grid = Grid(linear, {"model.shape": [Shape(width, 0) for width in widths], path: [number], "seed": seeds(run)})
+    table = sweep({"linear": grid}, [ranked], **options)["linear"].table
+    return {width: stats.mean(rows["ranked"]) for width, rows in table.groupby("width")}
 
 
 def published_claims(row: dict) -> tuple[dict, dict, dict]:
     """(statistics, verdicts, controls) of the published row: losses over published ones and over the naive ones."""
     statistics, verdict = {}, {}
-    controls: dict[str, Any] = {"functions_by_fourth_powers": {}, "twice_the_steps": {}}
-    depths = sorted({int(name.split("_")[1]) for name in row})
+    controls: dict[str, Any] = {"published_functions_by_fourth_powers": {}, "other_lengths_over_naive": {}}
     for name, answer in row.items():
-        kind, blocks, power, *twice = name.split("_")
+        kind, blocks, power, *steps = name.split("_")
         share = 1 - HIDDEN[int(blocks)] * int(blocks) / OFFERED[int(blocks)]
         for judge, column in ((2, "loss"), (4, "loss_4")):
             over = answer.table[column] / (share * RARE * MOMENT[judge])
-            if twice:
-                controls["twice_the_steps"][f"{kind}_by_{judge}"] = stats.mean(over)
+            if steps:
+                controls["other_lengths_over_naive"][f"{kind}_{steps[0]}_steps_judged_{judge}"] = stats.mean(over)
             else:
                 statistics[f"{kind}_{blocks}_trained_{power[-1]}_judged_{judge}_over_naive"] = stats.mean(over)
-        if not twice:
-            controls["functions_by_fourth_powers"][name] = stats.mean(answer.table["computed_4"])
+        if not steps:
+            controls["published_functions_by_fourth_powers"][name] = stats.mean(answer.table["computed_4"])
             if kind == "mixed" and power == "power2":
                 statistics[f"loss_{blocks}"] = stats.mean(answer.table["loss"])
                 statistics[f"loss_{blocks}_over_published"] = stats.mean(answer.table["loss"] / PUBLISHED[int(blocks)])
 
     def all_depths(form: str, region: tuple[float, float]) -> stats.Verdict:
-        return stats.every(*(stats.decide(statistics[form.format(blocks)], region) for blocks in depths))
+        names = [form.format(blocks) for blocks in HIDDEN]
+        return stats.every(*(stats.decide(statistics[name], region) for name in names if name in statistics))
 
     verdict["published_losses"] = all_depths("loss_{}_over_published", (0.95, 1.05))
     verdict["beats_naive"] = all_depths("mixed_{}_trained_2_judged_2_over_naive", (0, 1))
@@ -394,17 +434,11 @@ def draw(statistics: dict, held: dict[str, pd.DataFrame], ranks: dict) -> plots.
         ax.set(xscale="log", yscale="log", xlabel="neurons", ylabel="functions computed at best")
         ax.set_xticks(sizes, [str(size) for size in sizes])
         ax.minorticks_off()
-        ax.set_title(
-            f"{TITLES[name]}: a {told(statistics[f'{name}_a'])}, b {told(statistics[f'{name}_b'])}", fontsize=11
-        )
+        law = ", ".join(f"{k} = {statistics[f'{name}_{k}'].value:.2f}" for k in "ab" if f"{name}_{k}" in statistics)
+        ax.set_title(f"{TITLES[name]}\nfrozen: {law}", fontsize=11)
     axes[1, 0].legend(fontsize=9)
     figure.suptitle(takeaway(statistics))
     return figure
-
-
-def told(interval: stats.Interval) -> str:
-    """An exponent as titles say it."""
-    return f"{interval.value:.2f}"
 
 
 def takeaway(statistics: dict) -> str:
