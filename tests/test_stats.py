@@ -279,47 +279,6 @@ def test_tost_errs_at_most_at_its_level_on_the_edge_of_the_margin():
     assert abs(wrong - 0.05) < 0.02  # exact level .05 there; 4 standard errors of the share are .0195
 
 
-# --- exponents
-
-
-def grid(a, b, misfit, noise, rng, widths=(8, 16, 32), depths=(1, 2, 4), instances=4):
-    """A power law over cells, with an error per cell and one per instance."""
-    rows = []
-    for d in widths:
-        for depth in depths:
-            cell = math.log(3) + a * math.log(d) + b * math.log(depth) + misfit * rng.normal()
-            rows += [(d, depth, math.exp(cell + noise * rng.normal())) for _ in range(instances)]
-    return pd.DataFrame(rows, columns=["width", "depth", "recovered"])
-
-
-@pytest.mark.parametrize(("a", "b"), [(1, 1), (2, 1), (1, 0), (2, 0)])
-def test_exponents_are_exact_on_a_power_law(a, b):
-    found = stats.exponents(grid(a, b, 0, 0, np.random.default_rng(0)), resamples=200)
-    for name, truth in (("a", a), ("b", b), ("a-2b", a - 2 * b)):
-        np.testing.assert_allclose(list(found[name].asdict().values()), truth, atol=1e-9)  # rounding of the solve
-
-
-def test_exponents_cover_the_truth_and_tell_the_hypotheses_apart():
-    rng = np.random.default_rng(6)
-    found = [stats.exponents(grid(2, 1, 0.1, 0.02, rng), resamples=300) for _ in range(150)]
-    for name, truth in (("a", 2), ("b", 1), ("a-2b", 0)):
-        assert covered([f[name] for f in found], truth) > 0.88  # .95 less 4 standard errors (.018)
-    sharp = stats.exponents(grid(2, 1, 0.02, 0.02, rng))
-    assert sharp["a-2b"].excludes(-1) and sharp["a-2b"].excludes(1) and not sharp["a-2b"].excludes(0)
-
-
-def test_exponents_say_when_they_cannot_know():
-    rng = np.random.default_rng(0)
-    few = stats.exponents(grid(2, 1, 0, 0, rng, (8, 16), (1, 2)))["a"]
-    assert abs(few.value - 2) < 1e-9 and few.low == -np.inf and few.high == np.inf
-    with pytest.raises(InputError, match="off one line"):  # a single budget: d^2 L is the same in every cell
-        stats.exponents(pd.DataFrame({"width": [8, 16, 32], "depth": [16, 4, 1], "recovered": [1.0, 2, 3]}))
-    nothing = grid(2, 1, 0, 0, rng).assign(recovered=lambda t: t["recovered"].where(t["width"] > 8, 0))
-    assert math.isnan(stats.exponents(nothing)["a"].value)
-    with pytest.raises(InputError, match="no column 'F'"):
-        stats.exponents(nothing, count="F")
-
-
 # --- quantiles
 
 

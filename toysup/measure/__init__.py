@@ -12,6 +12,15 @@ from toysup.measure.adversarial import (
 from toysup.measure.blocks import (
     block_sizes,
 )
+from toysup.measure.decoders import (
+    Encoding,
+    affine_relu,
+    bayes_amp,
+    decoded,
+    linear_probe,
+    matching_pursuit,
+    nonnegative_l1,
+)
 from toysup.measure.dynamics import (
     antipode,
     cosines,
@@ -57,6 +66,16 @@ from toysup.measure.neurons import (
     served,
     slopes,
 )
+from toysup.measure.purity import (
+    Purity,
+    purity,
+)
+from toysup.measure.ranking import (
+    Ranking,
+    auc,
+    rank,
+    separated,
+)
 from toysup.measure.recovery import (
     accuracy_recovered,
     features_offered,
@@ -68,20 +87,27 @@ from toysup.measure.recovery import (
 
 __all__ = [
     "RELATIONS",
+    "Encoding",
     "Estimate",
     "Motifs",
+    "Purity",
+    "Ranking",
     "accuracy_recovered",
+    "affine_relu",
     "alignment",
     "antipode",
     "arrangements",
     "asymmetric_motifs",
     "attack_radius",
+    "auc",
     "ball_maximum",
+    "bayes_amp",
     "block_sizes",
     "closed_sides",
     "clusters",
     "cosines",
     "curves",
+    "decoded",
     "dimensionality",
     "dimensions_per_feature",
     "directions",
@@ -96,14 +122,20 @@ __all__ = [
     "hidden_vectors",
     "interference",
     "irregularity",
+    "linear_probe",
     "loss_through",
+    "matching_pursuit",
+    "nonnegative_l1",
     "polytopes",
+    "purity",
     "r_squared",
+    "rank",
     "recovered",
     "recovered_at",
     "relabelled",
     "rotated",
     "seen_loss",
+    "separated",
     "served",
     "slopes",
     "through",

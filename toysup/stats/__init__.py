@@ -26,8 +26,13 @@ from toysup.stats.descent import (
     DoubleDescent,
     double_descent,
 )
+from toysup.stats.equivalence import (
+    Equivalence,
+    equivalence,
+)
 from toysup.stats.exponents import (
-    exponents,
+    ExponentFit,
+    fit_exponents,
 )
 from toysup.stats.intervals import (
     UNDEFINED,
@@ -58,6 +63,9 @@ from toysup.stats.plateaus import (
 from toysup.stats.sudden import (
     SuddenMoves,
 )
+from toysup.stats.supremum import (
+    supremum,
+)
 from toysup.stats.switching import (
     threshold,
 )
@@ -69,6 +77,8 @@ __all__ = [
     "Coincidence",
     "Comparison",
     "DoubleDescent",
+    "Equivalence",
+    "ExponentFit",
     "Interval",
     "Peaks",
     "SuddenMoves",
@@ -85,9 +95,10 @@ __all__ = [
     "compare",
     "decide",
     "double_descent",
+    "equivalence",
     "equivalence_by_load",
     "every",
-    "exponents",
+    "fit_exponents",
     "log_linear_stretch",
     "mean",
     "mean_share",
@@ -98,6 +109,7 @@ __all__ = [
     "share",
     "some",
     "stretches",
+    "supremum",
     "threshold",
     "tost",
     "transitions",

@@ -56,22 +56,35 @@ def capacity(
         One row per seed, indexed by seed: `load` (where it equals the largest offered, the capacity may lie beyond the
         grid), `recovered`, and `held_out` (equal to `recovered` when there is one seed).
     """
-    check_columns("capacity", table, load, recovered, seed)
-    if table.duplicated([seed, load]).any():
-        raise InputError(f"capacity: expected one row per ({seed}, {load}); select one shape and task first")
-    grid = table.pivot(index=seed, columns=load, values=recovered)
-    counts = grid.to_numpy(dtype=np.float64)  # seed load
+    grid = by_seed_and_load("capacity", table, load, recovered, seed)
+    counts = grid.to_numpy()
     known = np.isfinite(counts)
-    if not len(counts) or not known.any(1).all():
-        raise InputError(f"capacity: no finite {recovered} at any load for seeds {grid.index[~known.any(1)].tolist()}")
-    filled = np.where(known, counts, 0)
-    total, seeds = filled.sum(0), known.sum(0)
-    best = np.where(known, total / np.maximum(seeds, 1), -np.inf).argmax(1)
-    others = np.where(known & (seeds > 1), (total - filled) / np.maximum(seeds - 1, 1), -np.inf)
-    held = others.argmax(1) if len(counts) > 1 else best
     rows = np.arange(len(counts))
+    best = held = best_loads(counts, known)
+    if len(counts) > 1:
+        held = np.array([best_loads(np.delete(counts, row, 0), known[[row]])[0] for row in rows])
     found = {"load": grid.columns.to_numpy()[best], "recovered": counts[rows, best], "held_out": counts[rows, held]}
     return pd.DataFrame(found, index=grid.index)
+
+
+def by_seed_and_load(where: str, table: pd.DataFrame, load: str, recovered: str, seed: str) -> pd.DataFrame:
+    """The counts, (seed, load), of one shape and task; every seed has a finite one."""
+    check_columns(where, table, load, recovered, seed)
+    if table.duplicated([seed, load]).any():
+        raise InputError(f"{where}: expected one row per ({seed}, {load}); select one shape and task first")
+    grid = table.pivot(index=seed, columns=load, values=recovered).astype(np.float64)
+    known = np.isfinite(grid.to_numpy())
+    if not len(grid) or not known.any(1).all():
+        raise InputError(f"{where}: no finite {recovered} at any load for seeds {grid.index[~known.any(1)].tolist()}")
+    return grid
+
+
+def best_loads(counts: np.ndarray, open_to: np.ndarray) -> np.ndarray:
+    """For each row of `open_to` (seed load) the load where the finite `counts` (of any seeds, load) are highest on
+    average."""
+    known = np.isfinite(counts)
+    means = np.where(known, counts, 0).sum(0) / np.maximum(known.sum(0), 1)
+    return np.where(open_to & known.any(0), means, -np.inf).argmax(1)
 
 
 def tost(log_ratios: ArrayLike, margin: float, level: float = 0.05) -> tuple[bool, Interval]:
