@@ -56,7 +56,7 @@ PUBLISHED = {1: 6.96e-4, 2: 6.90e-4, 3: 6.58e-4}
 HIDDEN, OFFERED = {1: 50, 2: 25, 3: 17}, {1: 100, 2: 100, 3: 102}
 RARE, BOOLEAN = 0.01, 0.1
 MOMENT = {2: 1 / 6, 4: 1 / 10}  # E relu(x)^q of an active feature
-LAWS = {"neurons": (1, 1), "parameters": (2, 1), "width": (1, 0)}
+LAWS = ("neurons", "parameters", "width")
 SAMPLES = 500  # with a function's features on, of those it is judged by
 AUC = 0.95
 TITLES = {"absolute_value_frozen": "|x|", "x_plus_relu_frozen": "x + relu(x)", "and_frozen": "AND, by R²",
@@ -264,19 +264,16 @@ def capacities(table: pd.DataFrame, count: str) -> pd.DataFrame:
     for (width, neurons, blocks), cell in table.groupby(["width", "neurons", "depth"]):
         held = stats.capacity(cell, load="offered", recovered=count).reset_index()
         inside = held["load"] < cell["offered"].max()
-        sizes = {"width": width, "neurons": neurons, "blocks": blocks, "per_width": neurons / width}
+        sizes = {"width": width, "neurons": neurons, "blocks": blocks}
         rows.append(held.assign(inside=inside, **sizes))
     return pd.concat(rows, ignore_index=True)
 
 
-def laws(held: pd.DataFrame) -> tuple[dict[str, stats.Interval], dict[str, stats.Verdict]]:
-    """Exponents over cells of one block, and which law they fit; the same over all blocks is left to `more_blocks`."""
-    fitted = stats.exponents(held[held["blocks"] == 1], width="width", depth="per_width")
-    verdicts = {
-        name: stats.every(*(stats.decide(fitted[k], (x - 0.5, x + 0.5)) for k, x in zip("ab", ab, strict=True)))
-        for name, ab in LAWS.items()
-    }
-    return {"a": fitted["a"], "b": fitted["b"], "a_minus_2b": fitted["a-2b"]}, verdicts
+def laws(held: pd.DataFrame) -> stats.ExponentFit:
+    """Exponents over the cells of one block: with h = d, H = d L, so that H / d stands for L."""
+    one = held[held["blocks"] == 1]
+    table = one.assign(depth=one["neurons"] / one["width"], budget=2 * one["width"] * one["neurons"])
+    return stats.fit_exponents(table, hold_out=1.5)
 
 
 def more_blocks(held: pd.DataFrame) -> stats.Interval:
@@ -310,17 +307,24 @@ def main(run: report.Run) -> None:
     ranks = linear_ranks(run, options)
 
     statistics, verdict, controls = published_claims(row)
-    controls |= {"learning_rates": rates.to_dict("index"), "offers_suffice": {}, "half_the_steps": {}, "capacity": {}}
+    controls |= {
+        "learning_rates": rates.to_dict("index"),
+        "offers_suffice": {},
+        "half_the_steps": {},
+        "capacity": {},
+        "aicc_above_the_lowest": {},
+    }
     held = {}
     for key, (task, variant) in keys(run).items():
         counts = {key: "computed_4" if variant == "fourth" else "computed"}
         for name, count in (counts | ({f"{key}_by_auc": "ranked"} if task == "and" else {})).items():
             held[name] = own = capacities(answers[key].table, count)
             groups = dict(iter(own.groupby(["width", "neurons", "blocks"])))
-            if own["width"].nunique() < len(own[["width", "neurons"]].drop_duplicates()):  # not on one line
-                found, fitting = laws(own)
-                statistics |= {f"{name}_{k}": interval for k, interval in found.items()}
-                verdict |= {f"{name}_{law}": v for law, v in fitting.items()}
+            if len(own[["width", "neurons"]].drop_duplicates()) > 2:  # else they lie on one line
+                fit = laws(own)
+                statistics |= {f"{name}_a": fit.a, f"{name}_b": fit.b, f"{name}_a_minus_2b": fit.a_minus_2b}
+                verdict |= {f"{name}_{law}": fit.decided()[law] for law in LAWS}
+                controls["aicc_above_the_lowest"][name] = fit.laws["delta"].to_dict()
             if own["blocks"].max() > 1:
                 statistics[f"{name}_4_blocks_over_1"] = more_blocks(own)
             verdict[f"{name}_more_than_neurons"] = exceeds(groups, lambda width, neurons: neurons)
@@ -343,7 +347,7 @@ def main(run: report.Run) -> None:
     report.write(run, draw(statistics, held, ranks), statistics=statistics, verdict=verdict, controls=controls,
                  engine=", ".join(sorted({e for answer in everything.values() for e in answer.table["engine"]})),
                  instances=sum(len(answer.table) for answer in everything.values()),
-                 steps=max(int(table["steps"].max()) if "steps" in table else grid.setting.steps for table, grid in pairs),
+                 steps=max(int(t["steps"].max()) if "steps" in t else grid.setting.steps for t, grid in pairs),
                  seconds=sum(answer.seconds for answer in everything.values()))  # fmt: skip
 
 
