@@ -38,6 +38,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.lines import Line2D
+from scipy import optimize
 from torch import Tensor
 
 from toysup import plots, report, stats
@@ -59,8 +61,12 @@ MOMENT = {2: 1 / 6, 4: 1 / 10}  # E relu(x)^q of an active feature
 LAWS = ("neurons", "parameters", "width")
 SAMPLES = 500  # with a function's features on, of those it is judged by
 AUC = 0.95
-TITLES = {"absolute_value_frozen": "|x|", "x_plus_relu_frozen": "x + relu(x)", "and_frozen": "AND, by R²",
-          "and_frozen_by_auc": "AND, by AUC > .95"}  # fmt: skip
+TITLES = {"absolute_value": "|x|", "x_plus_relu": "x + relu(x)", "and": "AND, by squares"}
+STYLES = {  # variant -> line, marker, legend
+    "frozen": (":", "^", "embeddings frozen"),
+    "trained": ("-", "o", "trained"),
+    "fourth": ("--", "s", "trained, all by 4th powers"),
+}
 
 
 class Unbiased(ResidualMLP):
@@ -84,17 +90,24 @@ class Written(ResidualMLP):
         return super().forward(x) - x @ self.W_E @ self._unembed.T
 
 
-def line(trained: Trained, x: Tensor) -> Tensor:
-    """The best affine function of x for each output (instance, batch, out), features being independent."""
+def line(trained: Trained, x: Tensor, power: int) -> Tensor:
+    """The affine function of x that is best by a power of the error, for each output (instance, batch, out)."""
     task, p = trained.setting.task, trained.setting.features.density
-    if isinstance(task, And):
+    if isinstance(task, And):  # by squares; by 4th powers it is not asked
         pair = (trained.constants[name][:, None].expand(-1, x.shape[1], -1) for name in ("first", "second"))
         return p * sum(x.gather(-1, index) for index in pair) - p * p
-    return 1.5 * x + p / 4 if isinstance(task, XPlusRelu) else torch.full_like(x, p / 2)
+    level = p / 2 if power == 2 else fourth_level(p)
+    return 1.5 * x + level / 2 if isinstance(task, XPlusRelu) else torch.full_like(x, level)
+
+
+def fourth_level(p: float) -> float:
+    """The constant nearest to |x| by 4th powers: p E (u - c)^3 = (1 - p) c^3, u uniform on [0, 1]. x + relu(x) is 1.5 x
+    and half of |x|; by symmetry no other slope is better."""
+    return optimize.brentq(lambda c: p * ((1 - c) ** 4 - c**4) / 4 - (1 - p) * c**3, 0, 1)
 
 
 def errors(trained: Trained) -> dict[int, tuple[Tensor, Tensor]]:
-    """Power q -> held-out means of |error|^q of the network and of the best line, (instance, out)."""
+    """Power q -> held-out means of |error|^q of the network and of the line that is best by it, (instance, out)."""
     if "errors" not in trained.kept:
         setting = trained.setting
         rate = setting.features.density ** (2 if isinstance(setting.task, And) else 1)
@@ -103,9 +116,10 @@ def errors(trained: Trained) -> dict[int, tuple[Tensor, Tensor]]:
         with torch.no_grad(), one_thread():
             for number in range(batches):
                 x, target = trained.batch(number)
-                off = [(output - target).square() for output in (trained.forward(x), line(trained, x))]
+                output = trained.forward(x)
                 for power, sums in found.items():
-                    for k, square in enumerate(off):
+                    for k, guess in enumerate((output, line(trained, x, power))):
+                        square = (guess - target).square()
                         sums[k] += (square if power == 2 else square * square).mean(1) / batches
         trained.kept["errors"] = {power: tuple(sums) for power, sums in found.items()}
     return trained.kept["errors"]
@@ -140,7 +154,7 @@ def computed(trained: Trained, power: int = 2) -> Tensor:
 
 
 def computed_4(trained: Trained) -> Tensor:
-    """The same of 4th powers (the line is the one that is best by squares)."""
+    """The same by 4th powers."""
     return computed(trained, 4)
 
 
@@ -199,7 +213,7 @@ def asked(run: report.Run, task: str, number: int) -> tuple[str, Any]:
 def cells(run: report.Run, task: str, variant: str) -> list[Shape]:
     """Widths and numbers of neurons in one block; where both are equal, in 4 blocks too. The general path that trains
     AND takes smaller ones, and with trained embeddings only the square ones in one block."""
-    widths = neurons = run.pick(default=[12, 24, 48], quick=[12, 24], smoke=[4, 8])
+    widths = neurons = run.pick(default=[8, 16, 32], quick=[8, 16], smoke=[4, 8])
     if task == "and":
         widths, neurons = (
             run.pick(default=[8, 16], smoke=[4, 8]),
@@ -211,10 +225,15 @@ def cells(run: report.Run, task: str, variant: str) -> list[Shape]:
             for blocks in ([1, *deep] if d == h and not few else [1])]  # fmt: skip
 
 
-def offers(run: report.Run, shape: Shape, variant: str) -> list[int]:
-    """Functions offered to one shape: multiples of the lesser of width and neurons."""
-    shares = (1, 2, 4) if variant == "fourth" else (0.5, 1, 2)
-    return [round(min(shape.width, shape.neurons) * share) for share in run.pick(default=shares, smoke=shares[:2])]
+def offers(run: report.Run, task: str, variant: str, shape: Shape) -> list[int]:
+    """Functions offered to one shape: multiples of what the naive network computes, the lesser of width and neurons. By
+    4th powers far more are computed, of x + relu(x) up to the width, in which the linear part must be carried."""
+    least, shares = min(shape.width, shape.neurons), (0.5, 1, 2)
+    if variant == "fourth" and task == "absolute_value":
+        shares = (2, 8, 24)
+    elif variant == "fourth":
+        least = shape.width
+    return [round(least * share) for share in run.pick(default=shares, smoke=shares[:2])]
 
 
 def capacity_grids(run: report.Run, rates: pd.Series) -> dict[str, Grid]:
@@ -224,7 +243,7 @@ def capacity_grids(run: report.Run, rates: pd.Series) -> dict[str, Grid]:
         setting = base(run, task, variant)
         paths = ("model.shape", "optimizer.lr", asked(run, task, 1)[0])
         chosen = [(shape, rates[f"{key}_{shape.depth}"], asked(run, task, n)[1])
-                  for shape in cells(run, task, variant) for n in offers(run, shape, variant)]  # fmt: skip
+                  for shape in cells(run, task, variant) for n in offers(run, task, variant, shape)]  # fmt: skip
         grids[key] = Grid(setting, {paths: chosen, "seed": seeds(run)})
         middle = [one for one in chosen if one[0].width == one[0].neurons == middling(run, task)]
         half = {paths: middle, "steps": [setting.steps // 2], "seed": seeds(run)}
@@ -246,7 +265,7 @@ def rate_grids(run: report.Run) -> dict[str, Grid]:
 
 def middling(run: report.Run, task: str) -> int:
     """Width and neurons at which learning rates are searched and training is halved."""
-    return run.pick(default=16 if task == "and" else 24, smoke=8)
+    return run.pick(default=16, smoke=8)
 
 
 def keys(run: report.Run) -> dict[str, tuple[str, str]]:
@@ -366,7 +385,7 @@ def linear_ranks(run: report.Run, options: dict[str, Any]) -> dict[int, stats.In
 def published_claims(row: dict) -> tuple[dict, dict, dict]:
     """(statistics, verdicts, controls) of the published row: losses over published ones and over the naive ones."""
     statistics, verdict = {}, {}
-    controls: dict[str, Any] = {"published_functions_by_fourth_powers": {}, "other_lengths_over_naive": {}}
+    controls: dict[str, Any] = {"other_lengths_over_naive": {}}
     for name, answer in row.items():
         kind, blocks, power, *steps = name.split("_")
         share = 1 - HIDDEN[int(blocks)] * int(blocks) / OFFERED[int(blocks)]
@@ -377,7 +396,8 @@ def published_claims(row: dict) -> tuple[dict, dict, dict]:
             else:
                 statistics[f"{kind}_{blocks}_trained_{power[-1]}_judged_{judge}_over_naive"] = stats.mean(over)
         if not steps:
-            controls["published_functions_by_fourth_powers"][name] = stats.mean(answer.table["computed_4"])
+            if power == "power4":
+                statistics[f"{kind}_{blocks}_functions_by_fourth_powers"] = stats.mean(answer.table["computed_4"])
             if kind == "mixed" and power == "power2":
                 statistics[f"loss_{blocks}"] = stats.mean(answer.table["loss"])
                 statistics[f"loss_{blocks}_over_published"] = stats.mean(answer.table["loss"] / PUBLISHED[int(blocks)])
@@ -391,58 +411,96 @@ def published_claims(row: dict) -> tuple[dict, dict, dict]:
     verdict["gain_vanishes_without_mixing"] = all_depths("unmixed_{}_trained_2_judged_2_over_naive", (0.98, np.inf))
     verdict["gain_survives_by_fourth_powers"] = all_depths("unmixed_{}_trained_4_judged_4_over_naive", (0, 1))
     verdict["but_not_by_squares"] = all_depths("unmixed_{}_trained_4_judged_2_over_naive", (1, np.inf))
+    verdict["more_functions_than_neurons_by_fourth_powers"] = all_depths(
+        "unmixed_{}_functions_by_fourth_powers", (max(HIDDEN[b] * b for b in HIDDEN), np.inf)
+    )
     return statistics, verdict, controls
 
 
 def draw(statistics: dict, held: dict[str, pd.DataFrame], ranks: dict) -> plots.Figure:
-    """The published row by squares and by 4th powers; capacities against neurons by task, width and embedding."""
-    panels = {name: table for name, table in held.items() if name.endswith("frozen") or name.endswith("frozen_by_auc")}
-    figure, axes = plots.figure(2, 3, width=13, height=4.2)
-    colours = plots.category_colours(["mixed", "unmixed"])
-    for ax, judge in zip(axes[0], (2, 4), strict=False):
-        for kind, trained in itertools.product(colours, (2, 4)):
-            form = f"{kind}_{{}}_trained_{trained}_judged_{judge}_over_naive"
-            found = {blocks: statistics[form.format(blocks)] for blocks in HIDDEN if form.format(blocks) in statistics}
-            values = np.array([[i.value, i.value - i.low, i.high - i.value] for i in found.values()])
-            ax.errorbar(np.array(list(found)) + (trained - 3) / 30, values[:, 0], values[:, 1:].T, color=colours[kind],
-                        fmt="o-" if trained == 2 else "s--", capsize=3,
-                        label=f"{kind}, trained on {trained}{'nd' if trained == 2 else 'th'} powers")  # fmt: skip
-        ax.axhline(1, color=plots.GREY, linestyle=":", zorder=1, label="naive: one function a neuron")
-        ax.set(xlabel="blocks (about 50 neurons in all)", ylabel="loss / naive loss", xticks=list(HIDDEN))
-    naive = {b: (1 - HIDDEN[b] * b / OFFERED[b]) * RARE * MOMENT[2] for b in HIDDEN}
-    axes[0, 0].plot(list(HIDDEN), [PUBLISHED[b] / naive[b] for b in HIDDEN], "kx", markersize=9, label="published")
-    mixed, unmixed = (statistics[f"{kind}_1_trained_2_judged_2_over_naive"].value for kind in colours)
-    axes[0, 0].set_title(f"x + relu(x), squares: {mixed:.2f} of naive;\nwith x in place of the mixture {unmixed:.2f}")
-    alone = statistics["unmixed_1_trained_4_judged_4_over_naive"].value
-    axes[0, 1].set(title=f"4th powers, trained on them:\n{alone:.2f} of naive without the mixture", yscale="log")
-    axes[0, 0].legend(fontsize=9)
-    widths = plots.category_colours(sorted({w for table in held.values() for w in table["width"]}))
-    for ax, (name, table) in zip([*axes[1], axes[0, 2]], panels.items(), strict=False):
-        for embedding, style in (("frozen", "o-"), ("trained", "s--")):
-            own = held.get(name.replace("frozen", embedding))
-            if own is None:
-                continue
-            one = own[own["blocks"] == 1].groupby(["width", "neurons"])["recovered"].mean()
-            for width, colour in widths.items():
-                ax.plot(one[width].index, one[width].clip(lower=0.1), style, color=colour, markersize=6,
-                        label=f"width {width}, {embedding}")  # fmt: skip
-            most = own[own["blocks"] == own["blocks"].max()].groupby(["width", "neurons"])["recovered"].mean()
-            if own["blocks"].max() > 1:
-                for (width, neurons), value in most.items():
-                    ax.plot(neurons, max(value, 0.1), "x", color=widths[width], markersize=9, markeredgewidth=2)
-        sizes = sorted(table["neurons"].unique())
-        ax.plot(sizes, sizes, ":", color=plots.GREY, label="naive: one function a neuron")
-        if "auc" in name:
-            for width, count in ranks.items():
-                ax.axhline(count.value, color=widths[width], linewidth=1, linestyle=":")
-        ax.set(xscale="log", yscale="log", xlabel="neurons", ylabel="functions computed at best")
-        ax.set_xticks(sizes, [str(size) for size in sizes])
-        ax.minorticks_off()
-        law = ", ".join(f"{k} = {statistics[f'{name}_{k}'].value:.2f}" for k in "ab" if f"{name}_{k}" in statistics)
-        ax.set_title(f"{TITLES[name]}\nfrozen: {law}", fontsize=11)
-    axes[1, 0].legend(fontsize=9)
+    """Above the published row, by squares and by 4th powers, and AND by AUC; below capacities against neurons and
+    against parameters."""
+    figure, axes = plots.figure(3, 3, width=13, height=3.9)
+    draw_published(axes[0], statistics)
+    widths = plots.category_colours(sorted({width for table in held.values() for width in table["width"]}))
+    names = {key.rpartition("_")[0] for key in held if "auc" not in key}
+    for column, task in enumerate(task for task in TITLES if task in names):
+        for ax, x in ((axes[1, column], "neurons"), (axes[2, column], "parameters")):
+            draw_capacity(ax, {key.rpartition("_")[2]: own for key, own in held.items()
+                               if key.startswith(task) and "auc" not in key}, x, widths)  # fmt: skip
+            lines = [f"{variant}: a = {statistics[f'{task}_{variant}_a'].value:.2f}, b = "
+                     f"{statistics[f'{task}_{variant}_b'].value:.2f}"
+                     for variant in STYLES if f"{task}_{variant}_a" in statistics]  # fmt: skip
+            ax.set_title(f"{TITLES[task]}, F = C d^a L^b\n" + "\n".join(lines) if x == "neurons" else TITLES[task],
+                         fontsize=11)  # fmt: skip
+    draw_capacity(axes[0, 2], {variant: held[f"and_{variant}_by_auc"] for variant in STYLES
+                               if f"and_{variant}_by_auc" in held}, "neurons", widths)  # fmt: skip
+    for width, count in ranks.items():
+        axes[0, 2].axhline(count.value, color=widths[width], linewidth=1, linestyle=(0, (1, 3)))
+    axes[0, 2].set_title("AND, by AUC > .95\n(dotted levels: linear readout)", fontsize=11)
+    marks = [*(Line2D([], [], color=colour, label=f"width {width}") for width, colour in widths.items()),
+             *(Line2D([], [], color="black", linestyle=style, marker=mark, label=label)
+               for style, mark, label in STYLES.values()),
+             Line2D([], [], color="black", linestyle="none", marker="x", label="4 blocks, else 1"),
+             Line2D([], [], color=plots.GREY, linestyle=":", label="naive: one function a neuron")]  # fmt: skip
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=10)
     figure.suptitle(takeaway(statistics))
     return figure
+
+
+def draw_published(axes: Any, statistics: dict) -> None:
+    """Losses over the naive ones: by squares over the number of blocks, and of one block by either power."""
+    colours, squares, powers = plots.category_colours(["mixed", "unmixed"]), axes[0], axes[1]
+    naive = {b: (1 - HIDDEN[b] * b / OFFERED[b]) * RARE * MOMENT[2] for b in HIDDEN}
+    for ax in (squares, powers):
+        ax.axhline(1, color=plots.GREY, linestyle=":", zorder=1)
+        ax.set_ylabel("loss / naive loss")
+    squares.plot(list(HIDDEN), [PUBLISHED[b] / naive[b] for b in HIDDEN], "k_", markersize=24, label="published")
+    labels = {"mixed": "stream carries x W W^T", "unmixed": "control: carries x"}
+    for kind, colour in colours.items():
+        form = f"{kind}_{{}}_trained_2_judged_2_over_naive"
+        found = {b: statistics[form.format(b)] for b in HIDDEN if form.format(b) in statistics}
+        values = np.array([[i.value, i.value - i.low, i.high - i.value] for i in found.values()])
+        squares.errorbar(
+            list(found), values[:, 0], values[:, 1:].T, color=colour, fmt="o", capsize=3, label=labels[kind]
+        )
+        for at, (trained, judge) in enumerate(itertools.product((2, 4), (2, 4))):
+            own = statistics[f"{kind}_1_trained_{trained}_judged_{judge}_over_naive"]
+            powers.errorbar(
+                at, own.value, [[own.value - own.low], [own.high - own.value]], color=colour, fmt="o", capsize=3
+            )
+    squares.set(xlabel="blocks (50 neurons in all)", xticks=list(HIDDEN), xlim=(0.6, 3.4))
+    squares.set_title("Published: x + relu(x), by squares", fontsize=11)
+    squares.legend(fontsize=9)
+    powers.set_xticks(range(4), ["2nd\n2nd", "2nd\n4th", "4th\n2nd", "4th\n4th"])
+    powers.set(xlabel="power trained on, power judged by", yscale="log")
+    functions = statistics["unmixed_1_functions_by_fourth_powers"].value
+    powers.set_title(f"... and by 4th powers: {functions:.0f} functions\nin 50 neurons, control", fontsize=11)
+
+
+def draw_capacity(ax: Any, variants: dict[str, pd.DataFrame], x: str, widths: dict) -> None:
+    """Capacities against neurons or parameters, a line for each width and variant; crosses are 4 blocks."""
+    for variant, table in variants.items():
+        table = table.assign(parameters=2 * table["width"] * table["neurons"])
+        style, mark, _ = STYLES[variant]
+        means = table.groupby(["width", "blocks", x])["recovered"].mean().clip(lower=0.3)
+        for (width, blocks), own in means.groupby(level=[0, 1]):
+            at, values = own.index.get_level_values(x), own.to_numpy()
+            if blocks == 1:
+                ax.plot(at, values, linestyle=style, marker=mark, color=widths[width], markersize=5)
+            else:
+                ax.plot(at, values, "x", color=widths[width], markersize=9, markeredgewidth=1.5)
+    if x == "neurons":
+        sizes = sorted({n for table in variants.values() for n in table["neurons"]})
+        ax.plot(sizes, sizes, ":", color=plots.GREY)
+    ticks = sorted({round(n) for table in variants.values() for n in (
+        table["neurons"] if x == "neurons" else 2 * table["width"] * table["neurons"])})  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel=x if x == "neurons" else "parameters 2 d H", ylabel="functions at best")
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    low, high = ax.get_ylim()
+    ticks = [value for value in (0.3, 1, 3, 10, 30, 100, 300, 1000) if low <= value <= high]
+    ax.set_yticks(ticks, [f"{value:g}" for value in ticks])
 
 
 def takeaway(statistics: dict) -> str:
