@@ -171,10 +171,10 @@ def published(run: report.Run) -> dict[str, Grid]:
     """Name -> networks of the published row and their controls, one of each at half or twice the steps."""
     steps, batch = run.pick(default=1000, quick=300, smoke=3), run.pick(default=2048, quick=512, smoke=32)
     width = run.pick(default=1000, quick=300, smoke=110)
-    few = {4: run.pick(default=(1,), full=(1, 2, 3)), 2: run.pick(default=(1, 2, 3), quick=(1,))}
-    grids = {}
-    for power, mixed in itertools.product(few, (True, False)):
-        for blocks in few[power]:
+        grids = {}
+    depths = run.pick(default=tuple(HIDDEN), quick=(1,))
+    for power, mixed in itertools.product((2, 4), (True, False)):
+        for blocks in depths:
             model = Model(Unbiased, shape=Shape(width, blocks, HIDDEN[blocks]), mixed=mixed)
             optimizer = Adam(3e-3, weight_decay=0.01, schedule=QuarterCosine())
             features, task = SparseUniform(OFFERED[blocks], RARE, signed=True), XPlusRelu(exponent=float(power))
@@ -213,7 +213,7 @@ def asked(run: report.Run, task: str, number: int) -> tuple[str, Any]:
 def cells(run: report.Run, task: str, variant: str) -> list[Shape]:
     """Widths and numbers of neurons in one block; where both are equal, in 4 blocks too. The general path that trains
     AND takes smaller ones, and with trained embeddings only the square ones in one block."""
-    widths = neurons = run.pick(default=[8, 16, 32], quick=[8, 16], smoke=[4, 8])
+    widths = neurons = run.pick(default=[8, 16, 32], quick=[8, 16], smoke=[4, 8], full=[16, 32, 64])
     if task == "and":
         widths, neurons = (
             run.pick(default=[8, 16], smoke=[4, 8]),
@@ -431,7 +431,7 @@ def draw(statistics: dict, held: dict[str, pd.DataFrame], ranks: dict) -> plots.
             lines = [f"{variant}: a = {statistics[f'{task}_{variant}_a'].value:.2f}, b = "
                      f"{statistics[f'{task}_{variant}_b'].value:.2f}"
                      for variant in STYLES if f"{task}_{variant}_a" in statistics]  # fmt: skip
-            ax.set_title(f"{TITLES[task]}, F = C d^a L^b\n" + "\n".join(lines) if x == "neurons" else TITLES[task],
+            ax.set_title(f"{TITLES[task]}, $F = C\\,d^a L^b$\n" + "\n".join(lines) if x == "neurons" else TITLES[task],
                          fontsize=11)  # fmt: skip
     draw_capacity(axes[0, 2], {variant: held[f"and_{variant}_by_auc"] for variant in STYLES
                                if f"and_{variant}_by_auc" in held}, "neurons", widths)  # fmt: skip
