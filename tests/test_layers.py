@@ -98,7 +98,7 @@ def test_the_threshold_is_the_best_on_the_fitting_draws():
     trained = dataclasses.replace(untrained(setting), constants={"kinds": torch.zeros(2, 1, 1, dtype=torch.long)})
     line, curve = (decodable(trained, [0], targets=gates, curved=c, batches=2).value for c in (False, True))
     assert torch.allclose(line, torch.tensor(2 / 3), atol=0.02)  # 2 (1/4)^2 of 3/16
-    assert (curve > 0.98).all()  # bins of a third of a standard deviation
+    assert (curve > 0.93).all()  # bins of a third of a standard deviation
 
 
 def rolled(setting, constants, x, target):
@@ -226,17 +226,17 @@ def memory(n=400, d=16, depth=2, offered=1.0):
 
 @pytest.mark.parametrize("of", ["stream", "neurons"])
 def test_a_network_that_knows_no_label_is_at_chance(of):
-    """Though a probe fitted and scored on the same facts would find some: 400 facts, 68 numbers."""
+    """Though a probe of 68 numbers, fitted and scored on the same hundred facts, would find some."""
     trained = untrained(memory(), range(6))
     chances = label_chances_by_layer(trained, of=of)
     assert chances.shape == (6, 3 if of == "stream" else 2, 400)
     assert bits_share(chances, 4).max() < 0.02  # no sampled layer beats guessing by more
     assert (chances > 0.5).float().mean() < 0.02
-    units = trained.buffers["W_E"] * 4
-    labels = trained.constants["labels"]
+    units = trained.buffers["W_E"][:, :100] * 4
+    labels = trained.constants["labels"][:, :100]
     B = fit_softmax(units, labels, 4, 1e-4)
     seen = predict_softmax(B, units).gather(-1, labels.unsqueeze(-1)).squeeze(-1).exp()
-    assert bits_share(seen, 4).min() > 0.05  # what memorising would have given
+    assert bits_share(seen, 4).min() > 0.1  # what memorising would have given
 
 
 def test_labels_written_for_all_facts_in_one_place_are_found():
@@ -249,6 +249,8 @@ def test_labels_written_for_all_facts_in_one_place_are_found():
     chances = label_chances(trained, [0])
     assert (chances[:, known] > 0.5).float().mean() > 0.97 and (chances[:, ~known] > 0.5).float().mean() < 0.3
     assert chances[:, ~known].mean() < 0.4
+    few = label_chances(trained, [0], most=100)
+    assert (few[:, known] > 0.5).float().mean() > 0.9 and not torch.equal(few, chances)
     offered = untrained(memory(offered=0.5), range(2))
     assert torch.equal(label_chances(offered, [0]).isnan(), (torch.arange(400) >= 200).expand(2, -1))
 
@@ -276,6 +278,8 @@ def test_other_bad_input_is_refused():
         label_chances(untrained(several), [0])
     with pytest.raises(InputError, match="at least 8 facts"):
         label_chances(untrained(memory(n=4)), [0])
+    with pytest.raises(InputError, match="most"):
+        label_chances(untrained(memory()), [0], most=4)
     with pytest.raises(InputError, match="must be Circuit"):
         decodable(untrained(memory()), [0], targets=gates)
     with pytest.raises(InputError, match="batches"):

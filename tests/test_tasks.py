@@ -375,7 +375,7 @@ def test_every_gate_has_its_moments(depth):
             gain = 0.4 * (slopes[c, g] ** 2).sum()
             assert agrees(left, variance[c, g] - gain)
             # what a fit of 24 noise inputs takes off by chance is 24 / SAMPLES of the variance
-            assert pure[c, g] == (left.mean() > (1 - 1e-3) * variance[c, g])
+            assert pure[c, g] == (left.mean() > (1 - 1e-3) * gate.var())
     mean, second, gain = (t.numpy() for t in task.target_moments(features, constants))
     assert mean == pytest.approx(0.4 * chances[:, -1]) and np.array_equal(mean, second)
     assert gain == pytest.approx(0.4 * (slopes[:, -1] ** 2).sum(-1))
@@ -391,7 +391,7 @@ def test_trivial_losses_of_circuits(width):
     assert agrees((importance * y**2).sum(1), stated["zero"])
     assert agrees((importance * (y - y.mean(0)) ** 2).sum(1), stated["constant"])
     assert agrees(oracles.reduced_rank_losses(x, y, importance, width), stated["linear"])
-    assert stated["constant"] > 1.1 * stated["linear"]  # so that the line above could have failed
+    assert stated["constant"] > 1.05 * stated["linear"]  # so that the line above could have failed
 
 
 def test_kinds_of_gates_are_equally_likely_and_an_instances_own():

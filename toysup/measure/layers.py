@@ -41,10 +41,6 @@ Of = Literal["neurons", "stream"]
 Target = Callable[[Setting, dict[str, Tensor], Tensor, Tensor], Tensor]  # of one instance: (batch, target)
 
 LABEL_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # of standardised units
-    -4.0,
-    12.0,
-    48,
-)  # of a readout, in its standard deviations; sparse ones reach far up
 
 
 def outputs(setting: Setting, constants: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
@@ -185,13 +181,14 @@ def longest_run(on: Bool[Tensor, "*stack layer feature"]) -> Int[Tensor, "*stack
 # ------------------------------------------------------------------------------------------------------------- labels
 
 
-def _label_chances(trained: Trained, sets: list[list[int]], of: Of) -> Float[Tensor, "instance set fact"]:
+def _label_chances(trained: Trained, sets: list[list[int]], of: Of, most: int) -> Float[Tensor, "instance set fact"]:
     setting = trained.setting
     if not isinstance(setting.task, Memory) or setting.features.n_active != 1:
         raise InputError(f"label_chances: the task must be Memory of one fact at a time, got {setting.task}")
     n = setting.features.n_features
     if n < 8:
         raise InputError(f"label_chances: expected at least 8 facts, got {n}")
+    check_whole("label_chances", "most", most, 8)
     labels = trained.constants["labels"]
     occurs = trained.per_instance(lambda setting, _: setting.features.activity.expand(n) > 0)
     facts = torch.arange(n)
@@ -200,9 +197,8 @@ def _label_chances(trained: Trained, sets: list[list[int]], of: Of) -> Float[Ten
         read = _read(trained, facts.expand(len(trained), -1).unsqueeze(-1), sets, of)
         for number, units in enumerate(read):
             for half in range(2):
-                ours = (facts % 2 == half) & (facts % 8 < 6)
-                check = (facts % 2 == half) & (facts % 8 >= 6)
-                other = facts % 2 != half
+                mine = (facts % 2 == half) & (facts < 2 * most)
+                ours, check, other = mine & (facts % 8 < 6), mine & (facts % 8 >= 6), facts % 2 != half
                 logs[:, number, other] = _transfer(units, labels, occurs, ours, check, other, setting.task.n_labels)
     return torch.where(occurs.unsqueeze(1), logs.exp(), torch.nan)
 
@@ -227,7 +223,9 @@ def _transfer(units, labels, occurs, ours, check, other, n_labels) -> Float[Tens
     return found
 
 
-def label_chances(trained: Trained, layers: Sequence[int], *, of: Of = "stream") -> Float[Tensor, "instance fact"]:
+def label_chances(
+    trained: Trained, layers: Sequence[int], *, of: Of = "stream", most: int = 1024
+) -> Float[Tensor, "instance fact"]:
     """The probability that a readout of some layers, fitted on half of the facts, gives the label of each other fact.
 
     A multinomial logistic probe, the same for all facts, is fitted on the facts of even number and read on the odd
@@ -236,17 +234,21 @@ def label_chances(trained: Trained, layers: Sequence[int], *, of: Of = "stream")
     label, nothing transfers, and the chance is about 1 / n_labels. What transfers is what the network wrote for all
     facts in the same place. 1 + ln(chance) / ln(n_labels), averaged over facts, is their share in bits.
 
-    Facts should be many times the probe's n_labels * (units + 1) numbers. NaN for facts that never occur.
+    At most `most` facts are fitted to, so that networks with many facts do not get better probes than those with few;
+    they should be several times the probe's n_labels * (units + 1) numbers, or it finds less than there is. NaN for
+    facts that never occur.
 
     Raises:
         InputError: the task is not Memory with one active fact, or has fewer than 8; layers that are not there.
     """
-    return _label_chances(trained, _sets(trained, [layers], of), of)[:, 0]
+    return _label_chances(trained, _sets(trained, [layers], of), of, most)[:, 0]
 
 
-def label_chances_by_layer(trained: Trained, *, of: Of = "stream") -> Float[Tensor, "instance layer fact"]:
+def label_chances_by_layer(
+    trained: Trained, *, of: Of = "stream", most: int = 1024
+) -> Float[Tensor, "instance layer fact"]:
     """`label_chances` from each layer alone."""
-    return _label_chances(trained, [[layer] for layer in range(_layers(trained, of))], of)
+    return _label_chances(trained, [[layer] for layer in range(_layers(trained, of))], of, most)
 
 
 def bits_share(chances: Float[Tensor, "*stack fact"], n_labels: int) -> Float[Tensor, "*stack"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["Moments", "ReluProbe", "fit_ridge", "fit_softmax", "predict_softmax"]
 
 PENALTIES = tuple(10.0**k for k in range(-6, 2))  # of ridge, as a share of the units' mean variance
-LOWEST, HIGHEST, BINS = (
+LOWEST, HIGHEST, BINS = -4.0, 12.0, 48  # of a readout, in its standard deviations; sparse ones reach far up
 
 
 def fit_ridge(
@@ -151,7 +151,7 @@ def fit_softmax(
         hessian = x.new_zeros(*B.shape[:-2], n, wide, n, wide)
         for a in range(n):
             for b in range(a, n):
-                curvature = share * p[..., a] * ((a == b) - p[..., b])
+                curvature = share * p[..., a] * (float(a == b) - p[..., b])
                 block = x.mT @ (curvature.unsqueeze(-1) * x)
                 hessian[..., a, :, b, :] = block
                 hessian[..., b, :, a, :] = block
