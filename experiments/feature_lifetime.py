@@ -65,7 +65,7 @@ def grid_of(task: str, depth: int, run: report.Run) -> Grid:
     if task == "circuits":
         n = round(CIRCUITS_PER_BLOCK * depth)
         model = Model(ResidualMLP, shape=shape, unembedding="trained", row_norm=math.sqrt(width) / 2)
-        steps = run.pick(default=2000, quick=300, smoke=4)
+        steps = run.pick(default=4000, quick=300, smoke=4)
         setting = Setting(
             BitGroups(4 * n, 4, 1 / n), Circuit(), model, optimizer, steps, run.pick(default=256, smoke=32)
         )
@@ -77,10 +77,10 @@ def grid_of(task: str, depth: int, run: report.Run) -> Grid:
     return Grid(setting, {"seed": range(run.pick(default=8, smoke=2))})
 
 
-def held(trained: Trained, task: str, place: str) -> torch.Tensor:
+def held(trained: Trained, place: str) -> torch.Tensor:
     """(instance, layer, feature): 1 where a layer holds a feature, 0 where not, NaN where there is no such feature.
     The stream's first entry, the embedded input, is layer 0."""
-    if task == "memory":
+    if isinstance(trained.setting.task, Memory):
         found = label_chances_by_layer(trained, of=place, most=PROBE_FACTS)
         return torch.where(found.isnan(), torch.nan, (found > 0.5).float())
     found = decodable_by_layer(trained, of=place, targets=gates, batches=8).value
@@ -88,12 +88,12 @@ def held(trained: Trained, task: str, place: str) -> torch.Tensor:
     return torch.where(pure & ~found.isnan(), (found > 0.5).float(), torch.nan)
 
 
-def reading(task: str, place: str, *, untrained: bool = False) -> Callable[[Trained], torch.Tensor]:
+def reading(place: str, untrained: bool) -> Callable[[Trained], torch.Tensor]:
     """A measure, (instance, 3 + layer): tau (NaN if nothing is held), the share of features held somewhere, how many
     features there are, and the share held in each layer."""
 
     def measure(trained: Trained) -> torch.Tensor:
-        on = held(trained.at(0) if untrained else trained, task, place)
+        on = held(trained.at(0) if untrained else trained, place)
         blocks = on[:, 1:] if place == "stream" else on  # what was computed, not what came in
         run = torch.where(on[:, 0].isnan(), torch.nan, longest_run(blocks == 1).float())
         lives = torch.where(run > 0, run, torch.nan).nanmean(1)
@@ -136,7 +136,7 @@ def slope(lives: pd.DataFrame) -> pd.Series:
 
 
 def main(run: report.Run) -> None:
-    depths = run.pick(default=(2, 4, 8, 16), quick=(2, 4, 8), smoke=(2, 4))
+    depths = run.pick(default=(2, 4, 8, 16), quick=(2, 4, 8), smoke=(1, 2))
     cells = [(task, depth) for task in WIDTH for depth in depths]
     names = {cell: f"lifetime_{cell[0]}_{cell[1]}" for cell in cells}
     base = {name: grid_of(*cell, run) for cell, name in names.items()}
@@ -144,21 +144,15 @@ def main(run: report.Run) -> None:
     search = {name: dataclasses.replace(grid, axes={"seed": SEARCH_SEEDS}) for name, grid in base.items()}
     rates = best_rates(search, run.pick(default=RATES, quick=RATES[1:3], smoke=[0.01, 0.02]),
                        extend=run.pick(default=2, quick=0), **options)  # fmt: skip
-    answers: dict[str, dict[str, Any]] = {"whole": {}, "half": {}}
-    for task in WIDTH:
-        for length in answers:
-            grids = {}
-            for depth in depths:
-                name = names[task, depth]
-                setting, axes = base[name].setting, base[name].axes
-                steps = setting.steps if length == "whole" else setting.steps // 2
-                grids[f"{name}_{length}"] = Grid(dataclasses.replace(setting, steps=steps),
-                                                 {"optimizer.lr": [rates.loc[name, "lr"]], **axes})  # fmt: skip
-            measures = [recovered] + [reading(task, place) for place in PLACES]
-            if length == "whole":
-                measures += [reading(task, place, untrained=True) for place in PLACES]
-            found = sweep(grids, measures, snapshots=(0,), **options)
-            answers[length] |= {(task, depth): found[f"{names[task, depth]}_{length}"] for depth in depths}
+    grids, lengths = {}, {"whole": 1, "half": 2}
+    for (cell, name), (length, parts) in itertools.product(names.items(), lengths.items()):
+        setting, axes = base[name].setting, base[name].axes
+        shorter = dataclasses.replace(setting, steps=setting.steps // parts)
+        grids[cell, length] = Grid(shorter, {"optimizer.lr": [rates.loc[name, "lr"]], **axes})
+    measures = [recovered] + [reading(place, untrained) for untrained in (False, True) for place in PLACES]
+    done = sweep({f"{names[cell]}_{length}": grid for (cell, length), grid in grids.items()}, measures, snapshots=(0,),
+                 **options)  # fmt: skip
+    answers = {length: {cell: done[f"{name}_{length}"] for cell, name in names.items()} for length in lengths}
 
     statistics, verdict, rows, profiles = {}, {}, [], {}
     controls: dict[str, dict] = {
@@ -178,14 +172,14 @@ def main(run: report.Run) -> None:
             lives[length] = pd.DataFrame({depth: part[0]["tau"] for depth, part in parts.items()})
             if length == "half":
                 continue
-            total = pd.DataFrame({depth: part[1].sum(1) / part[1].max(1) for depth, part in parts.items()})
+            total = pd.DataFrame({depth: part[1].sum(axis=1) / part[1].max(axis=1) for depth, part in parts.items()})
             for depth, (head, profile) in parts.items():
                 profiles[key, depth] = profile
                 before, null = unpack(answers[length][task, depth].features, f"{place}_untrained")
                 profiles[f"{key}_untrained", depth] = null
-                known.append(stats.mean(before["held"]))
+                known.append(stats.mean(before["held"].dropna()))
                 controls["untrained_held"][f"{key}_{depth}"] = known[-1]
-                controls["held_somewhere"][f"{key}_{depth}"] = stats.mean(head["held"])
+                controls["held_somewhere"][f"{key}_{depth}"] = stats.mean(head["held"].dropna())
                 rows += [{"key": key, "L": depth, "tau": tau} for tau in head["tau"].dropna()]
                 if head["tau"].notna().any():
                     statistics[f"{key}_tau_{depth}"] = stats.mean(head["tau"].dropna())

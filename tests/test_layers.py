@@ -197,7 +197,7 @@ def test_softmax_is_the_minimum_of_its_objective():
     rng = np.random.default_rng(0)
     x, labels, weight = rng.normal(size=(2, 40, 3)), rng.integers(0, 3, (2, 40)), rng.uniform(0, 2, (2, 40))
     given = [torch.from_numpy(v) for v in (x, labels)]
-    found = fit_softmax(*given, 3, 0.05, torch.from_numpy(weight), iterations=20)
+    found = fit_softmax(*given, 3, 0.05, torch.from_numpy(weight), iterations=20, tolerance=1e-10)
 
     def objective(flat):
         B = flat.reshape(4, 3)

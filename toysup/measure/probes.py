@@ -127,9 +127,13 @@ def fit_softmax(
     penalty: float,
     weight: Float[Tensor, "*stack sample"] | None = None,
     iterations: int = 12,
+    tolerance: float = 1e-5,
 ) -> Float[Tensor, "*stack unit1 label"]:
-    """Multinomial logistic regression, min mean cross-entropy + penalty / 2 |W|^2, by Newton steps halved until they
-    descend; the intercept is (all but) free. `weight` >= 0 counts samples; stacks are fitted independently."""
+    """Multinomial logistic regression, min mean cross-entropy + penalty / 2 |W|^2; the intercept is (all but) free.
+
+    Newton steps, halved until they descend: `iterations` at most, until no gradient exceeds `tolerance`. `weight` >= 0
+    counts samples; the problems of a stack are fitted independently.
+    """
     x = _with_one(units)
     n, wide = n_labels, x.shape[-1]
     share = torch.ones_like(x[..., 0]) if weight is None else weight
@@ -148,6 +152,8 @@ def fit_softmax(
     for _ in range(iterations):
         p = logs.exp()
         gradient = x.mT @ (share.unsqueeze(-1) * (p - hot)) + decay * B
+        if gradient.abs().max() < tolerance:
+            break
         hessian = x.new_zeros(*B.shape[:-2], n, wide, n, wide)
         for a in range(n):
             for b in range(a, n):
