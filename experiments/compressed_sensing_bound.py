@@ -228,7 +228,7 @@ def reading_of(run: report.Run, answers: dict) -> pd.DataFrame:
             for decoder in DECODERS:
                 if run.mode == "smoke" and decoder is not linear_probe:
                     continue
-                count = decoded_count(encoding, decoder, samples=run.pick(default=2048, smoke=64)).value
+                count = decoded_count(encoding, decoder, samples=run.pick(default=512, smoke=64)).value
                 parts.setdefault((dictionary, decoder.__name__), []).extend((count / m).tolist())
     for (dictionary, decoder), values in parts.items():
         rows.append({"dictionary": dictionary, "decoder": decoder, "per_neuron": stats.mean(values)})
