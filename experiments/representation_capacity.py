@@ -145,7 +145,9 @@ def main(run: report.Run) -> None:
         verdict[f"depth_adds_{decoder}"] = stats.every(*(stats.some(*found) for found in adds.values()))
         if len(adds) > 1:
             rows = [held[c].reset_index().assign(width=c.width, depth=c.depth + 1) for c in own]
-            fits[decoder] = stats.exponents(pd.concat(rows))
+            table = pd.concat(rows)
+            fit = stats.fit_exponents(table.assign(budget=table["depth"] * table["width"] ** 2 + 1))
+            fits[decoder] = {"a": fit.a, "b": fit.b, "a-2b": fit.a_minus_2b}
             statistics |= {f"{decoder}_{name}": interval for name, interval in fits[decoder].items()}
             verdict[f"exponents_{decoder}"] = stats.every(
                 stats.decide(fits[decoder]["a"], (0.9, 1.1)), stats.decide(fits[decoder]["b"], 0.1)

@@ -171,7 +171,7 @@ def published(run: report.Run) -> dict[str, Grid]:
     """Name -> networks of the published row and their controls, one of each at half or twice the steps."""
     steps, batch = run.pick(default=1000, quick=300, smoke=3), run.pick(default=2048, quick=512, smoke=32)
     width = run.pick(default=1000, quick=300, smoke=110)
-        grids = {}
+    grids = {}
     depths = run.pick(default=tuple(HIDDEN), quick=(1,))
     for power, mixed in itertools.product((2, 4), (True, False)):
         for blocks in depths:
