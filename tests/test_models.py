@@ -252,6 +252,28 @@ def test_what_is_frozen_is_not_a_parameter(embedding, unembedding):
     assert set(model.initial()) == frozen | trained
 
 
+def test_frozen_blocks_compute_the_same_and_stay_as_drawn():
+    own = {"shape": Shape(4, 2, 6), "unembedding": "trained"}
+    free, frozen = ResidualMLP(N, 3, **own), ResidualMLP(N, 3, **own, blocks="frozen")
+    blocks = {f"{name}.{layer}" for name in ("W_in", "b_in", "W_out") for layer in range(2)}
+    assert {name for name, _ in frozen.named_buffers()} == blocks | {"W_E"} and set(frozen.initial()) == set(
+        free.state_dict()
+    )
+    assert {name for name, _ in frozen.named_parameters()} == {"W_U"}
+    free, values = randomised(free)
+    frozen = frozen.double()
+    frozen.load_state_dict({name: torch.as_tensor(value) for name, value in values.items()})
+    for ours, theirs in zip(record_of(frozen, inputs()), record_of(free, inputs()), strict=True):
+        assert ours == pytest.approx(theirs, **FLOAT64)
+    setting = setting_of(ResidualMLP, shape=Shape(4, 2, 6), unembedding="trained", blocks="frozen")
+    for engine in ("general", "fused"):
+        trained = train(Stack.of(setting, [0, 1]), device="cpu", compile=False, engine=engine)
+        parameters, start = initial_values(trained.stack)
+        assert set(trained.parameters) == {"W_U"} and not torch.equal(trained.parameters["W_U"], parameters["W_U"])
+        assert all(torch.equal(trained.buffers[name], start[name]) for name in blocks)
+        assert not torch.equal(*start["W_out.0"])  # each instance has blocks of its own
+
+
 # ---------------------------------------------------------------------------------------------------- initial values
 
 
@@ -416,6 +438,7 @@ def test_a_module_without_initial_values_is_built_under_each_seed():
         (lambda: MLP(3, 3, width=2, open_start=0.0), ["open_start", "0"]),
         (lambda: ResidualMLP(3, 3, shape=Shape(2, 1), embedding="tied"), ["embedding", "tied"]),
         (lambda: ResidualMLP(3, 3, shape=Shape(2, 1), unembedding="none"), ["unembedding", "none"]),
+        (lambda: ResidualMLP(3, 3, shape=Shape(2, 1), blocks="tied"), ["blocks", "tied"]),
         (lambda: ResidualMLP(3, 2, shape=Shape(2, 1)), ["tied", "3", "2"]),
         (lambda: ResidualMLP(3, 3, shape=Shape(2, 1), unembedding="coordinates"), ["width", "3", "2"]),
         (lambda: UntiedAutoencoder(3, 4, width=2), ["UntiedAutoencoder", "3", "4"]),

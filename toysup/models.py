@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -189,6 +189,7 @@ class ResidualMLP(nn.Module):
     unembedding: "tied" (W_E^T), "frozen" (its own random unit rows), "trained", or "coordinates": the first n_out
     coordinates of the stream times one trained gain. With "coordinates" the last block writes only those, so that every
     parameter is live (`Shape.live_parameters(read=n_out)`).
+    blocks: "trained", or "frozen" as drawn: random features, of which only what else is trained can make use.
     `relu` adds a trained output bias and a ReLU, as in the autoencoders; without it the output is linear, without bias.
 
     W_in starts as N(0, 1 / d), W_out as N(0, 1 / (h L)), so that the stream's variance stays of order one at any depth.
@@ -208,10 +209,13 @@ class ResidualMLP(nn.Module):
         shape: Shape,
         embedding: Literal["frozen", "trained"] = "frozen",
         unembedding: Literal["tied", "frozen", "trained", "coordinates"] = "tied",
+        blocks: Literal["trained", "frozen"] = "trained",
         row_norm: float = 1.0,
         relu: bool = False,
     ) -> None:
         super().__init__()
+        if blocks not in ("trained", "frozen"):
+            raise InputError(f"ResidualMLP: blocks must be trained or frozen, got {blocks!r}")
         if embedding not in ("frozen", "trained"):
             raise InputError(f"ResidualMLP: embedding must be frozen or trained, got {embedding!r}")
         if unembedding not in ("tied", "frozen", "trained", "coordinates"):
@@ -222,12 +226,13 @@ class ResidualMLP(nn.Module):
             raise InputError(f"ResidualMLP: a tied unembedding needs equal inputs and outputs, got {n_in} and {n_out}")
         if unembedding == "coordinates" and n_out > shape.width:
             raise InputError(f"ResidualMLP: width must be at least the {n_out} coordinates read, got {shape.width}")
-        self.shape, self.unembedding, self.row_norm = shape, unembedding, row_norm
+        self.shape, self.unembedding, self.blocks, self.row_norm = shape, unembedding, blocks, row_norm
         d, h, depth = shape.width, shape.hidden, shape.depth
         self.read = n_out if unembedding == "coordinates" else d
-        self.W_in = nn.ParameterList(_empty(d, h) for _ in range(depth))
-        self.b_in = nn.ParameterList(_empty(h) for _ in range(depth))
-        self.W_out = nn.ParameterList(_empty(h, self.read if last else d) for last in _marks_last(depth))
+        listed = nn.ParameterList if blocks == "trained" else _Frozen
+        self.W_in = listed(_empty(d, h) for _ in range(depth))
+        self.b_in = listed(_empty(h) for _ in range(depth))
+        self.W_out = listed(_empty(h, self.read if last else d) for last in _marks_last(depth))
         self._hold("W_E", torch.zeros(n_in, d), embedding == "trained")
         if unembedding in ("frozen", "trained"):
             self._hold("W_U", torch.zeros(n_out, d), unembedding == "trained")
@@ -311,6 +316,18 @@ class ResidualMLP(nn.Module):
             below.append((torch.relu(read + b_in), w_out))
             output = output + below[-1][0] @ (w_out @ self._unembed.T)
         return output
+
+
+class _Frozen(nn.Module):
+    """A list of tensors that are not trained, under the names they have in a ParameterList."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        for number, tensor in enumerate(tensors):
+            self.register_buffer(str(number), tensor.detach())
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._buffers.values())
 
 
 def _marks_last(depth: int) -> list[bool]:
