@@ -17,6 +17,7 @@ from scipy.special import ndtr, ndtri, owens_t
 from toysup.checks import InputError
 from toysup.features import (
     MAGNITUDES,
+    BitGroups,
     Correlated,
     ExactlyK,
     Features,
@@ -52,6 +53,8 @@ DISTRIBUTIONS: dict[str, Features] = {
     "correlated, always active": Correlated(N, 4, 1, signed=True),
     "anticorrelated": Correlated(N, 3, 0.2, anti=True),
     "anticorrelated, one always": Correlated(N, 3, 1 / 3, anti=True, signed=True),
+    "groups of bits": BitGroups(N, 4, 0.3),
+    "groups of ones, one at most": BitGroups(N, 3, 0.2, anti=True, signed=False),
     "hierarchy": Hierarchy(N, 2, 0.5, 0.7, n_roots=2),
     "hierarchy, signed": Hierarchy(N, 3, 0.8, 0.5, signed=True),
     "hierarchy, chain": Hierarchy(N, 1, 0.9, 0.9),
@@ -405,6 +408,14 @@ def test_indices_stay_in_their_group_at_the_ends(n, k):
     first, last = torch.arange(k) * (n // k), torch.arange(1, k + 1) * (n // k) - 1
     assert torch.equal(OnePerGroup(n, k).indices(ends), torch.stack([first, last, last]))
     assert ExactlyK(n, k).indices(ends).max() == n - 1
+
+
+def test_groups_of_bits_are_all_or_none_and_then_uniform():
+    x = sample(BitGroups(8, 2, 0.5), 40_000).reshape(-1, 4, 2)
+    assert torch.equal((x != 0).all(-1), (x != 0).any(-1)) and set(x.unique().tolist()) == {-1, 0, 1}
+    on = x[(x != 0).all(-1)]
+    counts = ((on > 0).long() @ torch.tensor([2, 1])).bincount(minlength=4)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-4  # the false-alarm rate
 
 
 def test_correlated_groups_are_all_or_none():

@@ -73,6 +73,7 @@ def test_error_is_the_spread_over_samples():
 
 def test_a_missing_class_is_nan():
     scores = torch.tensor([[0.0, 1.0, 2.0]] * 3)
+    assert rank(scores, torch.zeros(3, 3, dtype=torch.bool)).auc.isnan().all()
     found = rank(scores, torch.tensor([[True] * 3, [False] * 3, [False, False, True]]))
     assert found.auc[:2].isnan().all() and found.auc[2] == 1 and found.error[2].isnan()  # one member has no spread
 

@@ -18,8 +18,9 @@ from toysup.shapes import Shape
 from toysup.tasks import AbsoluteValue, Identity, Memory, XPlusRelu
 
 
-def facts(active, labels, shape, unembedding="coordinates", batch=128, facts=16):
-    model = Model(ResidualMLP, shape=shape, unembedding=unembedding, row_norm=math.sqrt(shape.width))
+def facts(active, labels, shape, unembedding="coordinates", batch=128, facts=16, blocks="trained"):
+    row_norm = math.sqrt(shape.width)
+    model = Model(ResidualMLP, shape=shape, unembedding=unembedding, row_norm=row_norm, blocks=blocks)
     return OnePerGroup(facts * active, active), Memory(labels), model, batch
 
 
@@ -42,6 +43,8 @@ FACTS = {
     "many labels": facts(2, 16, Shape(40, 1, 3), batch=300),
     "frozen unembedding": facts(2, 16, Shape(9, 2, 5), "frozen", batch=64),
     "trained unembedding": facts(2, 3, Shape(10, 2, 30), "trained", batch=130),
+    "frozen blocks": facts(2, 3, Shape(10, 3, 7), "trained", batch=130, blocks="frozen"),
+    "frozen blocks, one number trained": facts(1, 4, Shape(9, 2), blocks="frozen"),
 }
 SIGNED = SparseUniform(12, 0.2, signed=True)
 REGRESSIONS = {
@@ -49,6 +52,10 @@ REGRESSIONS = {
     "autoencoder, one sample": (SparseUniform(7, 0.3), Identity(), untied(width=5, depth=1, hidden=3), 1),
     "tied, frozen": (SparseUniform(50, 0.01, signed=True), XPlusRelu(), net(Shape(20, 3, 17)), 1000),
     "tied, trained": (SIGNED, XPlusRelu(), net(Shape(7, 2, 9), embedding="trained"), 77),
+    "frozen blocks, trained ends": (
+        SIGNED, XPlusRelu(), net(Shape(7, 2, 9), embedding="trained", unembedding="trained", blocks="frozen"), 77
+    ),
+    "frozen blocks, tied": (SIGNED, XPlusRelu(), net(Shape(7, 2, 9), embedding="trained", blocks="frozen"), 77),
     "both frozen": (SIGNED, XPlusRelu(), net(Shape(7, 1, 9), unembedding="frozen"), 64),
     "fourth power, ReLU": (
         SIGNED, AbsoluteValue(0.9 ** np.arange(12), 4.0), net(Shape(8, 1, 5), unembedding="trained", relu=True), 200
@@ -107,7 +114,8 @@ def test_whatever_may_differ_by_instance_does(name):
 
 @pytest.mark.parametrize(
     "name", ["four facts", "deep", "odd sizes", "no block", "frozen unembedding", "trained unembedding",
-             "tied, frozen", "tied, trained", "both frozen"]
+             "tied, frozen", "tied, trained", "both frozen", "frozen blocks", "frozen blocks, one number trained",
+             "frozen blocks, trained ends", "frozen blocks, tied"]
 )  # fmt: skip
 def test_gradients_are_autograds_in_float64(name):
     """One step of Adam without memory and with eps = lr = 1e12 subtracts the gradient."""
@@ -169,6 +177,7 @@ def test_tiles_change_rounding_only(monkeypatch):
         ("tied, frozen", {"model": net(Shape(400, 1, 8))}, "folds"),
         ("tied, frozen", {"model": net(Shape(60, 1, 8), unembedding="coordinates")}, "coordinates"),
         ("tied, frozen", {"model": net(Shape(8, 0))}, "nothing is trained"),
+        ("tied, frozen", {"model": net(Shape(8, 2), blocks="frozen")}, "nothing is trained"),
     ],
 )
 def test_what_does_not_fit_says_why(name, changes, reason):

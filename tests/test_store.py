@@ -24,6 +24,7 @@ import toysup.tasks
 from toysup.checks import InputError
 from toysup.ensemble import Stack, initial_values
 from toysup.features import (
+    BitGroups,
     Correlated,
     ExactlyK,
     GaussianCopula,
@@ -54,7 +55,7 @@ from toysup.setting import (
 from toysup.shapes import Shape
 from toysup.store import Store, source_digest
 from toysup.sweep import Grid, load, sweep
-from toysup.tasks import AbsoluteValue, And, Identity, Memory, SumOfSquares, XPlusRelu
+from toysup.tasks import AbsoluteValue, And, Circuit, Identity, Memory, SumOfSquares, XPlusRelu
 
 SMALL = Setting(
     SparseUniform(4, 0.3), Identity(np.array([1.0, 0.9, 0.8, 0.7])), Model(TiedAutoencoder, width=2), steps=8, batch=16
@@ -443,6 +444,7 @@ SETTINGS = (
     + [Setting(SPARSE[0], Identity(), model) for model in MODELS]
     + [
         Setting(SparseUniform(6, 0.1, True), SumOfSquares(), Model(SquaredProjection, width=2)),
+        Setting(BitGroups(8, 4, 0.2), Circuit(0.5), MODELS[2]),
         Setting(SPARSE[-1], Memory(3), Model(ResidualMLP, shape=Shape(6, 1), unembedding="coordinates")),
         Setting(SPARSE[0], Identity(), MODELS[0], Adam(0.1, 0.2, 0.3, 0.4, 0.5, Cosine(0.1, 0.2)), 7, 8, 9, 10, 11, 24),
     ]

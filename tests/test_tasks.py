@@ -10,8 +10,9 @@ from scipy import stats
 from torch.func import vmap
 
 from toysup.checks import InputError
-from toysup.ensemble import Stack, task_constants
+from toysup.ensemble import Stack, task_constants, train
 from toysup.features import (
+    BitGroups,
     ExactlyK,
     GaussianCopula,
     OnePerGroup,
@@ -22,8 +23,8 @@ from toysup.features import (
 )
 from toysup.models import MLP
 from toysup.random import Stream, uniforms
-from toysup.setting import Model, Setting, bind
-from toysup.tasks import AbsoluteValue, And, Identity, Memory, SumOfSquares, XPlusRelu
+from toysup.setting import Adam, Cosine, Model, Setting, bind
+from toysup.tasks import AbsoluteValue, And, Circuit, Identity, Memory, SumOfSquares, XPlusRelu
 
 N = 5
 SAMPLES = 100_000
@@ -319,6 +320,101 @@ def test_memory_losses():
     assert task.loss(perfect, target).item() < 1e-12 and task.hits(perfect, target).all()
 
 
+# ----------------------------------------------------------------------------------------------------------- circuits
+
+AND, OR, XOR = range(3)
+
+
+def circuit(*rows):
+    """Constants from the kinds of each circuit's gates, in the order of `gates`."""
+    return {"kinds": torch.tensor(rows)}
+
+
+def test_gates_by_hand():
+    task = Circuit(depth=2)
+    x = torch.tensor([[1.0, 1, -1, 1], [-1, -1, 1, 1], [1, -1, -1, 1], [0, 0, 0, 0]])
+    told = {  # gates over (x0, x1), over (x2, x3), and of those two
+        (AND, OR, XOR): [[1, 1, 0], [0, 1, 1], [0, 1, 1], [0, 0, 0]],
+        (XOR, AND, OR): [[0, 0, 0], [0, 1, 1], [1, 0, 1], [0, 0, 0]],
+        (OR, XOR, AND): [[1, 1, 1], [0, 0, 0], [1, 1, 1], [0, 0, 0]],
+    }
+    for kinds, expected in told.items():
+        gates = task.gates(x, circuit(kinds))
+        assert torch.equal(gates[:, 0], torch.tensor(expected).float())
+        assert torch.equal(task.target(x, circuit(kinds)), gates[..., -1])
+    both = task.gates(x.repeat(1, 2), circuit(*list(told)[:2]))  # each circuit reads its own bits
+    assert both.shape == (4, 2, 3) and both[1].tolist() == [told[AND, OR, XOR][1], told[XOR, AND, OR][1]]
+    assert (task.gates_per_circuit, task.gate_depths) == (3, (1, 1, 2))
+    assert Circuit(depth=3).gate_depths == (1, 1, 1, 1, 2, 2, 3)
+
+
+def test_chances_and_pure_gates_by_hand():
+    chances, slopes = Circuit(depth=2).expected(circuit((AND, OR, XOR), (XOR, XOR, AND), (XOR, AND, AND)))
+    assert chances.tolist() == [[0.25, 0.75, 0.25 + 0.75 - 2 * 0.25 * 0.75], [0.5, 0.5, 0.25], [0.5, 0.25, 0.125]]
+    assert slopes[0, :2].tolist() == [[0.25, 0.25, 0, 0], [0, 0, 0.25, 0.25]]
+    assert slopes[0, 2].tolist() == [-0.125, -0.125, 0.125, 0.125]  # (1 - 2 P_b) s_a
+    pure = Circuit(depth=2).pure(circuit((AND, OR, XOR), (XOR, XOR, AND), (XOR, AND, AND), (XOR, AND, XOR)))
+    assert pure.tolist() == [[False] * 3, [True] * 3, [True, False, False], [True, False, True]]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_every_gate_has_its_moments(depth):
+    """Chance, variance and best affine fit, for all gates of all circuits; and the root's are the task's."""
+    features, task = BitGroups(3 * 2**depth, 2**depth, 0.4), Circuit(depth=depth)
+    constants = constants_of(task, features, seed=depth)
+    x, _ = sample(task, features, constants)
+    gates = task.gates(torch.from_numpy(x), constants).numpy()
+    chances, slopes = (t.numpy() for t in task.expected(constants))
+    variance, pure = (t.numpy() for t in (task.gate_variance(features, constants), task.pure(constants)))
+    assert gates.shape[1:] == (3, task.gates_per_circuit) == variance.shape == pure.shape
+    for c in range(3):
+        for g in range(task.gates_per_circuit):
+            gate = gates[:, c, g]
+            assert agrees(gate, 0.4 * chances[c, g]) and agrees((gate - gate.mean()) ** 2, variance[c, g])
+            left = oracles.reduced_rank_losses(x, gate[:, None], np.ones(1))
+            gain = 0.4 * (slopes[c, g] ** 2).sum()
+            assert agrees(left, variance[c, g] - gain)
+            # what a fit of 24 noise inputs takes off by chance is 24 / SAMPLES of the variance
+            assert pure[c, g] == (left.mean() > (1 - 1e-3) * gate.var())
+    mean, second, gain = (t.numpy() for t in task.target_moments(features, constants))
+    assert mean == pytest.approx(0.4 * chances[:, -1]) and np.array_equal(mean, second)
+    assert gain == pytest.approx(0.4 * (slopes[:, -1] ** 2).sum(-1))
+
+
+@pytest.mark.parametrize("width", [None, 1, 2])
+def test_trivial_losses_of_circuits(width):
+    importance = np.array([1.0, 0.3, 2.0])
+    features, task = BitGroups(12, 4, 0.3), Circuit(importance)
+    constants = circuit((AND, OR, AND), (OR, OR, OR), (AND, XOR, OR))
+    x, y = sample(task, features, constants)
+    stated = task.trivial_losses(features, constants, width)
+    assert agrees((importance * y**2).sum(1), stated["zero"])
+    assert agrees((importance * (y - y.mean(0)) ** 2).sum(1), stated["constant"])
+    assert agrees(oracles.reduced_rank_losses(x, y, importance, width), stated["linear"])
+    assert stated["constant"] > 1.05 * stated["linear"]  # so that the line above could have failed
+
+
+def test_kinds_of_gates_are_equally_likely_and_an_instances_own():
+    setting = Setting(BitGroups(8, 4, 0.5), Circuit(), Model(MLP, width=2))
+    kinds = task_constants(Stack.of(setting, range(2000)))["kinds"]
+    assert kinds.shape == (2000, 2, 3) and kinds.dtype == torch.int64
+    assert stats.chisquare(kinds.flatten().bincount(minlength=3).numpy()).pvalue > 1e-4  # the false-alarm rate
+    assert torch.equal(task_constants(Stack.of(setting, [7, 3]))["kinds"], kinds[[7, 3]])
+    ends = Circuit().constants(BitGroups(4, 4, 0.1), torch.tensor([2.0**-32, 0.5, 1 - 2.0**-24]))
+    assert ends["kinds"].tolist() == [[AND, OR, XOR]]
+
+
+def test_the_general_engine_learns_a_circuit():
+    """Four circuits, plenty of neurons: far below what any affine map reaches."""
+    features = BitGroups(8, 2, 0.25)
+    setting = Setting(features, Circuit(depth=1), Model(MLP, width=32, relu=False), Adam(0.01, schedule=Cosine()), 400,
+                      128)  # fmt: skip
+    trained = train(Stack.of(setting, range(3)), device="cpu", compile=False)
+    assert trained.engine == "general, eager"
+    stated = trained.per_instance(lambda s, constants: s.task.trivial_losses(s.features, constants)["linear"])
+    assert (trained.history[:, -1] < 0.2 * stated).all()
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -340,6 +436,13 @@ def test_memory_losses():
         (lambda: SumOfSquares().check(SparseBoolean(N, 0.5)), ["SumOfSquares", "signed", "0.5"]),
         (lambda: SumOfSquares().check(ExactlyK(N, signed=True)), ["SumOfSquares", "independent", "ExactlyK"]),
         (lambda: SumOfSquares().check(GaussianCopula(N, np.ones((N, 1)) / 2, 0.5, signed=True)), ["GaussianCopula"]),
+        (lambda: Circuit(depth=0), ["Circuit", "depth", "0"]),
+        (lambda: Circuit(-1), ["Circuit", "importance", "-1"]),
+        (lambda: Circuit(depth=2).check(BitGroups(8, 2, 0.1)), ["Circuit", "group_size", "4"]),
+        (lambda: Circuit().check(BitGroups(8, 4, 0.1, signed=False)), ["Circuit", "signed", "False"]),
+        (lambda: Circuit().check(BitGroups(8, 4, 0.1, anti=True)), ["Circuit", "anti", "True"]),
+        (lambda: Circuit().check(SparseBoolean(8, 0.1)), ["Circuit", "BitGroups", "SparseBoolean"]),
+        (lambda: Circuit([1.0, 2.0]).check(BitGroups(12, 4, 0.1)), ["Circuit", "importance", "2", "3"]),
         (lambda: Memory(1), ["Memory", "n_labels", "1"]),
         (lambda: Memory().check(SparseUniform(N)), ["Memory", "OnePerGroup", "SparseUniform"]),
         (lambda: Setting(SparseUniform(N), Memory(), Model(MLP, width=2)), ["Memory", "OnePerGroup"]),

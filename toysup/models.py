@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ __all__ = [
     "ResidualMLP",
     "SquaredProjection",
     "TiedAutoencoder",
+    "UnrolledDecoder",
     "UntiedAutoencoder",
     "normal",
     "unit_rows",
@@ -64,6 +65,11 @@ def zeros(uniforms: Tensor) -> Tensor:
 def ones(uniforms: Tensor) -> Tensor:
     """Initial values 1."""
     return torch.ones_like(uniforms)
+
+
+def constant(value: float) -> Callable[[Tensor], Tensor]:
+    """Initial values all the same."""
+    return lambda uniforms: torch.full_like(uniforms, value)
 
 
 def _empty(*shape: int) -> nn.Parameter:
@@ -183,6 +189,7 @@ class ResidualMLP(nn.Module):
     unembedding: "tied" (W_E^T), "frozen" (its own random unit rows), "trained", or "coordinates": the first n_out
     coordinates of the stream times one trained gain. With "coordinates" the last block writes only those, so that every
     parameter is live (`Shape.live_parameters(read=n_out)`).
+    blocks: "trained", or "frozen" as drawn: random features, of which only what else is trained can make use.
     `relu` adds a trained output bias and a ReLU, as in the autoencoders; without it the output is linear, without bias.
 
     W_in starts as N(0, 1 / d), W_out as N(0, 1 / (h L)), so that the stream's variance stays of order one at any depth.
@@ -202,10 +209,13 @@ class ResidualMLP(nn.Module):
         shape: Shape,
         embedding: Literal["frozen", "trained"] = "frozen",
         unembedding: Literal["tied", "frozen", "trained", "coordinates"] = "tied",
+        blocks: Literal["trained", "frozen"] = "trained",
         row_norm: float = 1.0,
         relu: bool = False,
     ) -> None:
         super().__init__()
+        if blocks not in ("trained", "frozen"):
+            raise InputError(f"ResidualMLP: blocks must be trained or frozen, got {blocks!r}")
         if embedding not in ("frozen", "trained"):
             raise InputError(f"ResidualMLP: embedding must be frozen or trained, got {embedding!r}")
         if unembedding not in ("tied", "frozen", "trained", "coordinates"):
@@ -216,12 +226,13 @@ class ResidualMLP(nn.Module):
             raise InputError(f"ResidualMLP: a tied unembedding needs equal inputs and outputs, got {n_in} and {n_out}")
         if unembedding == "coordinates" and n_out > shape.width:
             raise InputError(f"ResidualMLP: width must be at least the {n_out} coordinates read, got {shape.width}")
-        self.shape, self.unembedding, self.row_norm = shape, unembedding, row_norm
+        self.shape, self.unembedding, self.blocks, self.row_norm = shape, unembedding, blocks, row_norm
         d, h, depth = shape.width, shape.hidden, shape.depth
         self.read = n_out if unembedding == "coordinates" else d
-        self.W_in = nn.ParameterList(_empty(d, h) for _ in range(depth))
-        self.b_in = nn.ParameterList(_empty(h) for _ in range(depth))
-        self.W_out = nn.ParameterList(_empty(h, self.read if last else d) for last in _marks_last(depth))
+        listed = nn.ParameterList if blocks == "trained" else _Frozen
+        self.W_in = listed(_empty(d, h) for _ in range(depth))
+        self.b_in = listed(_empty(h) for _ in range(depth))
+        self.W_out = listed(_empty(h, self.read if last else d) for last in _marks_last(depth))
         self._hold("W_E", torch.zeros(n_in, d), embedding == "trained")
         if unembedding in ("frozen", "trained"):
             self._hold("W_U", torch.zeros(n_out, d), unembedding == "trained")
@@ -307,6 +318,18 @@ class ResidualMLP(nn.Module):
         return output
 
 
+class _Frozen(nn.Module):
+    """A list of tensors that are not trained, under the names they have in a ParameterList."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        for number, tensor in enumerate(tensors):
+            self.register_buffer(str(number), tensor.detach())
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._buffers.values())
+
+
 def _marks_last(depth: int) -> list[bool]:
     return [layer == depth - 1 for layer in range(depth)]
 
@@ -327,3 +350,49 @@ class UntiedAutoencoder(ResidualMLP):
 
     def initial(self) -> Initial:
         return {**super().initial(), "W_U": "W_E"}
+
+
+class UnrolledDecoder(nn.Module):
+    """A trained linear code h = x W_E read by learned ISTA: x_0 = ReLU(g_0 h W_U0^T + b_0), then `depth` times
+    x_t = ReLU(x_{t-1} + g_t (h - x_{t-1} W_E) W_Ut^T + b_t).
+
+    Gregor & LeCun 2010, "Learning fast approximations of sparse coding" (their encoder, non-negative). What it has
+    found stands in all n_features coordinates between two layers, where `UntiedAutoencoder` has `width`; at depth 0 the
+    two are the same functions. `shared` gives all layers one W_U; the gains g_t (scalars) and biases are each layer's
+    own.
+
+    W_E starts as random unit rows and every W_U equal to it, g_0 at 1, g_t at (1 + sqrt(n / width))^-2, one over the
+    largest eigenvalue of a random W_E^T W_E (Marchenko & Pastur 1967): the step of ISTA, at which it cannot run away.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, width: int, depth: int = 0, shared: bool = False) -> None:
+        super().__init__()
+        check_whole("UnrolledDecoder", "width", width)
+        check_whole("UnrolledDecoder", "depth", depth, at_least=0)
+        if n_in != n_out:
+            raise InputError(f"UnrolledDecoder: inputs and outputs must agree, got {n_in} and {n_out}")
+        self.W_E = _empty(n_in, width)
+        self.W_U = nn.ParameterList(_empty(n_in, width) for _ in range(1 if shared else depth + 1))
+        self.gain = nn.ParameterList(_empty(1) for _ in range(depth + 1))
+        self.b_out = nn.ParameterList(_empty(n_in) for _ in range(depth + 1))
+
+    def initial(self) -> Initial:
+        n, width = self.W_E.shape
+        step = (1 + math.sqrt(n / width)) ** -2
+        values: Initial = {"W_E": unit_rows()} | {f"W_U.{layer}": "W_E" for layer in range(len(self.W_U))}
+        values |= {f"gain.{layer}": constant(step if layer else 1.0) for layer in range(len(self.gain))}
+        return values | {f"b_out.{layer}": zeros for layer in range(len(self.b_out))}
+
+    def forward(self, x: Float[Tensor, "batch feature"], record: bool = False):
+        """The features found; recorded: as neurons what each layer has found, as residual the code and what each layer
+        has left of it, h - x_t W_E."""
+        missed = code = x @ self.W_E
+        found, layers, left = 0.0, [], [code]
+        for layer, (gain, bias) in enumerate(zip(self.gain, self.b_out, strict=True)):
+            read = self.W_U[min(layer, len(self.W_U) - 1)]
+            found = torch.relu(found + gain * (missed @ read.T) + bias)
+            if record or layer < len(self.gain) - 1:
+                missed = code - found @ self.W_E
+            layers.append(found)
+            left.append(missed)
+        return (found, Activations(torch.stack(layers, -2), torch.stack(left, -2))) if record else found

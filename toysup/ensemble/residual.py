@@ -102,6 +102,7 @@ def _layout(stack: Stack, places: dict[str, int], count: int, frozen: int) -> tu
         "count": count,
         "trains_E": int(0 <= places.get("W_E", -1) < count),
         "trains_U": int(0 <= places.get("W_U", -1) < count),
+        "trains_blocks": int(0 <= places.get("W_in.0", -1) < count),
     }
     names = ("W_E", "W_U", "gain", "b_out")
     starts = {"W_in": places.get("W_in.0", 0), "b_in": places.get("b_in.0", 0), "W_out": places.get("W_out.0", 0)}

@@ -12,12 +12,13 @@ magnitudes that depend on what is active, `Features`. To add a magnitude, add a 
 """
 
 from toysup.features.base import MAGNITUDES, Features, Independent, Magnitude, Sparse
-from toysup.features.dependent import Correlated, ExactlyK, Hierarchy, OnePerGroup
+from toysup.features.dependent import BitGroups, Correlated, ExactlyK, Hierarchy, OnePerGroup
 from toysup.features.independent import GaussianCopula, PowerLaw, SparseBoolean, SparseNormal, SparseUniform
 from toysup.features.normalised import UnitLength
 
 __all__ = [
     "MAGNITUDES",
+    "BitGroups",
     "Correlated",
     "ExactlyK",
     "Features",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -59,6 +60,20 @@ class Correlated(Sparse):
         member = torch.arange(self.group_size, dtype=uniforms.dtype, device=uniforms.device)
         active = (which == (member if self.anti else torch.zeros_like(member))).flatten(-2)  # batch feature
         return torch.where(active, self.given_active.value(uniforms[..., groups:]), 0)
+
+
+@dataclass(frozen=True)
+class BitGroups(Correlated):
+    """Consecutive groups of random bits: a group is active with probability `density`, and then each of its features is
+    -1 or 1 evenly and independently; else all are 0. Features are uncorrelated, and dependent within a group.
+
+    Args:
+        group_size, density, anti: as for `Correlated`.
+        signed: False makes all bits of an active group 1.
+    """
+
+    signed: bool = True
+    magnitude: ClassVar[str] = "boolean"
 
 
 @dataclass(frozen=True)

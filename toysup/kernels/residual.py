@@ -74,6 +74,7 @@ class Layout(NamedTuple):
     b_out: int
     trains_E: int
     trains_U: int
+    trains_blocks: int
     limit: int
     inverse: int
     importance: int
@@ -395,14 +396,18 @@ def _backward(s, p, columns):
             _gradient(s, p.W_U + count, d, p.y, top, p.n_out, d, columns, ld)
         for c in range(0, columns, BLOCK):
             _layer(s, p.back + c, ld, p.W_U, 1, d, p.y + c, d, p.n_out, 0, PLAIN)
+    if not (p.trains_blocks or p.trains_E):
+        return
     for layer in range(p.depth - 1, -1, -1):
         here, neurons = p.stream + layer * d * ld, p.neurons + layer * h * ld
         w_in, w_out, rows = p.W_in + layer * d * h, p.W_out + layer * h * d, p.read if layer == p.depth - 1 else d
-        _gradient(s, w_out + count, rows, neurons, p.back, h, rows, columns, ld)
+        if p.trains_blocks:
+            _gradient(s, w_out + count, rows, neurons, p.back, h, rows, columns, ld)
         for c in range(0, columns, BLOCK):
             _layer(s, p.bent + c, ld, w_out, rows, 1, p.back + c, h, rows, neurons + c, GATED)
-        _row_totals(s, p.b_in + layer * h + count, p.bent, ld, h, columns)
-        _gradient(s, w_in + count, h, here, p.bent, d, h, columns, ld)
+        if p.trains_blocks:
+            _row_totals(s, p.b_in + layer * h + count, p.bent, ld, h, columns)
+            _gradient(s, w_in + count, h, here, p.bent, d, h, columns, ld)
         if layer or p.trains_E:
             for c in range(0, columns, BLOCK):
                 _layer(s, p.back + c, ld, w_in, h, 1, p.bent + c, d, h, p.back + c, ADDED)

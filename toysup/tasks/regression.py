@@ -1,84 +1,20 @@
-"""What is asked of the network: inputs, targets, losses, and what a network that learned nothing would score.
-
-A task turns uniforms into (input, target) by way of a distribution of features, and states for held-out data the
-`errors` whose ratio to a `baseline` (the best constant) says how much was recovered. Tasks are frozen and written for
-one instance; fields that are floats may differ by instance, and constants that an instance draws once (labels, pairs)
-come from `constants`.
-"""
+"""Targets that are numbers, one for each feature or pair of features, or one in all."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from toysup.checks import InputError, check_interval, check_whole, concrete
-from toysup.features import Features, GaussianCopula, OnePerGroup
+from toysup.features import Features, GaussianCopula
 from toysup.features.base import Independent
-
-__all__ = ["AbsoluteValue", "And", "Identity", "Memory", "Regression", "SumOfSquares", "Task", "XPlusRelu"]
-
-Constants = dict[str, Tensor]
-
-
-class Task(ABC):
-    """The interface: one instance, batch first. Subclasses are frozen dataclasses."""
-
-    def check(self, features: Features) -> None:  # noqa: B027 (most tasks can use any features)
-        """Refuse features that this task cannot use, with an InputError."""
-
-    def n_inputs(self, features: Features) -> int:
-        """Size of the model's input."""
-        return features.n_features
-
-    @abstractmethod
-    def n_outputs(self, features: Features) -> int:
-        """Size of the model's output."""
-
-    def constant_uniforms(self, features: Features) -> int:
-        """How many uniforms `constants` wants, once for each instance."""
-        return 0
-
-    def constants(self, features: Features, uniforms: Float[Tensor, " draw"]) -> Constants:
-        """What an instance draws once and keeps, by name."""
-        return {}
-
-    @abstractmethod
-    def batch(
-        self, features: Features, constants: Constants, uniforms: Float[Tensor, "batch uniform"]
-    ) -> tuple[Tensor, Tensor]:
-        """(input, target) of one batch."""
-
-    @abstractmethod
-    def loss(self, output: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, ""]:
-        """The training loss: averaged over the batch, summed over outputs."""
-
-    @abstractmethod
-    def errors(self, output: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, "batch score"]:
-        """Held-out error of each sample and score, in the unit of `baseline`."""
-
-    @abstractmethod
-    def baseline(self, features: Features, constants: Constants) -> Float[Tensor, " score"]:
-        """Expected error of the best constant output; 1 - error / baseline is the recovered share (R^2 or bits)."""
-
-    def features_per_score(self, features: Features) -> Float[Tensor, ""]:
-        """How many features one entry of `errors` stands for."""
-        return torch.ones(())
-
-    def trivial_losses(
-        self, features: Features, constants: Constants, width: int | None = None
-    ) -> dict[str, Float[Tensor, ""]]:
-        """Expected losses of trivial predictors in closed form: "zero", "constant" and "linear" where known.
-
-        "linear" is the best affine map through a bottleneck of `width` dimensions (None: no bottleneck).
-        """
-        return {}
+from toysup.tasks.base import Constants, Task
 
 
 def _power(difference: Tensor, exponent: float | Tensor) -> Tensor:
@@ -299,63 +235,3 @@ class SumOfSquares(Task):
         constant = self.baseline(features, constants).squeeze(0)
         mean = _weights(self.importance, constant).expand(features.n_features).sum()
         return {"zero": constant + mean * mean, "constant": constant, "linear": constant}
-
-
-@dataclass(frozen=True)
-class Memory(Task):
-    """Facts: each feature is a key with a random label out of `n_labels` (C); of K active keys, name each one's label.
-
-    Features are OnePerGroup (K groups, one active in each). The input is the indices of the active features, which a
-    model embeds by frozen random keys; the output is C logits for each group. Loss is cross-entropy in nats, summed
-    over the groups. A network that recovers a share 1 - CE / ln C of F facts has stored F log2 C times that in bits.
-    """
-
-    n_labels: int = 4
-
-    def __post_init__(self) -> None:
-        check_whole("Memory", "n_labels", self.n_labels, at_least=2)
-
-    def check(self, features: Features) -> None:
-        if not isinstance(features, OnePerGroup):
-            raise InputError(f"Memory: features must be OnePerGroup, got {type(features).__name__}")
-
-    def n_outputs(self, features: OnePerGroup) -> int:
-        return features.n_active * self.n_labels
-
-    def constant_uniforms(self, features: Features) -> int:
-        return features.n_features
-
-    def constants(self, features: Features, uniforms: Tensor) -> Constants:
-        return {"labels": (uniforms * self.n_labels).long().clamp(max=self.n_labels - 1)}
-
-    def batch(
-        self, features: OnePerGroup, constants: Constants, uniforms: Tensor
-    ) -> tuple[Int[Tensor, "batch group"], Int[Tensor, "batch group"]]:
-        active = features.indices(uniforms)
-        return active, constants["labels"][active]
-
-    def _cross_entropy(self, output: Tensor, target: Tensor) -> Tensor:
-        # classes first: over a short last axis torch's log_softmax is 20 times slower
-        logits = output.unflatten(-1, (-1, self.n_labels)).movedim(-1, 0).contiguous()
-        return -F.log_softmax(logits, 0).gather(0, target.unsqueeze(0)).squeeze(0)
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return self._cross_entropy(output, target).sum(-1).mean()
-
-    def errors(self, output: Tensor, target: Tensor) -> Tensor:
-        return self._cross_entropy(output, target)
-
-    def hits(self, output: Tensor, target: Tensor) -> Float[Tensor, "batch group"]:
-        """1 where the largest logit of the group is the label's."""
-        return (output.unflatten(-1, (-1, self.n_labels)).argmax(-1) == target).to(output.dtype)
-
-    def baseline(self, features: OnePerGroup, constants: Constants) -> Tensor:
-        return torch.full((features.n_active,), math.log(self.n_labels))
-
-    def features_per_score(self, features: OnePerGroup) -> Tensor:
-        return features.n_offered / features.n_active
-
-    def trivial_losses(
-        self, features: OnePerGroup, constants: Constants, width: int | None = None
-    ) -> dict[str, Tensor]:
-        return {"zero": torch.tensor(features.n_active * math.log(self.n_labels))}

@@ -1,0 +1,256 @@
+"""What can be read from the layers of a network, one or several of them, by probes that cannot memorise.
+
+A probe is linear and is fitted on some held-out draws and scored on others. Where a target is a function of few inputs,
+a rich enough layer gives it away without having computed it, so the same probe belongs on the network before training
+(`trained.at(0)`) as the control. Labels of facts are arbitrary, and no rule leads from one fact to another: there the
+probe is fitted on half of the facts and scored on the other half, and can only find what the network itself wrote in
+one place for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, vmap
+
+from toysup.checks import InputError, check_whole
+from toysup.ensemble import Trained, bound, one_thread
+from toysup.measure.held_out import BATCH, GROUPS, Estimate
+from toysup.measure.probes import Moments, ReluProbe, fit_softmax, predict_softmax
+from toysup.setting import Setting
+from toysup.tasks import Circuit, Memory
+
+__all__ = [
+    "Target",
+    "bits_share",
+    "decodable",
+    "decodable_by_layer",
+    "gates",
+    "inputs",
+    "label_chances",
+    "label_chances_by_layer",
+    "longest_run",
+    "outputs",
+]
+
+Of = Literal["neurons", "stream"]
+Target = Callable[[Setting, dict[str, Tensor], Tensor, Tensor], Tensor]  # of one instance: (batch, target)
+
+LABEL_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # of standardised units
+
+
+def outputs(setting: Setting, constants: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
+    """Targets for `decodable`: what the task asks for."""
+    return target
+
+
+def inputs(setting: Setting, constants: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
+    """Targets for `decodable`: the features themselves."""
+    return x
+
+
+def gates(setting: Setting, constants: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
+    """Targets for `decodable`: every gate of every circuit, circuit by circuit in the order of `Circuit.gates`."""
+    if not isinstance(setting.task, Circuit):
+        raise InputError(f"gates: the task must be Circuit, got {type(setting.task).__name__}")
+    return setting.task.gates(x, constants).flatten(-2)
+
+
+# ------------------------------------------------------------------------------------------------------------- layers
+
+
+def _layers(trained: Trained, of: Of) -> int:
+    """How many layers there are to read."""
+    if of not in ("neurons", "stream"):
+        raise InputError(f"layers: of must be neurons or stream, got {of!r}")
+    kept = f"layers of {of}"
+    if kept not in trained.kept:
+        x = trained.batch(0, 1)[0]
+        recorded = trained.forward(x, record=True)[1]
+        trained.kept[kept] = (recorded.neurons if of == "neurons" else recorded.residual).shape[-2]
+    return trained.kept[kept]
+
+
+def _sets(trained: Trained, layers: Iterable[Sequence[int]], of: Of) -> list[list[int]]:
+    count, sets = _layers(trained, of), [list(one) for one in layers]
+    for one in sets:
+        if not one or len(set(one)) < len(one) or not all(0 <= layer < count for layer in one):
+            raise InputError(f"layers: expected distinct numbers in 0 .. {count - 1} for {of}, got {one}")
+    return sets
+
+
+def _read(trained: Trained, x: Tensor, sets: list[list[int]], of: Of) -> list[Float[Tensor, "instance batch unit"]]:
+    """The units of each set of layers, side by side."""
+    recorded = trained.forward(x, record=True)[1]
+    units = recorded.neurons if of == "neurons" else recorded.residual
+    return [units[:, :, one].flatten(2) for one in sets]
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def _scores(trained: Trained, sets: list[list[int]], of: Of, targets: Target, curved: bool, batches: int) -> Estimate:
+    """Held-out R^2 of every target from every set, (instance, set, target)."""
+    check_whole("decodable", "batches", batches, 1)
+
+    def draw(number: int) -> tuple[list[Tensor], Tensor]:
+        x, target = trained.batch(number, BATCH)
+
+        def one(values, constants, x, target):
+            return targets(bound(trained.setting, values), constants, x, target)
+
+        wanted = vmap(one)(trained.values, trained.constants, x, target).to(torch.float32)
+        return _read(trained, x, sets, of), wanted
+
+    with torch.no_grad(), one_thread():
+        moments = [Moments() for _ in sets]
+        for number in range(batches):
+            read, y = draw(number)
+            for own, units in zip(moments, read, strict=True):
+                own.add(units, y)
+        probes = [ReluProbe(own, curved) for own in moments]
+        for number in range(batches if curved else 0):
+            read, y = draw(number)
+            for probe, units in zip(probes, read, strict=True):
+                probe.calibrate(units, y)
+        for probe in probes if curved else []:
+            probe.settle()
+        squared, mean, error = 0.0, 0.0, []
+        for number in range(batches, batches + GROUPS):
+            read, y = draw(number)
+            off = [(probe.predict(units) - y).square().mean(1) for probe, units in zip(probes, read, strict=True)]
+            error.append(torch.stack(off, 1))
+            squared, mean = squared + y.square().mean(1) / GROUPS, mean + y.mean(1) / GROUPS
+    variance = (squared - mean * mean).unsqueeze(1)
+    variance = torch.where(variance > 1e-12, variance, torch.nan)
+    share = 1 - torch.stack(error) / variance
+    return Estimate(share.mean(0), share.std(0) / GROUPS**0.5)
+
+
+def decodable(
+    trained: Trained,
+    layers: Sequence[int],
+    *,
+    of: Of = "stream",
+    targets: Target = outputs,
+    curved: bool = True,
+    batches: int = 16,
+) -> Estimate:
+    """Held-out R^2 of each target read from some layers jointly, (instance, target): at most 1, about 0 by chance.
+
+    A ridge readout z (`fit_ridge`) of all units of these layers, fitted on `batches` * 1024 held-out draws and scored
+    on 16 * 1024 others, against the variance there. With `curved` it is followed by a + b ReLU(z - t), b >= 0, fitted
+    on the same draws. A linear readout of d units has a sum of R^2 of at most d over uncorrelated targets, however
+    sparse they are; the threshold takes interference off, as networks' own ReLU outputs do. The standard error is that
+    of the scoring draws. NaN for a target that never varies there.
+
+    Args:
+        layers: numbers of blocks from 0 for neurons (after their nonlinearity); for the stream 0 is the embedded input
+            and l what it is after l blocks.
+        targets: (setting, constants, x, target) of one instance and batch -> (batch, target): `outputs`, `inputs`,
+            `gates` or your own.
+
+    Raises:
+        InputError: layers that are not there, or none.
+    """
+    found = _scores(trained, _sets(trained, [layers], of), of, targets, curved, batches)
+    return Estimate(found.value[:, 0], found.error[:, 0])
+
+
+def decodable_by_layer(
+    trained: Trained, *, of: Of = "stream", targets: Target = outputs, curved: bool = True, batches: int = 16
+) -> Estimate:
+    """`decodable` from each layer alone, (instance, layer, target), at the cost of one."""
+    sets = [[layer] for layer in range(_layers(trained, of))]
+    return _scores(trained, sets, of, targets, curved, batches)
+
+
+def longest_run(on: Bool[Tensor, "*stack layer feature"]) -> Int[Tensor, "*stack feature"]:
+    """In how many consecutive layers at most each feature is on."""
+    run = best = torch.zeros_like(on[..., 0, :], dtype=torch.int64)
+    for layer in range(on.shape[-2]):
+        run = torch.where(on[..., layer, :], run + 1, 0)
+        best = torch.maximum(best, run)
+    return best
+
+
+# ------------------------------------------------------------------------------------------------------------- labels
+
+
+def _label_chances(trained: Trained, sets: list[list[int]], of: Of, most: int) -> Float[Tensor, "instance set fact"]:
+    setting = trained.setting
+    if not isinstance(setting.task, Memory) or setting.features.n_active != 1:
+        raise InputError(f"label_chances: the task must be Memory of one fact at a time, got {setting.task}")
+    n = setting.features.n_features
+    if n < 8:
+        raise InputError(f"label_chances: expected at least 8 facts, got {n}")
+    check_whole("label_chances", "most", most, 8)
+    labels = trained.constants["labels"]
+    occurs = trained.per_instance(lambda setting, _: setting.features.activity.expand(n) > 0)
+    facts = torch.arange(n)
+    logs = torch.zeros(len(trained), len(sets), n)
+    with torch.no_grad(), one_thread():
+        read = _read(trained, facts.expand(len(trained), -1).unsqueeze(-1), sets, of)
+        for number, units in enumerate(read):
+            for half in range(2):
+                mine = (facts % 2 == half) & (facts < 2 * most)
+                ours, check, other = mine & (facts % 8 < 6), mine & (facts % 8 >= 6), facts % 2 != half
+                logs[:, number, other] = _transfer(units, labels, occurs, ours, check, other, setting.task.n_labels)
+    return torch.where(occurs.unsqueeze(1), logs.exp(), torch.nan)
+
+
+def _transfer(units, labels, occurs, ours, check, other, n_labels) -> Float[Tensor, "instance fact"]:
+    """Log-probability of the labels of `other` facts from a probe of `ours` and `check`, which set its penalty."""
+    weight = occurs.to(units.dtype)
+    fitted = ours | check
+    total = (weight * fitted).sum(1)[:, None, None]
+    mean = (units * (weight * fitted).unsqueeze(-1)).sum(1, keepdim=True) / total
+    spread = ((units - mean).square() * (weight * fitted).unsqueeze(-1)).sum(1, keepdim=True) / total
+    units = (units - mean) / spread.sqrt().clamp(min=1e-6)
+
+    def score(penalty: float, fit: Tensor, on: Tensor) -> Tensor:
+        B = fit_softmax(units[:, fit], labels[:, fit], n_labels, penalty, weight[:, fit])
+        return predict_softmax(B, units[:, on]).gather(-1, labels[:, on].unsqueeze(-1)).squeeze(-1)
+
+    tried = torch.stack([(score(k, ours, check) * weight[:, check]).sum(1) for k in LABEL_PENALTIES])
+    best, found = tried.argmax(0), torch.zeros(len(units), int(other.sum()))
+    for k in best.unique().tolist():
+        found = torch.where((best == k).unsqueeze(1), score(LABEL_PENALTIES[k], fitted, other), found)
+    return found
+
+
+def label_chances(
+    trained: Trained, layers: Sequence[int], *, of: Of = "stream", most: int = 1024
+) -> Float[Tensor, "instance fact"]:
+    """The probability that a readout of some layers, fitted on half of the facts, gives the label of each other fact.
+
+    A multinomial logistic probe, the same for all facts, is fitted on the facts of even number and read on the odd
+    ones, and the other way round; its penalty is the one of LABEL_PENALTIES that does best on a quarter of those it is
+    fitted on. Labels of different facts are independent, so from the key, or from any function of it that knows no
+    label, nothing transfers, and the chance is about 1 / n_labels. What transfers is what the network wrote for all
+    facts in the same place. 1 + ln(chance) / ln(n_labels), averaged over facts, is their share in bits.
+
+    At most `most` facts are fitted to, so that networks with many facts do not get better probes than those with few;
+    they should be several times the probe's n_labels * (units + 1) numbers, or it finds less than there is. NaN for
+    facts that never occur.
+
+    Raises:
+        InputError: the task is not Memory with one active fact, or has fewer than 8; layers that are not there.
+    """
+    return _label_chances(trained, _sets(trained, [layers], of), of, most)[:, 0]
+
+
+def label_chances_by_layer(
+    trained: Trained, *, of: Of = "stream", most: int = 1024
+) -> Float[Tensor, "instance layer fact"]:
+    """`label_chances` from each layer alone."""
+    return _label_chances(trained, [[layer] for layer in range(_layers(trained, of))], of, most)
+
+
+def bits_share(chances: Float[Tensor, "*stack fact"], n_labels: int) -> Float[Tensor, "*stack"]:
+    """Mean of 1 + ln(chance) / ln(n_labels) over the facts that occur: 1 if all labels are certain, 0 by guessing."""
+    return 1 + chances.log().nanmean(-1) / math.log(n_labels)

@@ -1,0 +1,67 @@
+"""The interface of tasks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from toysup.features import Features
+
+Constants = dict[str, Tensor]
+
+
+class Task(ABC):
+    """The interface: one instance, batch first. Subclasses are frozen dataclasses."""
+
+    def check(self, features: Features) -> None:  # noqa: B027 (most tasks can use any features)
+        """Refuse features that this task cannot use, with an InputError."""
+
+    def n_inputs(self, features: Features) -> int:
+        """Size of the model's input."""
+        return features.n_features
+
+    @abstractmethod
+    def n_outputs(self, features: Features) -> int:
+        """Size of the model's output."""
+
+    def constant_uniforms(self, features: Features) -> int:
+        """How many uniforms `constants` wants, once for each instance."""
+        return 0
+
+    def constants(self, features: Features, uniforms: Float[Tensor, " draw"]) -> Constants:
+        """What an instance draws once and keeps, by name."""
+        return {}
+
+    @abstractmethod
+    def batch(
+        self, features: Features, constants: Constants, uniforms: Float[Tensor, "batch uniform"]
+    ) -> tuple[Tensor, Tensor]:
+        """(input, target) of one batch."""
+
+    @abstractmethod
+    def loss(self, output: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, ""]:
+        """The training loss: averaged over the batch, summed over outputs."""
+
+    @abstractmethod
+    def errors(self, output: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, "batch score"]:
+        """Held-out error of each sample and score, in the unit of `baseline`."""
+
+    @abstractmethod
+    def baseline(self, features: Features, constants: Constants) -> Float[Tensor, " score"]:
+        """Expected error of the best constant output; 1 - error / baseline is the recovered share (R^2 or bits)."""
+
+    def features_per_score(self, features: Features) -> Float[Tensor, ""]:
+        """How many features one entry of `errors` stands for."""
+        return torch.ones(())
+
+    def trivial_losses(
+        self, features: Features, constants: Constants, width: int | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Expected losses of trivial predictors in closed form: "zero", "constant" and "linear" where known.
+
+        "linear" is the best affine map through a bottleneck of `width` dimensions (None: no bottleneck).
+        """
+        return {}
