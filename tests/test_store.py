@@ -37,7 +37,7 @@ from toysup.features import (
     UnitLength,
 )
 from toysup.measure import held_out_loss, r_squared, recovered, recovered_at
-from toysup.models import MLP, ResidualMLP, SquaredProjection, TiedAutoencoder, UntiedAutoencoder
+from toysup.models import MLP, ResidualMLP, SquaredProjection, TiedAutoencoder, UnrolledDecoder, UntiedAutoencoder
 from toysup.random import uniforms
 from toysup.setting import (
     Adam,
@@ -434,6 +434,7 @@ TASKS = [Identity(0.5, 4.0), Identity(np.linspace(0, 1, 6)), AbsoluteValue(), XP
 MODELS = [
     Model(TiedAutoencoder, width=3, relu=False),
     Model(UntiedAutoencoder, width=3, depth=1, hidden=2),
+    Model(UnrolledDecoder, width=3, depth=1),
     Model(MLP, width=4, depth=2),
     Model(ResidualMLP, shape=Shape(4, 2, 3), unembedding="frozen", row_norm=2.0),
 ]
