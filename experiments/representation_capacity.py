@@ -30,7 +30,7 @@ Two cores: --quick about a minute, default about 7.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -54,8 +54,7 @@ LAWS = {"neurons": (1, 1), "parameters": (2, 1), "width": (1, 0)}
 LOADS = (0.7, 1.2, 2.0)
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One decoder: `hidden` neurons in each of `depth` blocks (stream), or `depth` steps (unrolled)."""
 
     decoder: str

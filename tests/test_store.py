@@ -434,9 +434,9 @@ TASKS = [Identity(0.5, 4.0), Identity(np.linspace(0, 1, 6)), AbsoluteValue(), XP
 MODELS = [
     Model(TiedAutoencoder, width=3, relu=False),
     Model(UntiedAutoencoder, width=3, depth=1, hidden=2),
-    Model(UnrolledDecoder, width=3, depth=1),
     Model(MLP, width=4, depth=2),
     Model(ResidualMLP, shape=Shape(4, 2, 3), unembedding="frozen", row_norm=2.0),
+    Model(UnrolledDecoder, width=3, depth=1),
 ]
 BASE = Setting(SPARSE[0], Identity(), MODELS[0])
 SETTINGS = (
