@@ -23,9 +23,6 @@ n the number offered and F the number recovered (F_eff = sum max(0, R^2); for me
 - `zipf_set_is_prefix`: at the largest n at least 90% of the features with R^2 > .5, F of them, are among the F most
   frequent, for A and B. `rank`: the place that best divides those with R^2 > .5 from the rest.
 
-F is cross-counted: which features have R^2 > 0 is seen on one half of the held-out batches, their R^2 summed on the
-other. With a thousand rare features the usual count adds up the lucky half of the noise (`noise_in_recovered`).
-
 Controls: learning rates searched for each shape at each large load on other seeds (`learning_rate_bracketed`); half the
 steps at a middle load, where B / A may not move by more than 10% (`length_does_not_decide`), and at the largest zipf
 load; untrained networks; linear PCA, which recovers the width. Capacity in the zipf world is a lower bound.
@@ -48,7 +45,7 @@ from matplotlib.ticker import FixedLocator
 from toysup import plots, report, stats
 from toysup.ensemble import Trained
 from toysup.features import Features, OnePerGroup, PowerLaw, SparseUniform
-from toysup.measure import held_out, r_squared, recovered
+from toysup.measure import r_squared, recovered
 from toysup.models import ResidualMLP, UntiedAutoencoder
 from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
@@ -78,14 +75,6 @@ def features_of(world: str, n: int) -> Features:
     if world == "uniform":
         return SparseUniform(n, DENSITY)
     return PowerLaw(n, 1.0, DENSITY * ANCHOR / harmonic(ANCHOR) * harmonic(n) / n)
-
-
-def cross_counted(trained: Trained):
-    """F_eff, (instance,): features that count are seen on half the held-out batches and summed on the other half."""
-    seen, weight = held_out(trained), trained.per_instance(lambda s, _: s.task.features_per_score(s.features))
-    shares = 1 - seen.errors / seen.baseline
-    a, b = shares[::2].mean(0), shares[1::2].mean(0)
-    return weight * ((a > 0) * b + (b > 0) * a).sum(-1).clamp(min=0) / 2
 
 
 def untrained(trained: Trained):
@@ -133,7 +122,7 @@ def rates_of(run: report.Run, cells: list[Cell], options: dict) -> tuple[dict[Ce
         anchors = [c for c in anchors if c[2] in (searched, budget)]
     grids = {"slack_{}_{}_{}".format(*c): grid_of(run, c, 0.01, SEARCH_SEEDS) for c in anchors}
     extend = run.pick(default=3, quick=1, smoke=0)
-    found = best_rates(grids, [0.01, 0.02], score=cross_counted, extend=extend, **options)
+    found = best_rates(grids, [0.01, 0.02], extend=extend, **options)
     rate = dict(zip(anchors, found["lr"], strict=True))
 
     def nearest(cell: Cell) -> Cell:
@@ -176,13 +165,13 @@ def main(run: report.Run) -> None:
     longer = [("zipf", "A", n) for n in offered["zipf"][-2:]]
     grids |= {("twice", c): grid_of(run, c, rates[c], seeds, 2.0) for c in longer}
     named = {"slack_{}_{}_{}_{}".format(kind, *cell): grid for (kind, cell), grid in grids.items()}
-    answers = dict(zip(grids, sweep(named, [cross_counted, recovered, r_squared], **options).values(), strict=True))
+    answers = dict(zip(grids, sweep(named, [recovered, r_squared], **options).values(), strict=True))
     before = {"slack_start_{}_{}_{}".format(*c): grid_of(run, c, 1e-6, range(2), 0.0) for c in starts}
     begun = dict(zip(starts, sweep(before, [untrained], snapshots=(0,), **options).values(), strict=True))
 
     counts: dict = {}  # (kind, world, model) -> recovered, seed x n
     for (kind, (world, model, n)), answer in answers.items():
-        own = answer.table.set_index("seed")["cross_counted"]
+        own = answer.table.set_index("seed")["recovered"]
         counts.setdefault((kind, world, model), pd.DataFrame())[n] = own
     readings = {world: read(world, counts, middle[world]) for world in WORLDS}
     ranks = {m: ranks_of(answers["trained", ("zipf", m, offered["zipf"][-1])]) for m in "AB"}
@@ -208,11 +197,9 @@ def main(run: report.Run) -> None:
     controls["twice_the_training"] = {"zipf A": readings["zipf"]["twice"]}
     controls["without_blocks"] = {w: readings[w]["without_blocks"] for w in ("uniform", "zipf")}
     controls["untrained"] = {w: max(a.table["untrained"].max() for c, a in begun.items() if c[0] == w) for w in WORLDS}
-    controls["noise_in_recovered"], controls["zipf_largest"] = {}, {}
+    controls["zipf_largest"] = {}
     for m in "AB":
         cell = ("zipf", m, offered["zipf"][-1])
-        usual = answers["trained", cell].table.set_index("seed")["recovered"]
-        controls["noise_in_recovered"][m] = stats.mean(usual - counts["trained", "zipf", m][cell[2]])
         half = ranks_of(answers["half", cell])["statistics"]["rank"]
         half_count = stats.mean(counts["half", "zipf", m][cell[2]])
         own = {"prefix of a random set": ranks[m]["chance"], "rank at half the steps": half}

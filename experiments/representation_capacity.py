@@ -37,8 +37,7 @@ import pandas as pd
 
 from toysup import plots, report, stats
 from toysup.features import SparseUniform
-from toysup.measure import recovered
-from toysup.measure.decoders import Encoding, bayes_amp, decoded
+from toysup.measure import Encoding, bayes_amp, decoded_count, recovered
 from toysup.models import UnrolledDecoder, UntiedAutoencoder
 from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
@@ -114,7 +113,8 @@ def main(run: report.Run) -> None:
     answers = sweep(grids, [recovered], **options)
     tables = {cell: answers[f"capacity_{cell}"].table for cell in cells}
     held = {cell: stats.capacity(table, load="n_features") for cell, table in tables.items()}
-    held |= {Cell("unrolled", c.width, 0): held[c] for c in cells if c.depth == 0 and c.density == DENSITY}
+    for width in {c.width for c in cells if c.decoder == "unrolled"}:
+        held[Cell("unrolled", width, 0)] = held[Cell("stream", width, 0)]
 
     statistics, verdict, shares = {}, {}, {}
     controls: dict = {"cross_validated_offer": {}, "last_offer_adds": {}, "learning_rates": rates.to_dict("index")}
@@ -136,7 +136,6 @@ def main(run: report.Run) -> None:
     fits = {}
     for decoder in ("stream", "unrolled"):
         own = [c for c in held if (c.decoder, c.density, c.times) == (decoder, DENSITY, 1)]
-        own = [c for c in own if any(deep.width == c.width and deep.depth for deep in own)]
         gains = {c: over(held, c, Cell("stream", c.width, 0)) for c in own if c.depth}
         statistics |= {f"over_depth_0_{cell}": gain for cell, gain in gains.items()}
         adds = {d: [stats.decide(gain, (MORE, np.inf)) for c, gain in gains.items() if c.width == d and c.depth >= 4]
@@ -214,9 +213,9 @@ def readings_of(run: report.Run, answers: dict[str, Results], cells: list[Cell])
             code = Encoding.of(trained)
             codes = {f"amp_{cell}": code} | ({"amp_random_code": code.random()} if cell.depth == 0 else {})
             for name, encoding in codes.items():
-                r2 = decoded(encoding, bayes_amp, samples=run.pick(default=512, smoke=16)).value
+                count = decoded_count(encoding, bayes_amp, samples=run.pick(default=512, smoke=16)).value
                 rows = {"seed": trained.stack.data_seed, "load": trained.setting.features.n_features,
-                        "recovered": r2.clamp(min=0).sum(-1).numpy() / width}  # fmt: skip
+                        "recovered": count.numpy() / width}  # fmt: skip
                 found.setdefault(name, []).append(pd.DataFrame(rows))
     return {name: stats.mean(stats.capacity(pd.concat(rows))["recovered"]) for name, rows in found.items()}
 
@@ -251,7 +250,7 @@ def draw(tables: dict, held: dict, fits: dict, readings: dict, shares: dict, wid
     plots.null(depth_ax, [1, 9], 1.0, "linear (PCA)")
     depth_ax.set(ylabel="capacity, features per neuron", ylim=(0, 1.1 * ceiling))
     depth_ax.set_title(f"Capacity against depth (p = {DENSITY:g})")
-    depth_ax.legend(fontsize=9, loc="center right", ncols=1)
+    depth_ax.legend(fontsize=9, loc="center", bbox_to_anchor=(0.5, 0.78), ncols=2)
 
     bars = {"1 ReLU layer": Cell("stream", d, 0), "8 blocks, stream": Cell("stream", d, 8),
             "2 steps, unrolled": Cell("unrolled", d, 2), "8 steps, unrolled": Cell("unrolled", d, 8)}  # fmt: skip
@@ -270,7 +269,8 @@ def draw(tables: dict, held: dict, fits: dict, readings: dict, shares: dict, wid
     read_ax.axvline(1, color=plots.GREY, linestyle="--")
     read_ax.axvline(1 / ceiling, color=plots.GREY, linestyle=":")
     read_ax.set(xlabel="capacity / Bayes-AMP threshold (dotted: PCA)", xlim=(0, 1.05))
-    read_ax.set_title(f"Decoders, and AMP on their codes (d = {d})")
+    more = readings[f"amp_{Cell('stream', d, 0)}"].value / (held[Cell("stream", d, 0)]["recovered"].mean() / d)
+    read_ax.set_title(f"From one layer's code AMP reads {more:.1f} x as much")
 
     for (decoder, fit), marker in zip(fits.items(), "os", strict=False):
         a, b = fit["a"], fit["b"]
@@ -302,7 +302,7 @@ def draw(tables: dict, held: dict, fits: dict, readings: dict, shares: dict, wid
                    and c.depth * c.times == 8), key=lambda c: c.depth)  # fmt: skip
     found = [stats.mean(held[c]["recovered"] / d) for c in same]
     plots.bars(equal_ax, [f"{c.depth} x {c.times * d}" for c in same], {"capacity": found}, {"capacity": colours[d]})
-    plots.null(equal_ax, [-0.5, len(same) - 0.5], held[Cell("stream", d, 0)]["recovered"].mean() / d, "no block")
+    plots.null(equal_ax, [-0.5, len(same) + 0.2], held[Cell("stream", d, 0)]["recovered"].mean() / d, "no block")
     equal_ax.set(xlabel="blocks x neurons in each", ylabel="capacity, features per neuron")
     equal_ax.set_title(f"Equal parameters in the blocks (d = {d})")
 
@@ -324,12 +324,11 @@ def draw(tables: dict, held: dict, fits: dict, readings: dict, shares: dict, wid
 def headline(held: dict, shares: dict, d: int) -> str:
     """What a reader should take away, from the numbers."""
     said = []
-    for decoder, what in (("stream", "d-dimensional residual blocks"), ("unrolled", "unrolled steps on all n")):
+    for decoder, what in (("stream", "residual blocks"), ("unrolled", "unrolled steps")):
         if (deep := Cell(decoder, d, 8)) in held:
-            gain = over(held, deep, Cell("stream", d, 0)).value - 1
-            said.append(f"8 {what} {'add' if gain >= 0 else 'lose'} {abs(gain):.0%}")
-    top = max((share.value for cell, share in shares.items() if cell.density == DENSITY), default=0)
-    return f"Same neurons, deeper decoder (d = {d}): {'; '.join(said)}; none exceeds {top:.0%} of Bayes-AMP"
+            said.append(f"8 {what} {over(held, deep, Cell('stream', d, 0)).value - 1:+.0%}")
+    top = max(share.value for cell, share in shares.items() if cell.density == DENSITY)
+    return f"Capacity at d = {d}: {', '.join(said)} over none; at most {top:.0%} of the Bayes-AMP threshold"
 
 
 if __name__ == "__main__":

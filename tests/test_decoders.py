@@ -21,7 +21,6 @@ from toysup.measure.decoders import (
     l1_homotopy,
     linear_probe,
     matching_pursuit,
-    nonnegative_l1,
 )
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
@@ -68,24 +67,6 @@ def test_the_linear_probe_is_the_regression_on_many_samples(trained):
     assert (linear_probe(encoding, h) - fit).abs().max() < 0.05
     assert torch.allclose(linear_probe(encoding, h).mean((0, 1)), x.mean((0, 1)), atol=0.005)
     assert torch.allclose(kept(decoded(encoding, linear_probe, samples=16384)), torch.tensor(16.0), rtol=0.03)
-
-
-def test_l1_agrees_with_linear_programming(trained):
-    encoding = Encoding.of(trained).random()
-    x = encoding.draw(0, 12)
-    x[:, 6:] = torch.rand(
-        2, 6, 40, generator=torch.Generator().manual_seed(0)
-    )  # dense ones: no recovery, still a minimum
-    found = nonnegative_l1(encoding, x @ encoding.W, iterations=3000)
-    for instance in range(2):
-        W = encoding.W[instance].double().numpy()
-        for sample in range(6):
-            h = x[instance, sample].double().numpy() @ W
-            best = linprog(np.ones(40), A_eq=W.T, b_eq=h, bounds=(0, None), method="highs")
-            mine = found[instance, sample].double().numpy()
-            assert mine.min() >= 0
-            assert np.linalg.norm(mine @ W - h) < 2e-3 * max(1, np.linalg.norm(h))
-            assert mine.sum() == pytest.approx(best.fun, rel=3e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize(("n", "m", "active"), [(40, 3, 2), (40, 16, 5), (40, 16, 30), (40, 38, 20), (24, 30, 12)])
@@ -203,7 +184,7 @@ def test_one_layer_on_the_networks_own_code_is_what_the_network_does(trained):
 def test_order_of_the_decoders(trained):
     """What a decoder may use more of, it does not recover less of; 5% for 2,048 samples."""
     encoding = Encoding.of(trained)
-    scores = [kept(decoded(encoding, d, samples=2048)) for d in (linear_probe, affine_relu, nonnegative_l1, bayes_amp)]
+    scores = [kept(decoded(encoding, d, samples=2048)) for d in (linear_probe, affine_relu, l1_homotopy, bayes_amp)]
     for less, more in itertools.pairwise(scores):
         assert (more > 0.95 * less).all()
     assert (scores[1] > 1.2 * scores[0]).all()
@@ -217,8 +198,6 @@ def test_bad_input(trained):
     h = torch.zeros(2, 3, 16)
     with pytest.raises(InputError, match="samples"):
         decoded(encoding, linear_probe, samples=3)
-    with pytest.raises(InputError, match="penalty"):
-        nonnegative_l1(encoding, h, penalty=0)
     with pytest.raises(InputError, match="most"):
         matching_pursuit(encoding, h, most=0)
     with pytest.raises(InputError, match="damping"):

@@ -80,7 +80,7 @@ def untrained(trained: Trained) -> Estimate:
 def ladder(task: str, run: report.Run) -> list[Shape]:
     """Shapes of equal live parameters, deepest first: of those within the tolerance the nearest to FACTORS."""
     deep = Shape(12, 16, 12 if task == "representation" else 11)
-    base = run.pick(default=deep, quick=Shape(8, 8), smoke=Shape(8, 4))
+    base = run.pick(default=deep, quick=Shape(8, 8), smoke=Shape(8, 2))
     if task == SMALL:
         base = run.pick(default=Shape(8, 8, 9), quick=Shape(8, 4), smoke=Shape(8, 2))
     tolerance = run.pick(default=0.005 if task != SMALL else 0.012, quick=0.02)
@@ -179,7 +179,7 @@ def floor_needed(task: str, table: pd.DataFrame, pair: tuple[int, int]) -> stats
         loss = here.pivot(index="seed", columns="rung", values="held_out_loss")[list(pair)]
         offered = here["features_offered"].iloc[0]
         guess = ACTIVE[task] * math.log(LABELS) if ACTIVE[task] else offered * (DENSITY / 3 - DENSITY**2 / 4)
-        found.append(stats.mean(((loss.max(1) - loss.min(1)) / 0.03 - loss.min(1)) / guess))
+        found.append(stats.mean(((loss.max(axis=1) - loss.min(axis=1)) / 0.03 - loss.min(axis=1)) / guess))
     return max(found, key=lambda one: one.value)
 
 
@@ -227,7 +227,7 @@ def against(task: str, held: pd.DataFrame, shapes: list[Shape]) -> tuple[stats.I
     earlier = Path(__file__).parent.parent / "figures" / "model_a_model_b.json"
     there = json.loads(earlier.read_text())["statistics"][f"{task}_B_over_A"]
     a = max(0, len(shapes) - 4)
-    here = stats.ratio(held[a + 2], held[a], paired=True)
+    here = stats.ratio(held[min(a + 2, len(shapes) - 1)], held[a], paired=True)
     reach = math.hypot(math.log(here.high / here.value), math.log(there["high"] / there["value"]))
     value = here.value / there["value"]
     found = stats.Interval(value, value * math.exp(-reach), value * math.exp(reach))
@@ -303,7 +303,7 @@ def main(run: report.Run) -> None:
     engine = ", ".join(sorted({engine for table in tables.values() for engine in table["engine"]}))
     report.write(run, draw(tables, held, shapes, statistics, controls["by_load"]), statistics=statistics,
                  verdict=verdict, controls=controls, instances=sum(map(len, grids.values())), engine=engine,
-                 steps=max(int(table["steps"].max()) for table in tables.values()),
+                 steps=max(one.setting.steps for one in grids.values()),
                  seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
 
 

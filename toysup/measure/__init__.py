@@ -21,7 +21,6 @@ from toysup.measure.decoders import (
     l1_homotopy,
     linear_probe,
     matching_pursuit,
-    nonnegative_l1,
 )
 from toysup.measure.dynamics import (
     antipode,
@@ -130,7 +129,6 @@ __all__ = [
     "linear_probe",
     "loss_through",
     "matching_pursuit",
-    "nonnegative_l1",
     "polytopes",
     "positive_sum",
     "purity",

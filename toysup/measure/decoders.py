@@ -6,8 +6,7 @@ of the same shape (`random`). A decoder is a function (encoding, h) -> x', batch
 one is writing one. `decoded` scores it by R^2 on the network's held-out draws, as `r_squared` scores the network.
 
 Decoders, from the least to the most they may use: `linear_probe` (best affine), `affine_relu` (best affine and a ReLU,
-what one layer can do), `matching_pursuit`, `nonnegative_l1` and `l1_homotopy` (sparsity and sign; the same minimum,
-nearly and exactly), `bayes_amp` (the whole prior).
+what one layer can do), `matching_pursuit` and `l1_homotopy` (sparsity and sign), `bayes_amp` (the whole prior).
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ __all__ = [
     "l1_homotopy",
     "linear_probe",
     "matching_pursuit",
-    "nonnegative_l1",
 ]
 
 Decoder = Callable[["Encoding", Tensor], Tensor]
@@ -200,37 +198,13 @@ def _scaled(x: Tensor, h: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tens
 # ---------------------------------------------------------------------------------------------------------- sparse
 
 
-def nonnegative_l1(encoding: Encoding, h: Tensor, *, iterations: int = 2000, penalty: float = 1e-4) -> Tensor:
-    """min sum x' subject to x' W = h, x' >= 0, as the limit of min |h - x' W|^2 / 2 + lambda sum x'.
-
-    Accelerated proximal gradient (Beck & Teboulle 2009, SIAM J. Imaging Sci. 2:183, FISTA) with restarts where the
-    momentum points uphill (O'Donoghue & Candes 2015); lambda falls geometrically over the first half of the iterations
-    to `penalty` times the largest correlation of the sample.
-    """
-    check_interval("nonnegative_l1", "penalty", penalty, 0, 1, open_low=True)
-    W = encoding.W
-    curvature = torch.linalg.matrix_norm(W, 2).square().view(-1, 1, 1).clamp(min=1e-12)
-    start = (h @ W.mT).amax(-1, keepdim=True).clamp(min=0)
-    x = h.new_zeros(*h.shape[:-1], W.shape[-2])
-    ahead, momentum = x, 1.0
-    for step in range(iterations):
-        level = start * penalty ** min(1.0, 2 * (step + 1) / iterations)
-        new = torch.relu(ahead - ((ahead @ W - h) @ W.mT + level) / curvature)
-        uphill = ((ahead - new) * (new - x)).sum((-1, -2), keepdim=True) > 0
-        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
-        ahead = torch.where(uphill, new, new + (momentum - 1) / following * (new - x))
-        momentum, x = (1.0 if bool(uphill.all()) else following), new
-    return x
-
-
 def l1_homotopy(encoding: Encoding, h: Tensor) -> Tensor:
     """min sum x' subject to x' W = h, x' >= 0, exactly: the path of min |h - x' W|^2 / 2 + lambda sum x' down to 0.
 
     x' is linear in lambda between the places where a feature joins or leaves (Osborne, Presnell & Turlach 2000; Donoho
-    & Tsaig 2008, IEEE Trans. Inf. Theory 54:4789). A code of few features takes about a step for each, so this is both
-    exact and, on small codes, many times as fast as `nonnegative_l1`, which stops short of recovery near the threshold.
-    In double precision, on the CPU. Of two equal rows only one is used; h that no x' >= 0 gives is fitted in the
-    least squares.
+    & Tsaig 2008, IEEE Trans. Inf. Theory 54:4789). A code of few features takes about a step for each; near the
+    threshold, where proximal gradient stops short of recovery, it is exact still. In double precision, on the CPU. Of
+    two equal rows only one is used; h that no x' >= 0 gives is fitted in the least squares.
     """
     W = encoding.W.double()
     gram, aligned = ((rows @ W.mT).numpy(force=True) for rows in (W, h.double()))
