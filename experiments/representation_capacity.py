@@ -25,7 +25,7 @@ more than 5% above 1 block of 8 d. `sup_reached`: in every cell the largest offe
 `training_sufficient`: twice the steps move F_eff by less than 3%, at depths 0 and 8. `training_does_not_decide`: nor
 the gain of depth 8 over 0 by more than 5%. `learning_rates_bracketed`: each cell's best rate lies between worse ones.
 
-Two cores: --quick about a minute, default about 7.
+Two cores: --quick about a minute, default about 5.
 """
 
 from __future__ import annotations
