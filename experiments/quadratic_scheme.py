@@ -27,7 +27,7 @@ Where training is too short: at K = 1 each fact is seen 2,400 times at d = 16 an
 steps move the exponent by 0.12, so that 1.92 is from below. Untrained tied networks have exponent 1 too, at half the
 count: an exponent of 1 is no sign of learning, the constant is.
 
-Two cores, both measured beside other work: --quick 75 s (a minute of CPU time), default 6 minutes (7 of CPU time), a
+Two cores: --quick about a minute (62 s of CPU time), default 3.5 minutes (7 of CPU time), a
 fifth of it the search for learning rates.
 """
 
