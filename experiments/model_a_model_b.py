@@ -16,9 +16,9 @@ Shape invariance within 1% and 3% is tested on the held-out loss (TOST, 5%) at e
 where both shapes recover 99% the load is slack, and every bound holds. The contradiction exists if at such a load the
 loss and the recovered count both agree within 3%; it is rejected if that is rejected at every one of them.
 
-Each shape is trained at its own learning rate for each task, searched in steps of 2^.5 at loads above capacity, on seeds
-of their own (`learning_rate_bracketed`: it lies between worse ones). Controls: half and twice that rate, and half the
-training length, where B over A may not move by more than 10% (`rate_does_not_decide`, `length_does_not_decide`);
+Each shape is trained at its own learning rate for each task, searched in steps of 2^.5 at loads above capacity, on
+seeds of their own (`learning_rate_bracketed`: it lies between worse ones). Controls: half and twice that rate, and half
+the training length, where B over A may not move by more than 10% (`rate_does_not_decide`, `length_does_not_decide`);
 untrained networks; a choice of the load by other seeds than are read.
 
 Two cores: --quick about 40 seconds, default about 6 minutes.
