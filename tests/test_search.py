@@ -43,6 +43,19 @@ def test_each_grid_gets_its_own_and_says_when_it_did_not_bracket():
     assert found.loc["a"].equals(found.loc["b"])
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_where_scores_are_flat_it_takes_the_lowest_rate(sign):
+    def flat(trained):
+        rate = torch.as_tensor(trained.stack.varying["optimizer.lr"])
+        return sign * (2 - torch.where(rate < 0.015, 0.5, 0.0) - 0.001 * (rate / 0.16).log().abs())
+
+    found = best_rates({"a": grid()}, [0.01, 0.02, 0.04, 0.08, 0.16], score=flat, lowest=sign < 0)
+    assert found.loc["a", "lr"] == 0.02 and found.loc["a", "bracketed"]
+    assert found.loc["a", "next"] == pytest.approx(2 / 1.998, abs=1e-3)
+    best = best_rates({"a": grid()}, [0.01, 0.02, 0.04, 0.08, 0.16, 0.32], score=flat, lowest=sign < 0, within=0)
+    assert best.loc["a", "lr"] == 0.16
+
+
 def test_a_rate_that_diverged_is_not_eligible():
     found = best_rates({"a": grid()}, [0.01, 0.02, 0.04], score=peaked_at(0.04, broken_from=0.03))
     assert found.loc["a", "lr"] == 0.02 and found.loc["a", "bracketed"]
@@ -65,6 +78,12 @@ def test_it_finds_a_rate_that_trains_better():
 def test_bad_rates(rates):
     with pytest.raises(InputError, match="best_rates"):
         best_rates({"a": grid()}, rates)
+
+
+@pytest.mark.parametrize("within", [-0.1, 1.0])
+def test_bad_tolerance(within):
+    with pytest.raises(InputError, match="within"):
+        best_rates({"a": grid()}, [0.01, 0.02], within=within)
 
 
 def test_refuses_an_axis_over_the_rate_and_a_grid_that_always_diverges():

@@ -34,14 +34,17 @@ def best_rates(
     score: Callable[[Trained], Any] = recovered,
     lowest: bool = False,
     extend: int = 3,
+    within: float = 0.01,
     results: Path | str | None = None,
     device: str | torch.device = "auto",
     workers: int | None = None,
 ) -> pd.DataFrame:
-    """For each grid the learning rate with the best mean score over its instances.
+    """For each grid the lowest learning rate whose mean score is as good as the best, to within 1%.
 
-    All `rates` are tried on all grids. Where the best is the lowest or highest tried, the next beyond (by the ratio of
-    the two rates at that end) is tried too, up to `extend` times, so that the best rate ends up between worse ones.
+    Where scores are flat the highest good rate is the one at which some other seed fails to train, so that the best
+    mean of a few seeds is not the rate to take. All `rates` are tried on all grids. Where the one taken is the lowest
+    or highest tried, the next beyond (by the ratio of the two rates at that end) is tried too, up to `extend` times, so
+    that it ends up between worse ones.
 
     Args:
         grids: settings like those the rate is for (shape, density, steps), by name, with seeds of their own
@@ -49,18 +52,20 @@ def best_rates(
         rates: at least two, in any order.
         score: a measure with one value for each instance; the highest mean wins, or the lowest with `lowest`. A rate
             at which an instance diverged (NaN) is not eligible.
+        within: the share of the best score (0 or more, less than 1) that a lower rate may lose and still be taken.
         results, device, workers: as `sweep`.
 
     Returns:
         One row per grid, indexed by name: `lr`; `lowest` and `highest` rate tried; `bracketed`, whether lr lies between
-        them; `score`, the mean at lr; `next`, the second best rate's mean as a share of it.
+        them; `score`, the mean at lr; `next`, the best mean at any other rate as a share of it.
 
     Raises:
-        InputError: fewer than two rates, a rate that is not positive, a grid that has a learning-rate axis, or one that
-            diverged at every rate.
+        InputError: fewer than two rates, a rate that is not positive, `within` out of range, a grid that has a
+            learning-rate axis, or one that diverged at every rate.
     """
     check_interval("best_rates", "rates", np.asarray(rates, dtype=np.float64), 0, open_low=True, open_high=True)
     check_whole("best_rates", "extend", extend, 0)
+    check_interval("best_rates", "within", within, 0, 1, open_high=True)
     tried = np.unique(np.asarray(rates, dtype=np.float64))
     if len(tried) < 2:
         raise InputError(f"best_rates: expected at least two different rates, got {list(rates)}")
@@ -83,32 +88,37 @@ def best_rates(
                 table = answers[f"{name}_rates{extension}"].table
                 means = table.groupby("lr")[score.__name__].agg(lambda column: column.mean(skipna=False))
                 scores[name] = pd.concat([own for own in (scores[name], means) if len(own)]).sort_index()
-        wanted = {name: _beyond(own * sign) for name, own in scores.items()}
-    rows = {name: _row(name, own, sign) for name, own in scores.items()}
+        wanted = {name: _beyond(own * sign, within) for name, own in scores.items()}
+    rows = {name: _row(name, own, sign, within) for name, own in scores.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
 
 
-def _beyond(scores: pd.Series) -> list[float]:
-    """The next rate beyond the end at which the best lies, if it lies at one."""
-    if scores.isna().all():
-        return [float(scores.index[0]) ** 2 / float(scores.index[1])]
-    best, rates = scores.argmax(), scores.index.to_numpy()
-    if best == 0:
+def _taken(scores: pd.Series, within: float) -> int:
+    """The place of the lowest rate whose score (the higher the better) is as good as the best."""
+    best = scores.max()
+    return int(np.argmax((scores >= best - within * abs(best)).to_numpy()))
+
+
+def _beyond(scores: pd.Series, within: float) -> list[float]:
+    """The next rate beyond the end at which the one taken lies, if it lies at one."""
+    rates = scores.index.to_numpy()
+    place = 0 if scores.isna().all() else _taken(scores, within)
+    if place == 0:
         return [float(rates[0] ** 2 / rates[1])]
-    return [float(rates[-1] ** 2 / rates[-2])] if best == len(rates) - 1 else []
+    return [float(rates[-1] ** 2 / rates[-2])] if place == len(rates) - 1 else []
 
 
-def _row(name: str, scores: pd.Series, sign: float) -> dict[str, Any]:
+def _row(name: str, scores: pd.Series, sign: float, within: float) -> dict[str, Any]:
     if scores.isna().all():
         raise InputError(f"best_rates: grid {name!r} diverged at every rate from {scores.index[0]:.3g}")
-    ranked = (scores * sign).dropna().sort_values(ascending=False)
-    best = ranked.index[0]
-    following = ranked.iloc[1] / ranked.iloc[0] if len(ranked) > 1 and ranked.iloc[0] else np.nan
+    lr = scores.index[_taken(scores * sign, within)]
+    others = (scores * sign).drop(lr).dropna()
+    following = others.max() / (scores[lr] * sign) if len(others) and scores[lr] else np.nan
     return {
-        "lr": float(best),
+        "lr": float(lr),
         "lowest": float(scores.index[0]),
         "highest": float(scores.index[-1]),
-        "bracketed": bool(scores.index[0] < best < scores.index[-1]),
-        "score": float(scores[best]),
+        "bracketed": bool(scores.index[0] < lr < scores.index[-1]),
+        "score": float(scores[lr]),
         "next": float(following),
     }
