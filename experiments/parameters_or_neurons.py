@@ -189,7 +189,8 @@ def main(run: report.Run) -> None:
         statistics |= {f"{key}_a": fit.a, f"{key}_b": fit.b, f"{key}_a_minus_2b": fit.a_minus_2b}
         controls["laws"][key], controls["nearest_law"][key] = fit.laws.to_dict("index"), fit.nearest
         missed = fit.held_out.pivot_table(index=["width", "depth", "ln_ratio"], columns="law", values="error")
-        controls["held_out_errors"][key] = missed.reset_index().to_dict("records")
+        controls["held_out_errors"][key] = {f"d = {d:.0f}, L = {depth:.2f}, ln h/d = {ratio:.2f}": row.to_dict()
+                                            for (d, depth, ratio), row in missed.iterrows()}  # fmt: skip
         controls["h_over_d_exponent"][key] = fit.others["ln_ratio"]
         verdict |= {f"{key}_{law.replace(' / ', '_over_').replace(' ', '_')}": v for law, v in fit.decided().items()}
         if frozen:
