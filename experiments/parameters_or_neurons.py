@@ -108,10 +108,8 @@ def cells_of(run: report.Run) -> list[Cell]:
     for active in run.pick(default=(1, 2, 4, 8), smoke=(1,)):
         shapes = SHAPES[active][:most] + run.pick(default=[], full=MORE[active])
         cells += [Cell(active, Shape(d, n, round(r * d)), False, (d, n, r) in LONGER[active]) for d, n, r in shapes]
-        cells += [
-            Cell(active, Shape(d, n, round(r * d)), True, False)
-            for d, n, r in FROZEN[: run.pick(default=99, quick=8, smoke=4)]
-        ]
+        frozen = FROZEN[: run.pick(default=99, quick=8, smoke=4)]
+        cells += [Cell(active, Shape(d, n, round(r * d)), True, False) for d, n, r in frozen]
     return cells
 
 
@@ -148,8 +146,9 @@ def trained(run: report.Run) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     cells = {cell.name: cell for cell in cells_of(run)}
     found, grids = [], {}
     for frozen, tried in RATES.items():
-        searched = {name: grid_of(run, cell, cell.guess, searched_at(cell), tried[0], True) for name, cell in cells.items()
-                    if cell.frozen == frozen}  # fmt: skip
+        own = {name: cell for name, cell in cells.items() if cell.frozen == frozen}
+        searched = {name: grid_of(run, cell, cell.guess, searched_at(cell), tried[0], True)
+                    for name, cell in own.items()}  # fmt: skip
         found.append(best_rates(searched, tried, extend=run.pick(default=4, smoke=0), **options))
     rates = pd.concat(found)
     for name, cell in cells.items():
