@@ -24,7 +24,8 @@ on the one before (`loads_suffice`). Rates bracketed. The same networks with fro
 which can hold what d numbers can: the law must come out as width, and not as what the blocks' parameters would give.
 
 A second run with the same --results trains nothing and computes every number and the picture again from what is stored;
-the cells with their eight counts are in the JSON too (controls, `cells`). Two cores: see COST.
+the cells with their eight counts are in the JSON too (controls, `cells`). Two cores: --quick 57 s, default 12 minutes
+(675 s of training, other work beside), --full about 80 (estimated).
 """
 
 from __future__ import annotations
@@ -117,11 +118,8 @@ def grid_of(run: report.Run, cell: Cell, facts: float, loads: tuple[float, ...],
     """A cell's settings: `facts` times each load offered."""
     batch = 128 if cell.active == 1 and not cell.frozen else 256
     seen = run.pick(default=2200, quick=250, smoke=1, full=4400) * facts * loads[len(loads) // 2] / batch
-    steps = (
-        round(seen)
-        if batch == 128
-        else (run.pick(default=1500 if cell.frozen else STEPS[cell.active], quick=600, full=6000))
-    )
+    fixed = run.pick(default=1500 if cell.frozen else STEPS.get(cell.active, 0), quick=600, full=6000)
+    steps = round(seen) if batch == 128 else fixed
     steps = max(8, steps // 2 if search else steps) if run.mode != "smoke" else 4
     most = cell.active * max(1, round(max(loads) * facts / cell.active))
     ends = {"unembedding": "trained", "blocks": "frozen"} if cell.frozen else {"unembedding": "coordinates"}
@@ -267,7 +265,9 @@ def draw(held: pd.DataFrame, fits: dict, verdict: dict) -> plots.Figure:
         few = own.loc[own["active"] == active, [x, "recovered"]]
         ends = np.array([few[x].min(), few[x].max()])
         if x == "budget":
-            plots.reference(ax, ends, ends, "2 bits per live parameter")
+            plots.reference(ax, ends, ends, "")
+            ax.text(0.98, 0.05 if active == actives[0] else 0.62, "dashed: 2 bits per live parameter", ha="right",
+                    fontsize=9, color=plots.GREY, transform=ax.transAxes)  # fmt: skip
         for scale, axis in ((ax.set_xscale, ax.xaxis), (ax.set_yscale, ax.yaxis)):
             scale("log", base=2)
             axis.set_major_formatter("{x:,.0f}")
@@ -295,7 +295,8 @@ def draw(held: pd.DataFrame, fits: dict, verdict: dict) -> plots.Figure:
     slopes.set(ylabel="a - 2b (95% interval)", title="B / A = 2^(a - 2b) at equal N", ylim=(-1.4, 3.4))
     slopes.legend(loc="upper left", fontsize=9)
     errors.set(ylabel="error in ln F (rms)", title="Largest budgets, predicted")
-    errors.legend(fontsize=9)
+    errors.set_ylim(0, 2.3)
+    errors.legend(fontsize=9, ncols=2, loc="upper right")
     for depth, colour in colours.items():
         axes[0, 0].plot([], [], "o", color=colour, label=f"L = {depth:.0f}")
     for marker, label in (("v", "h < d"), ("o", "h = d"), ("^", "h > d")):
