@@ -13,9 +13,10 @@ undecided (`stats.ExponentFit.decided`). `K1_parameters_beats_neurons` and the l
 `a_minus_2b_rises_with_K`: it is higher at the largest K than at 1. The cells of the largest budgets (more than the
 largest / 1.5) are predicted by each law from the rest: error in ln F.
 
-Each shape has the best of several learning rates, found at half the length on two seeds of no result, with one number
-of facts; what is recovered there is the scale of the loads offered to eight other seeds. Training is the longer the
-more there is to hold: at K = 1 each fact is seen 1,100 times.
+Each shape has the best of several learning rates, found at half the length on two seeds of no result, at loads about
+its capacity; what is recovered there is the scale of the loads offered to eight other seeds. Training is the longer the
+more there is to hold: at K = 1 each fact is seen 2,200 times. (A first default run had half the steps and coarser loads
+at K = 1: deep shapes gained 6 to 10% by twice the steps, and capacity lay between loads. No rule was changed.)
 
 Controls. Twice the steps for two or three shapes of each K: a shape is settled if capacity moves by less than 5%, and
 `Kn_steps_suffice` is supported if all of them are. The best load must not be the largest offered, or gain less than 2%
@@ -23,7 +24,8 @@ on the one before (`loads_suffice`). Rates bracketed. The same networks with fro
 which can hold what d numbers can: the law must come out as width, and not as what the blocks' parameters would give.
 
 A second run with the same --results trains nothing and computes every number and the picture again from what is stored;
-the cells with their eight counts are in the JSON too (controls, `cells`). Two cores: see COST.
+the cells with their eight counts are in the JSON too (controls, `cells`). Two cores: --quick 57 s, default 12 minutes
+(675 s of training, other work beside), --full about 80 (estimated).
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import gmean
 
 from toysup import plots, report, stats
 from toysup.features import OnePerGroup
@@ -52,7 +55,8 @@ RATES = {False: (0.0075, 0.015, 0.03), True: (0.03, 0.1, 0.3)}  # of trained and
 # (d, L, h / d), and which of them are trained twice as long
 SHAPES = {
     1: [(8, 2, 1), (16, 1, 1), (8, 4, 1), (24, 1, 1), (16, 2, 1), (16, 4, 1 / 2), (8, 8, 1), (32, 1, 1), (16, 1, 4),
-        (32, 2, 1 / 2), (16, 2, 2), (16, 4, 1), (8, 16, 1), (32, 1, 2), (32, 2, 1), (16, 8, 1), (64, 1, 1)],
+        (32, 2, 1 / 2), (16, 2, 2), (16, 4, 1), (8, 16, 1), (32, 1, 2), (32, 2, 1), (16, 8, 1), (64, 1, 1),
+        (128, 1, 1 / 4)],
     2: [(16, 1, 1), (8, 8, 1), (32, 1, 1), (32, 2, 1 / 2), (16, 4, 1), (8, 16, 1), (16, 4, 2), (16, 8, 1), (64, 1, 1),
         (32, 2, 2), (32, 4, 1), (128, 1, 1 / 2), (64, 2, 1)],
     4: [(16, 2, 1), (32, 1, 1), (32, 2, 1 / 2), (16, 4, 2), (16, 8, 1), (64, 1, 1 / 2), (64, 1, 1), (32, 2, 2),
@@ -62,12 +66,15 @@ SHAPES = {
 }  # fmt: skip
 MORE = {1: [(32, 4, 1), (16, 16, 1), (64, 2, 1), (32, 8, 1), (128, 1, 1)]}  # --full
 MORE |= {k: [(64, 4, 1), (32, 16, 1), (128, 2, 1), (64, 8, 1)] for k in (2, 4, 8)}
-FROZEN = [(16, 1, 1), (16, 4, 1), (32, 1, 1), (32, 2, 2), (24, 2, 1), (32, 4, 1), (64, 1, 1), (16, 16, 1)]
+FROZEN = [(16, 1, 1), (16, 4, 1), (32, 1, 1), (32, 2, 2), (24, 2, 1), (32, 4, 1), (64, 1, 1), (16, 16, 1), (8, 2, 1),
+          (48, 1, 1), (64, 2, 1), (128, 1, 1 / 2)]  # fmt: skip
 LONGER = {1: [(16, 2, 1), (8, 8, 1), (32, 1, 1)], 2: [(16, 4, 1), (32, 1, 1)], 4: [(16, 8, 1), (32, 1, 1)],
           8: [(32, 2, 1), (64, 1, 1 / 2)]}  # fmt: skip
 GUESS = {2: 0.64, 4: 0.23, 8: 0.13}  # facts over d^1.7 L^.4, from pilots: where the search starts
-LOADS = {1: (1.1, 1.35, 1.65), 2: (1.2, 1.8, 2.7), 4: (1.2, 1.8, 2.7), 8: (1.2, 1.8, 2.7)}  # of what the search held
-FROZEN_LOADS = (0.8, 1.0, 1.3, 1.8)
+LOADS = {1: (0.9, 1.02, 1.15, 1.3, 1.5), 2: (1.5, 2.2, 3.3, 5.0), 4: (1.2, 1.8, 2.7, 4.0), 8: (1.0, 1.5, 2.2)}
+FROZEN_LOADS = (0.8, 1.0, 1.3, 1.8, 2.5)  # of what the search held
+SEARCH_LOADS = {1: (0.75, 1.0)}  # of the guess; else the guess
+STEPS = {2: 4000, 4: 3000, 8: 3000}
 SETTLED, FLAT = 1.05, 1.02
 
 
@@ -93,7 +100,7 @@ class Cell(NamedTuple):
         d, depth = self.shape.width, self.shape.depth
         if self.frozen:
             return 2.2 * d / self.active**0.5
-        return 1.4 * self.live if self.active == 1 else 2 * GUESS[self.active] * d**1.7 * depth**0.4
+        return 1.6 * self.live if self.active == 1 else 2 * GUESS[self.active] * d**1.7 * depth**0.4
 
 
 def cells_of(run: report.Run) -> list[Cell]:
@@ -102,17 +109,17 @@ def cells_of(run: report.Run) -> list[Cell]:
     for active in run.pick(default=(1, 2, 4, 8), smoke=(1,)):
         shapes = SHAPES[active][:most] + run.pick(default=[], full=MORE[active])
         cells += [Cell(active, Shape(d, n, round(r * d)), False, (d, n, r) in LONGER[active]) for d, n, r in shapes]
-        cells += [
-            Cell(active, Shape(d, n, round(r * d)), True, False) for d, n, r in FROZEN[: run.pick(default=8, smoke=4)]
-        ]
+        frozen = FROZEN[: run.pick(default=99, quick=8, smoke=4)]
+        cells += [Cell(active, Shape(d, n, round(r * d)), True, False) for d, n, r in frozen]
     return cells
 
 
 def grid_of(run: report.Run, cell: Cell, facts: float, loads: tuple[float, ...], lr: float, search: bool) -> Grid:
     """A cell's settings: `facts` times each load offered."""
     batch = 128 if cell.active == 1 and not cell.frozen else 256
-    seen = run.pick(default=1100, quick=250, smoke=1, full=2200) * facts * loads[len(loads) // 2] / batch
-    steps = round(seen) if batch == 128 else run.pick(default=1500 if cell.frozen else 2000, quick=600, full=4000)
+    seen = run.pick(default=2200, quick=250, smoke=1, full=4400) * facts * loads[len(loads) // 2] / batch
+    fixed = run.pick(default=1500 if cell.frozen else STEPS.get(cell.active, 0), quick=600, full=6000)
+    steps = round(seen) if batch == 128 else fixed
     steps = max(8, steps // 2 if search else steps) if run.mode != "smoke" else 4
     most = cell.active * max(1, round(max(loads) * facts / cell.active))
     ends = {"unembedding": "trained", "blocks": "frozen"} if cell.frozen else {"unembedding": "coordinates"}
@@ -126,15 +133,21 @@ def grid_of(run: report.Run, cell: Cell, facts: float, loads: tuple[float, ...],
     return Grid(setting, axes | {"steps": steps, "seed": range(run.pick(default=8, smoke=2))})
 
 
+def searched_at(cell: Cell) -> tuple[float, ...]:
+    """Loads of the search: facts offered, as shares of the guess."""
+    return (1.0,) if cell.frozen else SEARCH_LOADS.get(cell.active, (1.0,))
+
+
 def trained(run: report.Run) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """(one row per network, the rates found, answers of the sweeps)."""
     options = {"results": run.results, "device": run.device, "workers": run.workers}
     cells = {cell.name: cell for cell in cells_of(run)}
     found, grids = [], {}
     for frozen, tried in RATES.items():
-        searched = {name: grid_of(run, cell, cell.guess, (1.0,), tried[0], True) for name, cell in cells.items()
-                    if cell.frozen == frozen}  # fmt: skip
-        found.append(best_rates(searched, tried, extend=run.pick(default=3, smoke=0), **options))
+        own = {name: cell for name, cell in cells.items() if cell.frozen == frozen}
+        searched = {name: grid_of(run, cell, cell.guess, searched_at(cell), tried[0], True)
+                    for name, cell in own.items()}  # fmt: skip
+        found.append(best_rates(searched, tried, extend=run.pick(default=4, smoke=0), **options))
     rates = pd.concat(found)
     for name, cell in cells.items():
         held = max(float(rates["score"][name]), 8.0 * cell.active)
@@ -189,7 +202,8 @@ def main(run: report.Run) -> None:
         statistics |= {f"{key}_a": fit.a, f"{key}_b": fit.b, f"{key}_a_minus_2b": fit.a_minus_2b}
         controls["laws"][key], controls["nearest_law"][key] = fit.laws.to_dict("index"), fit.nearest
         missed = fit.held_out.pivot_table(index=["width", "depth", "ln_ratio"], columns="law", values="error")
-        controls["held_out_errors"][key] = missed.reset_index().to_dict("records")
+        controls["held_out_errors"][key] = {f"d = {d:.0f}, L = {depth:.2f}, ln h/d = {ratio:.2f}": row.to_dict()
+                                            for (d, depth, ratio), row in missed.iterrows()}  # fmt: skip
         controls["h_over_d_exponent"][key] = fit.others["ln_ratio"]
         verdict |= {f"{key}_{law.replace(' / ', '_over_').replace(' ', '_')}": v for law, v in fit.decided().items()}
         if frozen:
@@ -197,10 +211,11 @@ def main(run: report.Run) -> None:
         for law, rival in (("parameters", "neurons"), ("parameters", "width"), ("width", "parameters")):
             verdict[f"{key}_{law}_beats_{rival}"] = "supported" if fit.beats(law, rival) else "undecided"
         means = own.groupby("name")[["recovered", "budget", "neurons"]].mean()
-        bits = stats.mean(np.log(2 * means["recovered"] / means["budget"]))  # log2(4) bits each; cells are the sample
+        each = 2 * means["recovered"] / means["budget"]  # log2(4) bits a fact; cells are the sample
+        bits = stats.mean(np.log(each)) if (each > 0).all() else stats.UNDEFINED
         statistics[f"{key}_bits_per_live_parameter"] = stats.Interval(*np.exp([bits.value, bits.low, bits.high]))
         both = 2 * means["recovered"] / (means["budget"] + means["neurons"])
-        controls["bits_with_biases"][key] = float(np.exp(np.log(both).mean()))
+        controls["bits_with_biases"][key] = float(gmean(both))
         settled = []
         for name in table.loc[table["long"] & (table["active"] == active), "name"].unique():
             ours = held[held["name"] == name].set_index("seed")["recovered"]
@@ -250,8 +265,13 @@ def draw(held: pd.DataFrame, fits: dict, verdict: dict) -> plots.Figure:
         few = own.loc[own["active"] == active, [x, "recovered"]]
         ends = np.array([few[x].min(), few[x].max()])
         if x == "budget":
-            plots.reference(ax, ends, ends, "2 bits per live parameter")
-        ax.set(xscale="log", yscale="log", xlabel=labels[x], ylabel="facts held (bits / 2)",
+            plots.reference(ax, ends, ends, "")
+            ax.text(0.98, 0.05 if active == actives[0] else 0.62, "dashed: 2 bits per live parameter", ha="right",
+                    fontsize=9, color=plots.GREY, transform=ax.transAxes)  # fmt: skip
+        for scale, axis in ((ax.set_xscale, ax.xaxis), (ax.set_yscale, ax.yaxis)):
+            scale("log", base=2)
+            axis.set_major_formatter("{x:,.0f}")
+        ax.set(xlabel=labels[x], ylabel="facts held (bits / 2)",
                title=f"K = {active}: a = {fits[False, active].a.value:.2f}, b = {fits[False, active].b.value:.2f}"
                if x == "budget" else f"K = {active}, against {labels[x]}")  # fmt: skip
     slopes, errors = axes[0, 2], axes[1, 2]
@@ -272,12 +292,11 @@ def draw(held: pd.DataFrame, fits: dict, verdict: dict) -> plots.Figure:
         ax.set_xscale("log", base=2)
         ax.set_xticks(actives, [str(active) for active in actives])
         ax.set_xlabel("K, facts at once")
-    slopes.set(
-        ylabel="a - 2b (95% interval)", title="Which law: equal parameters, B / A = 2^(a - 2b)", ylim=(-1.5, 2.9)
-    )
+    slopes.set(ylabel="a - 2b (95% interval)", title="B / A = 2^(a - 2b) at equal N", ylim=(-1.4, 3.4))
     slopes.legend(loc="upper left", fontsize=9)
-    errors.set(ylabel="error in ln F (rms)", title="The largest budgets, predicted from the rest")
-    errors.legend(fontsize=9)
+    errors.set(ylabel="error in ln F (rms)", title="Largest budgets, predicted")
+    errors.set_ylim(0, 2.3)
+    errors.legend(fontsize=9, ncols=2, loc="upper right")
     for depth, colour in colours.items():
         axes[0, 0].plot([], [], "o", color=colour, label=f"L = {depth:.0f}")
     for marker, label in (("v", "h < d"), ("o", "h = d"), ("^", "h > d")):
