@@ -7,15 +7,23 @@ once for each instance under a torch seed of its own, so either way an instance'
 """
 
 from toysup.models.base import Activations, normal, unit_rows
+from toysup.models.dictionary import L1, BatchTopK, Code, Embedding, JumpReLU, SparseAutoencoder, TopK
 from toysup.models.feedforward import MLP, SquaredProjection, TiedAutoencoder, UnrolledDecoder
 from toysup.models.residual import ResidualMLP, UntiedAutoencoder
 
 __all__ = [
+    "L1",
     "MLP",
     "Activations",
+    "BatchTopK",
+    "Code",
+    "Embedding",
+    "JumpReLU",
     "ResidualMLP",
+    "SparseAutoencoder",
     "SquaredProjection",
     "TiedAutoencoder",
+    "TopK",
     "UnrolledDecoder",
     "UntiedAutoencoder",
     "normal",
