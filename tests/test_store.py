@@ -37,7 +37,17 @@ from toysup.features import (
     UnitLength,
 )
 from toysup.measure import held_out_loss, r_squared, recovered, recovered_at
-from toysup.models import MLP, ResidualMLP, SquaredProjection, TiedAutoencoder, UnrolledDecoder, UntiedAutoencoder
+from toysup.models import (
+    MLP,
+    Embedding,
+    ResidualMLP,
+    SparseAutoencoder,
+    SquaredProjection,
+    TiedAutoencoder,
+    TopK,
+    UnrolledDecoder,
+    UntiedAutoencoder,
+)
 from toysup.random import uniforms
 from toysup.setting import (
     Adam,
@@ -55,7 +65,7 @@ from toysup.setting import (
 from toysup.shapes import Shape
 from toysup.store import Store, source_digest
 from toysup.sweep import Grid, load, sweep
-from toysup.tasks import AbsoluteValue, And, Circuit, Identity, Memory, SumOfSquares, XPlusRelu
+from toysup.tasks import AbsoluteValue, And, Circuit, Identity, Memory, Reconstruction, SumOfSquares, XPlusRelu
 
 SMALL = Setting(
     SparseUniform(4, 0.3), Identity(np.array([1.0, 0.9, 0.8, 0.7])), Model(TiedAutoencoder, width=2), steps=8, batch=16
@@ -447,6 +457,12 @@ SETTINGS = (
         Setting(SparseUniform(6, 0.1, True), SumOfSquares(), Model(SquaredProjection, width=2)),
         Setting(BitGroups(8, 4, 0.2), Circuit(0.5), MODELS[2]),
         Setting(SPARSE[-1], Memory(3), Model(ResidualMLP, shape=Shape(6, 1), unembedding="coordinates")),
+        Setting(SPARSE[0], Identity(), Model(Embedding, width=3)),
+        Setting(
+            SPARSE[0],
+            Reconstruction(Model(Embedding, width=3), np.linspace(0, 1, 18), penalty=0.2),
+            Model(SparseAutoencoder, latents=4, sparsity=TopK(2)),
+        ),
         Setting(SPARSE[0], Identity(), MODELS[0], Adam(0.1, 0.2, 0.3, 0.4, 0.5, Cosine(0.1, 0.2)), 7, 8, 9, 10, 11, 24),
     ]
 )

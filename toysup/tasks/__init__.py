@@ -8,6 +8,7 @@ gates) come from `constants`.
 
 from toysup.tasks.base import Task
 from toysup.tasks.circuit import Circuit
+from toysup.tasks.dictionary import Reconstruction
 from toysup.tasks.memory import Memory
 from toysup.tasks.regression import AbsoluteValue, And, Identity, Regression, SumOfSquares, XPlusRelu
 
@@ -17,6 +18,7 @@ __all__ = [
     "Circuit",
     "Identity",
     "Memory",
+    "Reconstruction",
     "Regression",
     "SumOfSquares",
     "Task",

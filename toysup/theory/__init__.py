@@ -23,6 +23,12 @@ from toysup.theory.compressed_sensing import (
     l1_ratio,
     l1_weak_threshold,
 )
+from toysup.theory.dictionaries import (
+    PairDictionary,
+    mcc_floor,
+    mmcs_floor,
+    pair_dictionaries,
+)
 from toysup.theory.face_counting import (
     l1_strong_threshold,
     l1_threshold_by_faces,
@@ -59,6 +65,7 @@ __all__ = [
     "REGIONS",
     "Allocation",
     "OneStep",
+    "PairDictionary",
     "PolytopeFit",
     "ToyOptimum",
     "absolute_value_errors",
@@ -81,10 +88,13 @@ __all__ = [
     "l1_weak_threshold",
     "matched_filter_auc",
     "matched_filter_measurements",
+    "mcc_floor",
+    "mmcs_floor",
     "monosemantic_loss",
     "one_step_r2",
     "one_step_r2_gaussian",
     "one_step_ratio",
+    "pair_dictionaries",
     "pca_r2",
     "principal_loss",
     "principal_share",
