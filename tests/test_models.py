@@ -100,9 +100,14 @@ def test_mlp(depth, relu, biased):
 @pytest.mark.parametrize("depth", [0, 1, 3])
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("unembedding", ["tied", "frozen", "trained", "coordinates"])
-def test_residual_mlp(unembedding, relu, depth):
+@pytest.mark.parametrize("hidden_bias", [True, False])
+def test_residual_mlp(unembedding, relu, depth, hidden_bias):
     n_out = N if unembedding == "tied" else 3
-    model, v = randomised(ResidualMLP(N, n_out, shape=Shape(4, depth, 6), unembedding=unembedding, relu=relu))
+    shape = Shape(4, depth, 6)
+    model, v = randomised(
+        ResidualMLP(N, n_out, shape=shape, unembedding=unembedding, relu=relu, hidden_bias=hidden_bias)
+    )
+    assert ("b_in.0" in v) == (hidden_bias and depth > 0)
     x = inputs()
 
     def unembed(stream):
@@ -112,7 +117,7 @@ def test_residual_mlp(unembedding, relu, depth):
             output = stream @ v["W_E" if unembedding == "tied" else "W_U"].T
         return oracles.relu(output + v["b_out"]) if relu else output
 
-    blocks = [[v[f"{name}.{layer}"] for name in ("W_in", "b_in", "W_out")] for layer in range(depth)]
+    blocks = [[v[f"W_in.{layer}"], v.get(f"b_in.{layer}", 0.0), v[f"W_out.{layer}"]] for layer in range(depth)]
     expected, hidden, streams = oracles.residual_mlp(x.numpy(), v["W_E"], blocks, unembed)
     output, neurons, residual = record_of(model, x)
     assert output == pytest.approx(expected, **FLOAT64)

@@ -176,6 +176,7 @@ def test_tiles_change_rounding_only(monkeypatch):
         ("one fact", {"model": net(Shape(8, 1), unembedding="frozen", relu=True)}, "ReLU"),
         ("tied, frozen", {"model": net(Shape(400, 1, 8))}, "folds"),
         ("tied, frozen", {"model": net(Shape(60, 1, 8), unembedding="coordinates")}, "coordinates"),
+        ("tied, frozen", {"model": net(Shape(8, 2), hidden_bias=False)}, "biases"),
         ("tied, frozen", {"model": net(Shape(8, 0))}, "nothing is trained"),
         ("tied, frozen", {"model": net(Shape(8, 2), blocks="frozen")}, "nothing is trained"),
     ],

@@ -34,6 +34,8 @@ def unfit(stack: Stack) -> str | None:
     module = setting.build()
     if not list(module.parameters()):
         return "nothing is trained"
+    if isinstance(module.b_in, list):
+        return "neurons have no biases"
     memory, shape = isinstance(setting.task, Memory), module.shape
     if max(shape.width, shape.hidden) > WIDEST:
         return f"the shape is {shape}, wider than {WIDEST}"

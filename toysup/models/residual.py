@@ -23,6 +23,7 @@ class ResidualMLP(nn.Module):
     coordinates of the stream times one trained gain. With "coordinates" the last block writes only those, so that every
     parameter is live (`Shape.live_parameters(read=n_out)`).
     blocks: "trained", or "frozen" as drawn: random features, of which only what else is trained can make use.
+    `hidden_bias`: whether neurons have one (b = 0 otherwise; the general path trains those without).
     `relu` adds a trained output bias and a ReLU, as in the autoencoders; without it the output is linear, without bias.
 
     W_in starts as N(0, 1 / d), W_out as N(0, 1 / (h L)), so that the stream's variance stays of order one at any depth.
@@ -43,6 +44,7 @@ class ResidualMLP(nn.Module):
         embedding: Literal["frozen", "trained"] = "frozen",
         unembedding: Literal["tied", "frozen", "trained", "coordinates"] = "tied",
         blocks: Literal["trained", "frozen"] = "trained",
+        hidden_bias: bool = True,
         row_norm: float = 1.0,
         relu: bool = False,
     ) -> None:
@@ -64,7 +66,7 @@ class ResidualMLP(nn.Module):
         self.read = n_out if unembedding == "coordinates" else d
         listed = nn.ParameterList if blocks == "trained" else _Frozen
         self.W_in = listed(empty(d, h) for _ in range(depth))
-        self.b_in = listed(empty(h) for _ in range(depth))
+        self.b_in = listed(empty(h) for _ in range(depth)) if hidden_bias else [0.0] * depth
         self.W_out = listed(empty(h, self.read if last else d) for last in _marks_last(depth))
         self._hold("W_E", torch.zeros(n_in, d), embedding == "trained")
         if unembedding in ("frozen", "trained"):
@@ -90,7 +92,8 @@ class ResidualMLP(nn.Module):
             values["b_out"] = zeros
         for layer in range(depth):
             values[f"W_in.{layer}"] = normal(math.sqrt(1 / d))
-            values[f"b_in.{layer}"] = zeros
+            if not isinstance(self.b_in, list):
+                values[f"b_in.{layer}"] = zeros
             values[f"W_out.{layer}"] = normal(math.sqrt(1 / (h * depth)))
         return values
 
