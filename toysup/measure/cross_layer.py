@@ -162,37 +162,49 @@ def own_weights(trained: Trained) -> Float[Tensor, "instance unit out"]:
 
 
 class _Beyond:
-    """The ridge fit of some units, less what is affine in the last `known` columns, from moments of all columns."""
+    """Moments of all units, less what is affine in the last `known` columns, with the targets."""
 
-    def __init__(self, moments: Moments, units: list[int], known: int, own: Tensor | None) -> None:
-        width = moments.sums[0].shape[-1]
-        self.given = None if own is None else own[:, units].double()
-        self.columns = units + list(range(width - known, width))
-        self.moments, self.units, self.known = moments, len(units), known
+    def __init__(self, moments: Moments, known: int) -> None:
+        self.n, self.known = moments.n, known
+        x, self.y, xx, xy, yy = (one / moments.n for one in moments.sums)
+        xx, xy = xx - x.unsqueeze(-1) * x.unsqueeze(-2), xy - x.unsqueeze(-1) * self.y.unsqueeze(-2)
+        units = xx.shape[-1] - known
+        self.x, self.at = x[:, :units], x[:, units:]
+        shared = xx[:, units:, :units]
+        self.slopes = torch.linalg.pinv(xx[:, units:, units:], hermitian=True, rtol=1e-9) @ shared  # known unit
+        self.second = xx[:, :units, :units] - self.slopes.mT @ shared
+        whole = xx.diagonal(dim1=-2, dim2=-1)[:, :units]
+        self.real = self.second.diagonal(dim1=-2, dim2=-1) > NOTHING * whole
+        self.second = self.second * self.real.unsqueeze(-1) * self.real.unsqueeze(-2)
+        self.crossed = (xy[:, :units] - self.slopes.mT @ xy[:, units:]) * self.real.unsqueeze(-1)
+        self.variance = yy - self.y**2
+
+    def left(self, units: Tensor) -> Tensor:
+        """The units of one batch, centred and without what is affine in the known columns."""
+        count = units.shape[-1] - self.known
+        known = (units[..., count:] - self.at.unsqueeze(1)).float()
+        rest = units[..., :count] - self.x.float().unsqueeze(1) - known @ self.slopes.float()
+        return rest * self.real.unsqueeze(1)
+
+
+class _Fit:
+    """The ridge fit of some units, or the network's own weights times a gain, as `ReluProbe` wants it."""
+
+    def __init__(self, shared: _Beyond, units: list[int], own: Tensor | None) -> None:
+        self.shared, self.units, self.own = shared, units, own
 
     def fit(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x, y, xx, xy, yy = (one / self.moments.n for one in self.moments.sums)
-        second = (xx - x.unsqueeze(-1) * x.unsqueeze(-2))[:, self.columns][:, :, self.columns]
-        crossed = (xy - x.unsqueeze(-1) * y.unsqueeze(-2))[:, self.columns]
-        own = second[:, : self.units, : self.units]
-        left, aligned, along = own, crossed[:, : self.units], None
-        if self.known:
-            shared = second[:, : self.units, self.units :]
-            inverse = torch.linalg.pinv(second[:, self.units :, self.units :], hermitian=True, rtol=1e-9)
-            along = shared @ inverse  # unit known
-            left, aligned = own - along @ shared.mT, aligned - along @ crossed[:, self.units :]
-            real = (left.diagonal(dim1=-2, dim2=-1) > NOTHING * own.diagonal(dim1=-2, dim2=-1)).to(left.dtype)
-            left, aligned = left * real.unsqueeze(-1) * real.unsqueeze(-2), aligned * real.unsqueeze(-1)
-        if self.given is None:
-            weights = fit_ridge(left, aligned, (yy - y * y).clamp(min=0), self.moments.n)
-        else:  # one number for each target: the best gain
-            variance = (self.given * (left @ self.given)).sum(-2)
-            gain = (self.given * aligned).sum(-2) / torch.where(variance > 0, variance, torch.inf)
-            weights = self.given * gain.clamp(min=0).unsqueeze(-2)
-        spread = (weights * (left @ weights)).sum(-2).clamp(min=0).sqrt()
-        if self.known:
-            weights = torch.cat([weights, -along.mT @ weights], 1)
-        return tuple(one.float() for one in (weights, x[:, self.columns], y, spread))
+        second, crossed = self.shared.second[:, self.units][:, :, self.units], self.shared.crossed[:, self.units]
+        if self.own is None:
+            weights = fit_ridge(second, crossed, self.shared.variance.clamp(min=0), self.shared.n)
+        else:
+            own = self.own[:, self.units].double()
+            variance = (own * (second @ own)).sum(-2)
+            gain = (own * crossed).sum(-2) / torch.where(variance > 0, variance, torch.inf)
+            weights = own * gain.clamp(min=0).unsqueeze(-2)
+        spread = (weights * (second @ weights)).sum(-2).clamp(min=0).sqrt()
+        centred = torch.zeros_like(weights[:, :, 0])
+        return tuple(one.float() for one in (weights, centred, self.shared.y, spread))
 
 
 def decode(
@@ -256,21 +268,22 @@ def decode(
         given = own_weights(trained) if own else None
         if own and given.shape[-1] != y.shape[-1]:
             raise InputError(f"decode: own wants one target for each of {given.shape[-1]} outputs, got {y.shape[-1]}")
-        fits = [_Beyond(moments, one, known, given) for one in columns]
-        probes = [ReluProbe(fit, curved) for fit in fits]
+        shared = _Beyond(moments, known)
+        probes = [ReluProbe(_Fit(shared, one, given), curved) for one in columns]
         if curved:
             for number in range(batches):
                 units, y, _ = draw(number)
-                for probe, fit in zip(probes, fits, strict=True):
-                    probe.calibrate(units[..., fit.columns], y)
+                units = shared.left(units)
+                for probe, one in zip(probes, columns, strict=True):
+                    probe.calibrate(units[..., one], y)
             for probe in probes:
                 probe.settle()
         squared, mean, error = 0.0, 0.0, 0.0
         for number in range(batches, batches + scored):
-            units, y, _ = draw(number)
+            units, y = shared.left(*draw(number)[:2])
             off = [
-                (probe.predict(units[..., fit.columns]) - y).square().mean(1)
-                for probe, fit in zip(probes, fits, strict=True)
+                (probe.predict(units[..., one]) - y).square().mean(1)
+                for probe, one in zip(probes, columns, strict=True)
             ]
             error = error + torch.stack(off, 1) / scored
             squared, mean = squared + y.square().mean(1) / scored, mean + y.mean(1) / scored
