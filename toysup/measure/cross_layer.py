@@ -280,11 +280,9 @@ def decode(
                 probe.settle()
         squared, mean, error = 0.0, 0.0, 0.0
         for number in range(batches, batches + scored):
-            units, y = shared.left(*draw(number)[:2])
-            off = [
-                (probe.predict(units[..., one]) - y).square().mean(1)
-                for probe, one in zip(probes, columns, strict=True)
-            ]
+            units, y, _ = draw(number)
+            units = shared.left(units)
+            off = [(p.predict(units[..., one]) - y).square().mean(1) for p, one in zip(probes, columns, strict=True)]
             error = error + torch.stack(off, 1) / scored
             squared, mean = squared + y.square().mean(1) / scored, mean + y.mean(1) / scored
     variance = (squared - mean * mean).unsqueeze(1)
