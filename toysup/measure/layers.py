@@ -181,7 +181,11 @@ def longest_run(on: Bool[Tensor, "*stack layer feature"]) -> Int[Tensor, "*stack
 # ------------------------------------------------------------------------------------------------------------- labels
 
 
-def _label_chances(trained: Trained, sets: list[list[int]], of: Of, most: int) -> Float[Tensor, "instance set fact"]:
+def label_logs(
+    trained: Trained, read: Callable[[Tensor], list[Tensor]], most: int
+) -> Float[Tensor, "instance set fact label"]:
+    """Log-probabilities of every label for every fact, from each of several sets of units, as `label_chances` finds
+    them. `read` gives the units of each set, (instance, batch, unit), for an input; facts that never occur have NaN."""
     setting = trained.setting
     if not isinstance(setting.task, Memory) or setting.features.n_active != 1:
         raise InputError(f"label_chances: the task must be Memory of one fact at a time, got {setting.task}")
@@ -192,19 +196,19 @@ def _label_chances(trained: Trained, sets: list[list[int]], of: Of, most: int) -
     labels = trained.constants["labels"]
     occurs = trained.per_instance(lambda setting, _: setting.features.activity.expand(n) > 0)
     facts = torch.arange(n)
-    logs = torch.zeros(len(trained), len(sets), n)
     with torch.no_grad(), one_thread():
-        read = _read(trained, facts.expand(len(trained), -1).unsqueeze(-1), sets, of)
-        for number, units in enumerate(read):
+        sets = read(facts.expand(len(trained), -1).unsqueeze(-1))
+        logs = torch.zeros(len(trained), len(sets), n, setting.task.n_labels)
+        for number, units in enumerate(sets):
             for half in range(2):
                 mine = (facts % 2 == half) & (facts < 2 * most)
                 ours, check, other = mine & (facts % 8 < 6), mine & (facts % 8 >= 6), facts % 2 != half
                 logs[:, number, other] = _transfer(units, labels, occurs, ours, check, other, setting.task.n_labels)
-    return torch.where(occurs.unsqueeze(1), logs.exp(), torch.nan)
+    return torch.where(occurs[:, None, :, None], logs, torch.nan)
 
 
-def _transfer(units, labels, occurs, ours, check, other, n_labels) -> Float[Tensor, "instance fact"]:
-    """Log-probability of the labels of `other` facts from a probe of `ours` and `check`, which set its penalty."""
+def _transfer(units, labels, occurs, ours, check, other, n_labels) -> Float[Tensor, "instance fact label"]:
+    """Log-probabilities of the labels of `other` facts from a probe of `ours` and `check`, which set its penalty."""
     weight = occurs.to(units.dtype)
     fitted = ours | check
     total = (weight * fitted).sum(1)[:, None, None]
@@ -212,15 +216,24 @@ def _transfer(units, labels, occurs, ours, check, other, n_labels) -> Float[Tens
     spread = ((units - mean).square() * (weight * fitted).unsqueeze(-1)).sum(1, keepdim=True) / total
     units = (units - mean) / spread.sqrt().clamp(min=1e-6)
 
-    def score(penalty: float, fit: Tensor, on: Tensor) -> Tensor:
+    def logs(penalty: float, fit: Tensor, on: Tensor) -> Tensor:
         B = fit_softmax(units[:, fit], labels[:, fit], n_labels, penalty, weight[:, fit])
-        return predict_softmax(B, units[:, on]).gather(-1, labels[:, on].unsqueeze(-1)).squeeze(-1)
+        return predict_softmax(B, units[:, on])
 
-    tried = torch.stack([(score(k, ours, check) * weight[:, check]).sum(1) for k in LABEL_PENALTIES])
-    best, found = tried.argmax(0), torch.zeros(len(units), int(other.sum()))
+    def score(penalty: float) -> Tensor:
+        own = logs(penalty, ours, check).gather(-1, labels[:, check].unsqueeze(-1)).squeeze(-1)
+        return (own * weight[:, check]).sum(1)
+
+    best = torch.stack([score(k) for k in LABEL_PENALTIES]).argmax(0)
+    found = torch.zeros(len(units), int(other.sum()), n_labels)
     for k in best.unique().tolist():
-        found = torch.where((best == k).unsqueeze(1), score(LABEL_PENALTIES[k], fitted, other), found)
+        found = torch.where((best == k)[:, None, None], logs(LABEL_PENALTIES[k], fitted, other), found)
     return found
+
+
+def _label_chances(trained: Trained, sets: list[list[int]], of: Of, most: int) -> Float[Tensor, "instance set fact"]:
+    logs = label_logs(trained, lambda x: _read(trained, x, sets, of), most)
+    return logs.exp().gather(-1, trained.constants["labels"][:, None, :, None].expand(*logs.shape[:3], 1)).squeeze(-1)
 
 
 def label_chances(

@@ -1,0 +1,333 @@
+"""Cross-layer superposition: what several layers hold jointly that none of them holds alone, and who does the work.
+
+**Joint decoding.** For a set S of layers, F(S) is the number of features that one probe of all their neurons recovers,
+held out, and the excess X(S) = F(S) - |union over l in S of what l recovers alone|. X > 0 alone says little: a probe of
+more units recovers more, and a network before training has an excess too. So the same numbers belong to untrained
+networks and to single layers of as many neurons, `dealt` at random to as many parts.
+
+**Who does the work.** The stream is a sum of writes and the readout is linear, so that each block's contribution to an
+output is exact (`contributions`); what the others make of a block shows when it is ablated (`ablation_drops`).
+
+Decoders. A probe fitted for each feature is a free layer of neurons: random ReLU neurons are a universal AND as good as
+one built on purpose, so that such probes find all pairs, and a large excess, in networks that have learned nothing. The
+network's `own` readout knows only what it was trained to write: each feature is read along its own direction, from what
+the neurons of S add to it, and only a gain and a threshold are fitted. For labels, one readout serves all facts.
+
+Outputs of few inputs can also be thresholded from a linear copy of those: a + b > 1 is AND. `beyond` takes out of the
+units, before they are read, what is affine in some variables (the inputs), so that only what was computed is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, vmap
+
+from toysup.checks import InputError, check_interval, check_whole
+from toysup.ensemble import Trained, bound, one_thread
+from toysup.measure.held_out import BATCH
+from toysup.measure.layers import Of, Target, _layers, label_logs, outputs
+from toysup.measure.participation import readout
+from toysup.measure.probes import Moments, ReluProbe, fit_ridge
+
+__all__ = [
+    "BySize",
+    "Decoded",
+    "by_size",
+    "dealt",
+    "decode",
+    "decode_labels",
+    "gamma",
+    "subsets",
+]
+
+Sets = Iterable[Sequence[int]]
+NOTHING = 1e-6  # of a unit's variance, below which what is left of it is rounding
+
+
+class Decoded(NamedTuple):
+    """What a probe of each set of parts (layers, or groups of units) recovers.
+
+    `sets` begins with every part alone. `share` is a feature's held-out R^2 or its label's probability, NaN where the
+    feature never varies. `found` says whether it is recovered; behind that stand, for labels, the answers to "would
+    this wrong label have been found?", once for each, which tell how often luck finds one.
+    """
+
+    sets: tuple[tuple[int, ...], ...]
+    share: Float[Tensor, "instance set feature"]
+    found: Bool[Tensor, "instance set feature answer"]
+
+    def count(self) -> Float[Tensor, "instance set"]:
+        """F(S): features recovered from each set jointly, less those that luck finds."""
+        return self._counted(self.found)
+
+    def union(self) -> Float[Tensor, "instance set"]:
+        """Features recovered from at least one part of each set alone, less those that luck finds."""
+        return self._counted(torch.stack([self.found[:, list(one)].any(1) for one in self.sets], 1))
+
+    def excess(self) -> Float[Tensor, "instance set"]:
+        """X(S) = F(S) - |union over l in S of recovered(l)|; 0 for a part alone."""
+        return self.count() - self.union()
+
+    def effective(self) -> Float[Tensor, "instance set"]:
+        """F_eff(S) = sum_i max(0, share_i): without a threshold, for R^2."""
+        return self.share.clamp(min=0).nansum(-1)
+
+    def best_part(self) -> Float[Tensor, " instance"]:
+        """What the best single part recovers alone: what all of them do jointly, less this, is the gap."""
+        parts = sum(len(one) == 1 for one in self.sets)
+        return self.count()[:, :parts].max(1).values
+
+    def _counted(self, found: Tensor) -> Tensor:
+        """Hits less lucky ones. Where nothing is known all labels are alike: if s of C are found, the right one is
+        among them s / C of the time, so that each fact with s wrong ones and not the right stands for s / (C - s)
+        lucky hits. Without wrong answers, s = 0, there is no luck to speak of."""
+        hit, wrong = found[..., 0], found[..., 1:].sum(-1)
+        lucky = torch.where(hit, 0.0, wrong / (found.shape[-1] - wrong))
+        return hit.sum(-1) - lucky.sum(-1)
+
+
+class BySize(NamedTuple):
+    """Means over the sets of each size: sizes ascending; F, what single parts find together, and their difference."""
+
+    sizes: tuple[int, ...]
+    joint: Float[Tensor, "instance size"]
+    union: Float[Tensor, "instance size"]
+    excess: Float[Tensor, "instance size"]
+
+
+def subsets(parts: int, sizes: Sequence[int], number: int, seed: int = 0) -> list[tuple[int, ...]]:
+    """`number` different random sets of each size out of 0 .. parts - 1, or all where there are fewer, each sorted.
+
+    InputError for a size outside 1 .. parts.
+    """
+    check_whole("subsets", "parts", parts)
+    check_whole("subsets", "number", number)
+    drawn, found = np.random.default_rng(seed), []
+    for size in sizes:
+        check_interval("subsets", "size", size, 1, parts)
+        own: dict[tuple[int, ...], None] = {}
+        for _ in range(20 * number):
+            own[tuple(sorted(int(i) for i in drawn.permutation(parts)[:size]))] = None
+            if len(own) == number:
+                break
+        found += list(own)
+    return found
+
+
+def dealt(units: int, parts: int, seed: int = 0) -> list[list[int]]:
+    """`units` units dealt at random to `parts` equal parts, for `decode`: a single layer as if it were several."""
+    check_whole("dealt", "parts", parts)
+    if units % parts or units < parts:
+        raise InputError(f"dealt: expected a multiple of {parts} units, got {units}")
+    return np.random.default_rng(seed).permutation(units).reshape(parts, -1).tolist()
+
+
+def _units(trained: Trained, x: Tensor, of: Of) -> Float[Tensor, "instance batch unit"]:
+    """Units of all layers side by side."""
+    recorded = trained.forward(x, record=True)[1]
+    return (recorded.neurons if of == "neurons" else recorded.residual).flatten(2)
+
+
+def _plan(
+    trained: Trained, sets: Sets, of: Of, parts: Sequence[Sequence[int]] | None
+) -> tuple[tuple[tuple[int, ...], ...], list[list[int]]]:
+    """(every part alone, then the other sets; the units of each)."""
+    layers, total = _layers(trained, of), _units(trained, trained.batch(0, 1)[0], of).shape[-1]
+    if parts is None:
+        parts = np.arange(total).reshape(layers, -1).tolist()
+    every = [unit for part in parts for unit in part]
+    if not every or len(set(every)) < len(every) or not all(0 <= unit < total for unit in every):
+        raise InputError(f"decode: parts must hold distinct units out of 0 .. {total - 1}")
+    wanted = [(part,) for part in range(len(parts))]
+    for one in sets:
+        if not one or len(set(one)) < len(one) or not all(0 <= part < len(parts) for part in one):
+            raise InputError(f"decode: a set holds distinct numbers in 0 .. {len(parts) - 1}, got {list(one)}")
+        if tuple(one) not in wanted:
+            wanted.append(tuple(one))
+    return tuple(wanted), [[unit for part in one for unit in parts[part]] for one in wanted]
+
+
+def own_weights(trained: Trained) -> Float[Tensor, "instance unit out"]:
+    """What one of each neuron, of all blocks side by side, adds to each output: W_out times the readout."""
+    to_outputs, rows = readout(trained), []
+    for block in range(_layers(trained, "neurons")):
+        written = trained.parameters.get(f"W_out.{block}", trained.buffers.get(f"W_out.{block}"))
+        rows.append(written @ to_outputs[:, : written.shape[-1]])
+    return torch.cat(rows, 1)
+
+
+class _Beyond:
+    """Moments of all units, less what is affine in the last `known` columns, with the targets."""
+
+    def __init__(self, moments: Moments, known: int) -> None:
+        self.n, self.known = moments.n, known
+        x, self.y, xx, xy, yy = (one / moments.n for one in moments.sums)
+        xx, xy = xx - x.unsqueeze(-1) * x.unsqueeze(-2), xy - x.unsqueeze(-1) * self.y.unsqueeze(-2)
+        units = xx.shape[-1] - known
+        self.x, self.at = x[:, :units], x[:, units:]
+        shared = xx[:, units:, :units]
+        self.slopes = torch.linalg.pinv(xx[:, units:, units:], hermitian=True, rtol=1e-9) @ shared  # known unit
+        self.second = xx[:, :units, :units] - self.slopes.mT @ shared
+        whole = xx.diagonal(dim1=-2, dim2=-1)[:, :units]
+        self.real = self.second.diagonal(dim1=-2, dim2=-1) > NOTHING * whole
+        self.second = self.second * self.real.unsqueeze(-1) * self.real.unsqueeze(-2)
+        self.crossed = (xy[:, :units] - self.slopes.mT @ xy[:, units:]) * self.real.unsqueeze(-1)
+        self.variance = yy - self.y**2
+
+    def left(self, units: Tensor) -> Tensor:
+        """The units of one batch, centred and without what is affine in the known columns."""
+        count = units.shape[-1] - self.known
+        known = (units[..., count:] - self.at.unsqueeze(1)).float()
+        rest = units[..., :count] - self.x.float().unsqueeze(1) - known @ self.slopes.float()
+        return rest * self.real.unsqueeze(1)
+
+
+class _Fit:
+    """The ridge fit of some units, or the network's own weights times a gain, as `ReluProbe` wants it."""
+
+    def __init__(self, shared: _Beyond, units: list[int], own: Tensor | None) -> None:
+        self.shared, self.units, self.own = shared, units, own
+
+    def fit(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        second, crossed = self.shared.second[:, self.units][:, :, self.units], self.shared.crossed[:, self.units]
+        if self.own is None:
+            weights = fit_ridge(second, crossed, self.shared.variance.clamp(min=0), self.shared.n)
+        else:
+            own = self.own[:, self.units].double()
+            variance = (own * (second @ own)).sum(-2)
+            gain = (own * crossed).sum(-2) / torch.where(variance > 0, variance, torch.inf)
+            weights = own * gain.clamp(min=0).unsqueeze(-2)
+        spread = (weights * (second @ weights)).sum(-2).clamp(min=0).sqrt()
+        centred = torch.zeros_like(weights[:, :, 0])
+        return tuple(one.float() for one in (weights, centred, self.shared.y, spread))
+
+
+def decode(
+    trained: Trained,
+    sets: Sets,
+    *,
+    of: Of = "neurons",
+    parts: Sequence[Sequence[int]] | None = None,
+    targets: Target = outputs,
+    beyond: Target | None = None,
+    own: bool = False,
+    curved: bool = True,
+    threshold: float = 0.5,
+    batches: int = 8,
+    scored: int = 16,
+) -> Decoded:
+    """Which targets are recovered from sets of layers jointly, and from each layer alone, for all instances at once.
+
+    The probe of `decodable`: a ridge readout of all units of the set, or with `own` the network's own (a ResidualMLP's
+    write and readout weights, times a gain of at least 0 for each output); then, with `curved`, a threshold. Fitted on
+    `batches` * 1024 held-out draws and scored on `scored` * 1024 others. Moments are gathered once for all sets.
+
+    Args:
+        sets: of parts, by number; every part alone is added.
+        of: neurons of all blocks after their nonlinearity, or the stream before and after each.
+        parts: the units of each part, out of those of all layers side by side; by default a part is a layer.
+        targets: as for `decodable`; with `own`, one for each output, in their order. A feature is recovered if its R^2
+            exceeds `threshold`.
+        beyond: like `targets`; variables whose affine functions are taken out of the units first (see above).
+
+    Raises:
+        InputError: parts or sets that are not there, or twice; a threshold outside [0, 1); `own` with the stream.
+    """
+    check_interval("decode", "threshold", threshold, 0, 1, open_high=True)
+    if own and of != "neurons":
+        raise InputError("decode: the network's own readout is for neurons; the stream is what it reads already")
+    check_whole("decode", "batches", batches)
+    check_whole("decode", "scored", scored)
+    wanted, columns = _plan(trained, sets, of, parts)
+
+    def draw(number: int) -> tuple[Tensor, Tensor, int]:
+        x, target = trained.batch(number, BATCH)
+
+        def called(function: Target) -> Tensor:
+            def one(values, constants, x, target):
+                return function(bound(trained.setting, values), constants, x, target)
+
+            return vmap(one)(trained.values, trained.constants, x, target).to(torch.float32)
+
+        units, known = _units(trained, x, of), 0
+        if beyond is not None:
+            taken = called(beyond)
+            units, known = torch.cat([units, taken], -1), taken.shape[-1]
+        return units, called(targets), known
+
+    with torch.no_grad(), one_thread():
+        moments, known = Moments(), 0
+        for number in range(batches):
+            units, y, known = draw(number)
+            moments.add(units, y)
+        given = own_weights(trained) if own else None
+        if own and given.shape[-1] != y.shape[-1]:
+            raise InputError(f"decode: own wants one target for each of {given.shape[-1]} outputs, got {y.shape[-1]}")
+        shared = _Beyond(moments, known)
+        probes = [ReluProbe(_Fit(shared, one, given), curved) for one in columns]
+        if curved:
+            for number in range(batches):
+                units, y, _ = draw(number)
+                units = shared.left(units)
+                for probe, one in zip(probes, columns, strict=True):
+                    probe.calibrate(units[..., one], y)
+            for probe in probes:
+                probe.settle()
+        squared, mean, error = 0.0, 0.0, 0.0
+        for number in range(batches, batches + scored):
+            units, y, _ = draw(number)
+            units = shared.left(units)
+            off = [(p.predict(units[..., one]) - y).square().mean(1) for p, one in zip(probes, columns, strict=True)]
+            error = error + torch.stack(off, 1) / scored
+            squared, mean = squared + y.square().mean(1) / scored, mean + y.mean(1) / scored
+    variance = (squared - mean * mean).unsqueeze(1)
+    share = 1 - error / torch.where(variance > 1e-12, variance, torch.nan)
+    return Decoded(wanted, share, (share > threshold).unsqueeze(-1))
+
+
+def decode_labels(
+    trained: Trained,
+    sets: Sets,
+    *,
+    of: Of = "neurons",
+    parts: Sequence[Sequence[int]] | None = None,
+    threshold: float = 0.5,
+    most: int = 512,
+) -> Decoded:
+    """`decode` for Memory of one fact at a time: a fact is recovered if a probe fitted on other facts gives its label
+    more than `threshold` (1/2 or more) of the probability; see `label_chances`, also for `most`."""
+    check_interval("decode_labels", "threshold", threshold, 0.5, 1, open_high=True)
+    wanted, columns = _plan(trained, sets, of, parts)
+
+    def read(x: Tensor) -> list[Tensor]:
+        units = _units(trained, x, of)
+        return [units[..., own] for own in columns]
+
+    logs = label_logs(trained, read, most)
+    n = logs.shape[-1]
+    answers = (trained.constants["labels"].unsqueeze(-1) + torch.arange(n)) % n  # the true label first
+    chances = logs.exp().gather(-1, answers.unsqueeze(1).expand(logs.shape))
+    return Decoded(wanted, chances[..., 0], chances > threshold)
+
+
+def by_size(decoded: Decoded) -> BySize:
+    """F, union and excess, averaged over the sets of each size."""
+    counts = [decoded.count(), decoded.union(), decoded.excess()]
+    sizes = tuple(sorted({len(one) for one in decoded.sets}))
+    chosen = [[i for i, one in enumerate(decoded.sets) if len(one) == size] for size in sizes]
+    return BySize(sizes, *(torch.stack([count[:, own].mean(1) for own in chosen], 1) for count in counts))
+
+
+def gamma(curve: BySize) -> Float[Tensor, " instance"]:
+    """d ln F / d ln k by least squares over the sizes k, the sizes of one part and more. A count below one feature is
+    taken as one, so that nothing found in single parts does not make it infinite; NaN for a single size."""
+    if len(curve.sizes) < 2:
+        return torch.full((len(curve.joint),), torch.nan)
+    x = torch.tensor(curve.sizes, dtype=torch.float64).log()
+    x = x - x.mean()
+    return (curve.joint.double().clamp(min=1).log() @ x / x.square().sum()).float()
