@@ -67,7 +67,7 @@ ENOUGH, DEPTHS = 8, 3  # seeds at a depth, depths in a slope
 COLUMNS = [f"{what}{how}" for how in ("", "_strict", "_uncorrected", "_shuffled") for what in ("tau", "layers", "held")]
 CONTROLS = ("rates", "shapes", "recovered_share", "held_somewhere", "untrained_held", "depths_used", "strict_s")
 CONTROLS += ("strict_moves_s", "half_length_moves_s", "half_load_moves_s", "uncorrected_s", "s_of_any_layers")
-CONTROLS += ("shuffled_s", "by_hand")
+CONTROLS += ("strict_tau", "shuffled_s", "by_hand")
 
 
 def shape_of(task: str, depth: int, run: report.Run) -> Shape:
@@ -238,6 +238,7 @@ def main(run: report.Run) -> None:
             name = f"{key}_{depth}"
             statistics[f"{key}_tau_{depth}"] = interval(taus[depth].dropna())
             controls["held_somewhere"][name] = interval(lifetimes(whole, place, "held")[depth].fillna(0))
+            controls["strict_tau"][name] = interval(lifetimes(whole, place, "tau_strict")[depth].dropna())
             controls["untrained_held"][name] = interval(before[depth].max(axis=1))
             checks["untrained"].append(stats.decide(controls["untrained_held"][name], 0.02))
         statistics[f"{key}_s"] = interval(s)
@@ -329,13 +330,20 @@ def draw(panels: dict, statistics: dict, depths: Mapping[str, tuple[int, ...]]) 
         bottom.minorticks_off()
         s = statistics[f"{key}_s"]
         told = f"s = {s.value:.2f} [{s.low:.2f}, {s.high:.2f}]" if math.isfinite(s.value) else "s undefined"
-        bottom.set_title(told)
+        ratios = [found.value for name, found in statistics.items() if name.startswith(f"{key}_B_over_A")]
+        if np.isfinite(ratios).any():
+            told += f"\nper neuron, B / A = {np.nanmin(ratios):.2f} to {np.nanmax(ratios):.2f} (note: 2)"
+        bottom.set_title(told, fontsize=12)
     axes[1, 0].legend(fontsize=9, loc="upper left")
     handles, labels = axes[0, -1].get_legend_handles_labels()
     handles.append(axes[0, 0].plot([], [], ":", color=plots.GREY)[0])
     figure.legend(handles, [*labels, "before training"], loc="outside lower center", ncols=len(handles), fontsize=11)
-    told = ", ".join(f"{statistics[f'{key}_s'].value:.2f} ({key.replace('_', ', ')})" for key in panels)
-    figure.suptitle(f"A feature lives in $L^s$ layers; above 1/2 the note's count flips: s = {told}", fontsize=14)
+    values = {tuple(key.split("_")): statistics[f"{key}_s"].value for key in panels}
+    told = "; ".join(f"{place} {' and '.join(f'{values[task, place]:.2f}' for task in TASKS)}" for place in PLACES)
+    figure.suptitle(
+        f"A feature lives in $L^s$ layers, s = {told} ({', '.join(TASKS)}). Above s = 1/2 the note's count flips",
+        fontsize=14,
+    )
     return figure
 
 
