@@ -33,7 +33,10 @@ know 3/4 (`threshold_does_not_decide`), after half the training (`length_does_no
 (`load_does_not_decide`). Each shape at its own learning rate (`learning_rate_bracketed`). Beside tau: `s_of_any_layers`
 counts layers whether consecutive or not, and `shuffled_s` gives each layer's count to random features.
 
-Two cores: --quick about a minute, default about 6.
+Added after the default run was seen, since a slope may move by less than 1/4 and yet cross 1/2: `flips_strict`, the
+verdict `flips` where a layer has to know 3/4, and the slopes of single steps there (`strict_s_by_step`).
+
+Two cores: --quick about a minute, default about 8 (12 CPU minutes, one of them compiling).
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ ENOUGH, DEPTHS = 8, 3  # seeds at a depth, depths in a slope
 COLUMNS = [f"{what}{how}" for how in ("", "_strict", "_uncorrected", "_shuffled") for what in ("tau", "layers", "held")]
 CONTROLS = ("rates", "shapes", "recovered_share", "held_somewhere", "untrained_held", "depths_used", "strict_s")
 CONTROLS += ("strict_moves_s", "half_length_moves_s", "half_load_moves_s", "uncorrected_s", "s_of_any_layers")
-CONTROLS += ("strict_tau", "shuffled_s", "by_hand")
+CONTROLS += ("strict_tau", "strict_s_by_step", "shuffled_s", "by_hand")
 
 
 def shape_of(task: str, depth: int, run: report.Run) -> Shape:
@@ -247,6 +250,9 @@ def main(run: report.Run) -> None:
         denser = []
         for deep, shallow in steps:
             statistics[f"{key}_s_{shallow}_to_{deep}"] = interval(local[deep])
+            strict = lifetimes(whole, place, "tau_strict")
+            rise = np.log(strict[deep] / strict[shallow]).dropna() / math.log(4)
+            controls["strict_s_by_step"][f"{key}_{shallow}_to_{deep}"] = interval(rise)
             density = {depth: shares[depth].iloc[:, -depth:].sum(axis=1) / (shape_of(task, depth, run).width * depth)
                        for depth in (deep, shallow)}  # fmt: skip
             ratio = stats.ratio(density[shallow], density[deep], paired=True)
@@ -260,6 +266,7 @@ def main(run: report.Run) -> None:
         for name, column in (("strict_s", "tau_strict"), ("uncorrected_s", "tau_uncorrected"),
                              ("s_of_any_layers", "layers"), ("shuffled_s", "tau_shuffled")):  # fmt: skip
             controls[name][key] = interval(slope(lifetimes(whole, place, column), run))
+        verdict[f"{key}_flips_strict"] = stats.decide(controls["strict_s"][key], REGIONS["flips"])
         others = {"strict_moves_s": (whole, "tau_strict", "threshold"), "half_length_moves_s": (half, "tau", "length"),
                   "half_load_moves_s": (light, "tau", "load")}  # fmt: skip
         for name, (own, column, check) in others.items():
@@ -267,7 +274,7 @@ def main(run: report.Run) -> None:
             checks[check].append(stats.decide(controls[name][key], 0.25))
         strict, null = (lifetimes(whole, place, f"tau_{how}") for how in ("strict", "shuffled"))
         panels[key] = {"shares": shares, "before": before, "taus": taus, "strict": strict, "null": null}
-    for region in (*REGIONS, "B_denser", "power_law"):
+    for region in (*REGIONS, "flips_strict", "B_denser", "power_law"):
         verdict[region] = stats.every(*(verdict[f"{key}_{region}"] for key in panels))
     hand = pd.DataFrame({depth: by_hand(depth) for depth in depths["circuits"]})
     x = np.log(hand.columns.to_numpy(dtype=float))
@@ -289,6 +296,7 @@ def main(run: report.Run) -> None:
     engine = ", ".join(sorted({engine for answer in every for engine in answer.table["engine"]}))
     report.write(run, draw(panels, statistics, depths), statistics=statistics, verdict=verdict, controls=controls,
                  instances=sum(len(answer.table) for answer in every), engine=engine,
+                 seconds=sum(answer.seconds for answer in every),
                  steps=max(answer.grid.setting.steps for answer in every))  # fmt: skip
 
 
@@ -308,7 +316,7 @@ def draw(panels: dict, statistics: dict, depths: Mapping[str, tuple[int, ...]]) 
         top.set(title=f"{task}: {names[place]}", xlabel="block / L (0: the input)", ylim=(-0.03, 1.03),
                 xlim=(-0.03, 1.03), ylabel="share of features held")  # fmt: skip
         lines = {"score > 1/2": ("taus", "o-", "black"), "score > 3/4": ("strict", "s--", plots.GREY),
-                 "features shuffled": ("null", ":", plots.GREY)}  # fmt: skip
+                 "features shuffled": ("null", "^:", plots.GREY)}  # fmt: skip
         for label, (which, style, colour) in lines.items():
             means = panel[which].mean()
             bottom.plot(means.index, means, style, color=colour, markersize=5, label=label)
@@ -319,11 +327,11 @@ def draw(panels: dict, statistics: dict, depths: Mapping[str, tuple[int, ...]]) 
         if len(ends):
             bottom.fill_between(ends.index, ends["low"].astype(float), ends["high"].astype(float), color="black",
                                 alpha=0.15, linewidth=0)  # fmt: skip
-            at = np.array(depths[task], dtype=float)
+            at = np.array([*depths[task], 2.4 * depths[task][-1]], dtype=float)  # room for the labels
             for power, label in ((0, "s = 0"), (0.5, "s = 1/2"), (1, "s = 1")):
-                plots.reference(bottom, at, ends["value"].iloc[0] * (at / at[0]) ** power, label, linestyle="-.")
+                plots.reference(bottom, at, ends["value"].iloc[0] * (at / at[0]) ** power, label, linestyle=(0, (1, 3)))
         bottom.set(xlabel="blocks L", ylabel="lifetime, layers", xscale="log", yscale="log",
-                   ylim=(0.85, 1.5 * depths[task][-1]))  # fmt: skip
+                   ylim=(0.85, 2.6 * depths[task][-1]))  # fmt: skip
         bottom.set_xticks(depths[task], list(map(str, depths[task])))
         bottom.set_yticks([1, *depths[task][depths[task][0] == 1 :]])
         bottom.set_yticklabels([f"{tick:g}" for tick in bottom.get_yticks()])
@@ -332,16 +340,20 @@ def draw(panels: dict, statistics: dict, depths: Mapping[str, tuple[int, ...]]) 
         told = f"s = {s.value:.2f} [{s.low:.2f}, {s.high:.2f}]" if math.isfinite(s.value) else "s undefined"
         ratios = [found.value for name, found in statistics.items() if name.startswith(f"{key}_B_over_A")]
         if np.isfinite(ratios).any():
-            told += f"\nper neuron, B / A = {np.nanmin(ratios):.2f} to {np.nanmax(ratios):.2f} (note: 2)"
+            told += f"\nB / A = {np.nanmin(ratios):.2f} to {np.nanmax(ratios):.2f} (note: 2)"
         bottom.set_title(told, fontsize=12)
+        for ax in (top, bottom):
+            ax.set_ylabel(ax.get_ylabel() if ax in axes[:, 0] else "")
     axes[1, 0].legend(fontsize=9, loc="upper left")
     handles, labels = axes[0, -1].get_legend_handles_labels()
     handles.append(axes[0, 0].plot([], [], ":", color=plots.GREY)[0])
     figure.legend(handles, [*labels, "before training"], loc="outside lower center", ncols=len(handles), fontsize=11)
     values = {tuple(key.split("_")): statistics[f"{key}_s"].value for key in panels}
-    told = "; ".join(f"{place} {' and '.join(f'{values[task, place]:.2f}' for task in TASKS)}" for place in PLACES)
+    told = ", ".join(
+        f"{' and '.join(f'{values[task, place]:.2f}' for task in TASKS)} in the {place}" for place in PLACES
+    )
     figure.suptitle(
-        f"A feature lives in $L^s$ layers, s = {told} ({', '.join(TASKS)}). Above s = 1/2 the note's count flips",
+        f"A feature lives in $L^s$ layers, s = {told} ({', '.join(TASKS)}); above 1/2 the note's count flips",
         fontsize=14,
     )
     return figure
