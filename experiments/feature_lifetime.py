@@ -340,8 +340,8 @@ def draw(panels: dict, statistics: dict, depths: Mapping[str, tuple[int, ...]]) 
         told = f"s = {s.value:.2f} [{s.low:.2f}, {s.high:.2f}]" if math.isfinite(s.value) else "s undefined"
         ratios = [found.value for name, found in statistics.items() if name.startswith(f"{key}_B_over_A")]
         if np.isfinite(ratios).any():
-            told += f"\nB / A = {np.nanmin(ratios):.2f} to {np.nanmax(ratios):.2f} (note: 2)"
-        bottom.set_title(told, fontsize=12)
+            told += f"\nper neuron, B / A = {np.nanmin(ratios):.2f} to {np.nanmax(ratios):.2f} (note: 2)"
+        bottom.set_title(told, fontsize=10.5)
         for ax in (top, bottom):
             ax.set_ylabel(ax.get_ylabel() if ax in axes[:, 0] else "")
     axes[1, 0].legend(fontsize=9, loc="upper left")
