@@ -1,0 +1,371 @@
+"""Does the shape of a network matter at equal parameters? Aspect ratios 64-fold apart, from slack to overfull.
+
+Kaplan et al. (2020, section 3.1, figure 5): at a fixed number of non-embedding parameters the loss hardly depends on
+shape; a (6 layers, 4288 wide) model comes within 3% of a (48, 1600) one. Katta (2024) takes this as a postulate, and
+pictures a cylinder of radius d and height L: parameters are its volume, neurons its surface, so that squashing it at
+equal volume loses surface. Here shapes have equal live parameters N (within 0.5%) and 16, 8, 4, 2 and 1 blocks, with
+aspect ratio d / L about 1, 8/3, 8, 64/3 and 64 times the deepest one's. Depths 16 and 2 are Kaplan's pair scaled down:
+his are 8 apart in depth and 2.68 in width, 21.4 in aspect ratio (and 11% in N); these 8, about 2.7 and about 21.
+Depths 8 and 2 are the note's step: twice the width, 8 times the aspect ratio.
+
+Tasks: memory of facts with K = 1 and 2 active at once (four labels), representation (U[0, 1] at density 0.05, tied to
+N through the decoder's blocks only). Load 1 is N facts at K = 1, and 160 facts at K = 2 or 64 features, about what the
+note's model A (16 wide, 8 deep) holds in model_a_model_b.json. Claims of invariance are about loads 0.25 to 2; higher
+ones are there to find the wide shapes' capacity, sup over load of F_eff = sum max(0, R^2).
+
+From F = C d^a L^b and N = 2 d^2 L it follows that d = (N A / 2)^(1/3), L = (N / 2)^(1/3) A^(-2/3), so at fixed N
+F ~ A^((a - 2b) / 3): exponent -1/3 if neurons count, 0 if parameters do, 1/3 if one layer's width does.
+
+Rules, set before the default run. A load is slack if every shape recovers 99% for every seed: losses are then next to
+nothing and their ratio says little. At the other loads from 0.25 to 2:
+- `loss_invariant_1pct`, `_3pct`: all shapes' losses agree within the margin (stats.equivalence: TOST on every pair,
+  paired by seed, 5%; rejected if some pair differs by more, Bonferroni), at all of these loads. `kaplan_pair_3pct`,
+  `note_step_3pct`: those two shapes alone. `slack_loss_invariant_3pct` asks the same of all shapes at slack loads.
+- `neurons`, `parameters`, `width`: the exponent of capacity lies within ln 1.1 / ln 8 = 0.046 of -1/3, 0, 1/3, which is
+  10% for the note's eightfold move. Its interval is over seeds; `power_law_misfit` is the largest residual in ln F.
+- `invariant_up_to_load`: not an estimate but a bracket: `low` is the last load up to which all shapes recover the same
+  count within 3% (TOST supported), `high` the first at which that is rejected, between the loads offered.
+`floor_needed`: the irreducible loss, in units of guessing, that both of Kaplan's pair would need on top to come within
+3% at the claimed load that needs most: his loss holds the entropy of text, these have none.
+
+Controls: each shape has its own learning rate by task and load, searched at loads of 1 and more in steps of 2^.5 on
+seeds of their own (a load takes that of the nearest one searched), and it lies between worse ones (or equally good
+higher ones); half the steps from load 1 on (`length_does_not_decide`: the exponent moves by less than 0.046); a quarter
+of the parameters at K = 1, 8 to 1 blocks (`second_budget_agrees`: likewise); 2 blocks over 8 within 10% of B over A in
+model_a_model_b.json; each capacity at a load below the highest offered; untrained networks.
+
+Two cores: --quick about 40 seconds, default about 7 minutes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.patches import Ellipse, Rectangle
+
+from toysup import plots, report, stats
+from toysup.ensemble import Trained
+from toysup.features import OnePerGroup, SparseUniform
+from toysup.measure import Estimate, features_offered, held_out_loss, recovered
+from toysup.models import ResidualMLP, UntiedAutoencoder
+from toysup.search import SEARCH_SEEDS, best_rates
+from toysup.setting import Adam, Cosine, Model, Setting
+from toysup.shapes import Shape, shapes_at_budget
+from toysup.sweep import Grid, sweep
+from toysup.tasks import Identity, Memory
+
+QUESTION = "At equal parameters, at which loads does the aspect ratio not matter?"
+DENSITY, LABELS, CLAIMED = 0.05, 4, (0.25, 2.0)  # claims of invariance are about loads between the last two
+SMALL = "memory_K1_small"  # the second budget
+ACTIVE = {"memory_K1": 1, "memory_K2": 2, "representation": None, SMALL: 1}
+TASKS = [task for task in ACTIVE if task != SMALL]
+READ = {task: active and active * LABELS for task, active in ACTIVE.items()}
+LOADS = {"memory_K1": [0.25, 0.5, 0.75, 1, 1.25, 1.5, 2], SMALL: [0.75, 1, 1.25, 1.5, 2, 3],
+         "memory_K2": [0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 8, 16],
+         "representation": [0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 6]}  # fmt: skip
+SEARCHED = {"memory_K1": [1, 1.5, 2], SMALL: [1, 1.5, 2], "memory_K2": [2, 6], "representation": [2, 6]}
+STEPS = {"memory_K1": 6000, SMALL: 6000, "memory_K2": 3000, "representation": 2000}
+FACTORS = (1, 8 / 3, 8, 64 / 3, 64)  # of aspect ratio, when depth is halved each time
+PREDICTED = {"neurons": -1 / 3, "parameters": 0.0, "width": 1 / 3}
+CLOSE = math.log(1.1) / math.log(8)
+
+
+def untrained(trained: Trained) -> Estimate:
+    """Recovered before the first step."""
+    return recovered(trained.at(0))
+
+
+def ladder(task: str, run: report.Run) -> list[Shape]:
+    """Shapes of equal live parameters, deepest first: of those within the tolerance the nearest to FACTORS."""
+    deep = Shape(12, 16, 12 if task == "representation" else 11)
+    base = run.pick(default=deep, quick=Shape(8, 8), smoke=Shape(8, 2))
+    if task == SMALL:
+        base = run.pick(default=Shape(8, 8, 9), quick=Shape(8, 4), smoke=Shape(8, 2))
+    tolerance = run.pick(default=0.005 if task != SMALL else 0.012, quick=0.02)
+    found = []
+    for power in range(base.depth.bit_length()):
+        aspect = base.aspect_ratio * FACTORS[power]
+        near = shapes_at_budget(base.live_parameters(READ[task]), tolerance=tolerance, depths=[base.depth >> power],
+                                hidden_ratio=None, read=READ[task])  # fmt: skip
+        found.append(min((one.shape for one in near), key=lambda shape: abs(math.log(shape.aspect_ratio / aspect))))
+    return found
+
+
+def unit_of(task: str, base: Shape) -> float:
+    """Features at load 1."""
+    if ACTIVE[task] == 1:
+        return base.live_parameters(LABELS)
+    return base.width / 12 * (64 if task == "representation" else 160)
+
+
+def grid_of(task: str, run: report.Run, unit: float, cells: list[tuple], axes: dict) -> Grid:
+    """One task at (shape, load) or (shape, load, learning rate)."""
+    steps, batch = run.pick(default=STEPS[task], quick=STEPS[task] // 4, smoke=4), 512 if task == "memory_K1" else 256
+    optimizer, active, most = Adam(beta2=0.99, schedule=Cosine()), ACTIVE[task], max(LOADS[task])
+    if active is None:
+        features, asked, model = SparseUniform(8, DENSITY), Identity(), Model(UntiedAutoencoder, width=8)
+        paths = ("model.width", "model.depth", "model.hidden", "features.n_features", "optimizer.lr")
+        points = [(one.width, one.depth, one.hidden, round(load * unit), *lr) for one, load, *lr in cells]
+    else:
+        features, asked = OnePerGroup(active * round(most * unit / active), active), Memory(LABELS)
+        model = Model(ResidualMLP, shape=cells[0][0], unembedding="coordinates")
+        paths = ("model.shape", "model.row_norm", "features.offered", "optimizer.lr")
+        points = [(shape, math.sqrt(shape.width), load / most, *lr) for shape, load, *lr in cells]
+    setting = Setting(features, asked, model, optimizer, steps, batch)
+    return Grid(setting, {paths[: len(points[0])]: points} | axes)
+
+
+def nearest(load: float, loads: list[float]) -> float:
+    """The one of `loads` whose logarithm is nearest."""
+    return min(loads, key=lambda one: abs(math.log(one / load)))
+
+
+def equal(tables: list[pd.DataFrame], percent: float, of: str = "held_out_loss") -> stats.Verdict:
+    """Whether all shapes agree at each of these loads; undecided where there is none, or a value is not positive."""
+    said = [
+        stats.equivalence(one, percent / 100, shape=["rung"], value=of).verdict if (one[of] > 0).all() else "undecided"
+        for one in tables
+    ]
+    return stats.every(*said) if said else "undecided"
+
+
+def widest(table: pd.DataFrame, of: str) -> stats.Interval:
+    """ln ratio of the two shapes that differ most at one load (90%); undefined where a value is not positive."""
+    return stats.equivalence(table, 0.03, shape=["rung"], value=of).widest if (table[of] > 0).all() else stats.UNDEFINED
+
+
+def bracket(table: pd.DataFrame) -> stats.Interval:
+    """The last load up to which counts agree within 3%, and the first at which they do not."""
+    said = {load: equal([rows], 3, "recovered") for load, rows in table.groupby("load")}
+    low = [*itertools.takewhile(lambda load: said[load] == "supported", said)]
+    high = [load for load in said if said[load] == "rejected"]
+    ends = (low[-1] if low else 0.0, high[0] if high else math.inf)
+    return stats.Interval(math.sqrt(ends[0] * ends[1]) if low and high else math.nan, *ends)
+
+
+def floor_needed(task: str, tables: list[pd.DataFrame], pair: tuple[int, int]) -> stats.Interval:
+    """Irreducible loss, in units of guessing, that brings the pair within 3% at the load that needs most."""
+    found = []
+    for table in tables:
+        loss = table.pivot(index="seed", columns="rung", values="held_out_loss")[list(pair)]
+        offered = table["features_offered"].iloc[0]
+        guess = ACTIVE[task] * math.log(LABELS) if ACTIVE[task] else offered * (DENSITY / 3 - DENSITY**2 / 4)
+        found.append(stats.mean(((loss.max(axis=1) - loss.min(axis=1)) / 0.03 - loss.min(axis=1)) / guess))
+    return max(found, key=lambda one: one.value, default=stats.UNDEFINED)
+
+
+def capacities(table: pd.DataFrame) -> pd.DataFrame:
+    """Capacity by seed (rows) and shape (columns), of one feature at least."""
+    return pd.DataFrame({rung: stats.capacity(rows)["recovered"].clip(1) for rung, rows in table.groupby("rung")})
+
+
+def slopes(held: pd.DataFrame, shapes: list[Shape]) -> np.ndarray:
+    """Each seed's exponent of capacity in the aspect ratio."""
+    return np.polyfit(np.log(factors(shapes)), np.log(held.to_numpy().T), 1)[0]
+
+
+def pairs_of(shapes: list[Shape]) -> dict[str, tuple[int, int]]:
+    """Places of Kaplan's pair scaled down, of the note's step, and of both ends."""
+    last = len(shapes) - 1
+    step = max(0, last - 3)
+    return {"kaplan_pair": (0, min(3, last)), "note_step": (step, min(step + 2, last)), "both_ends": (0, last)}
+
+
+def against(task: str, held: pd.DataFrame, step: tuple[int, int]) -> tuple[stats.Interval, stats.Verdict]:
+    """The note's step (2 blocks over 8) over B over A in model_a_model_b.json; and whether it is 1 within 10%."""
+    earlier = Path(__file__).parent.parent / "figures" / "model_a_model_b.json"
+    there = json.loads(earlier.read_text())["statistics"][f"{task}_B_over_A"]
+    here = stats.ratio(held[step[1]], held[step[0]], paired=True)
+    reach = math.hypot(math.log(here.high / here.value), math.log(there["high"] / there["value"]))
+    value = here.value / there["value"]
+    found = stats.Interval(value, value * math.exp(-reach), value * math.exp(reach))
+    return found, stats.decide(found, (1 / 1.1, 1.1))
+
+
+def main(run: report.Run) -> None:
+    options = {"results": run.results, "device": run.device, "workers": run.workers}
+    shapes = {task: ladder(task, run) for task in ACTIVE}
+    units = {task: unit_of(task, shapes[task][0]) for task in ACTIVE}
+    searched, grids, seeds = {}, {}, {"seed": range(run.pick(default=8, smoke=2))}
+    for task in ACTIVE:
+        for shape, load in itertools.product(shapes[task], run.pick(default=SEARCHED[task], smoke=[2])):
+            cell = grid_of(task, run, units[task], [(shape, load)], {"seed": SEARCH_SEEDS})
+            searched[f"{task} {shape} load {load:g}"] = cell
+    rates = run.pick(
+        default=0.0075 * 2 ** (np.arange(5) / 2), quick=np.array([0.01, 0.02, 0.04]), smoke=np.array([0.01, 0.02])
+    )
+    found = best_rates(searched, rates, extend=run.pick(default=5, quick=1, smoke=0), **options)
+    for task in ACTIVE:
+
+        def rate(shape: Shape, load: float, task: str = task) -> float:
+            return float(
+                found.loc[f"{task} {shape} load {nearest(load, run.pick(default=SEARCHED[task], smoke=[2])):g}", "lr"]
+            )
+
+        loads = run.pick(default=LOADS[task], smoke=[1.5])
+        cells = [(shape, load, rate(shape, load)) for shape, load in itertools.product(shapes[task], loads)]
+        grids[task] = grid_of(task, run, units[task], cells, seeds)
+        if task != SMALL:
+            half = seeds | {"steps": [grids[task].setting.steps // 2]}
+            full = [cell for cell in cells if cell[1] >= 1]
+            grids[f"{task}_half"] = grid_of(task, run, units[task], full, half)
+    answers = sweep(grids, [held_out_loss, recovered, features_offered, untrained], snapshots=(0,), **options)
+
+    def gathered(task: str, end: str = "") -> pd.DataFrame:
+        table = answers[task + end].table
+        rung = table["depth"].map({shape.depth: rung for rung, shape in enumerate(shapes[task])})
+        load = (table["features_offered"] / units[task]).map(lambda load: nearest(load, LOADS[task]))
+        aspect = rung.map(dict(enumerate(factors(shapes[task]))))
+        return table.assign(load=load, rung=rung, aspect=aspect, share=table["recovered"] / table["features_offered"])
+
+    tables = {task: gathered(task) for task in ACTIVE}
+    held = {task: capacities(table) for task, table in tables.items()}
+    exponent = {task: slopes(held[task], shapes[task]) for task in ACTIVE}
+    statistics, verdict, controls = {}, {}, {"learning_rate": found.to_dict("index"), "by_load": {}, "capacity": {}}
+    controls |= {name: {} for name in ("power_law_misfit", "half_the_training", "over_model_a_model_b", "untrained")}
+    settled, agrees, inside = [], [], []
+    for task, table in tables.items():
+        statistics[f"{task}_aspect_exponent"] = stats.mean(exponent[task])
+        statistics[f"{task}_a_minus_2b"] = stats.mean(3 * exponent[task])
+        x, y = np.log(factors(shapes[task])), np.log(held[task].mean())
+        controls["power_law_misfit"][task] = np.abs(y - np.polyval(np.polyfit(x, y, 1), x)).max()
+        controls["untrained"][task] = table["untrained"].max()
+        for rung, rows in table.groupby("rung"):
+            shape, best = shapes[task][rung], rows.groupby("load")["recovered"].mean().idxmax()
+            inside.append(best < max(LOADS[task]))
+            row = {"parameters": shape.live_parameters(READ[task]), "aspect_ratio": shape.aspect_ratio}
+            row |= {"neurons": shape.note_neurons, "capacity": stats.supremum(rows), "at_load": best}
+            controls["capacity"][f"{task} {shape}"] = row
+    for task in TASKS:
+        table, pairs, tight, slack = tables[task], pairs_of(shapes[task]), [], []
+        for load, rows in table.groupby("load"):
+            free = bool((rows["share"] >= 0.99).all())
+            if CLAIMED[0] <= load <= CLAIMED[1]:
+                (slack if free else tight).append(rows)
+            row = {"slack": free, "loss_3pct": equal([rows], 3), "count_3pct": equal([rows], 3, "recovered")}
+            row |= {"widest_ln_loss": widest(rows, "held_out_loss"), "widest_ln_count": widest(rows, "recovered")}
+            row |= {f"{name}_ln_loss": log_ratio(rows, pair) for name, pair in pairs.items()}
+            controls["by_load"][f"{task} {load:g}"] = row
+        said = {f"loss_invariant_{percent}pct": equal(tight, percent) for percent in (1, 3)}
+        for name in ("kaplan_pair", "note_step"):
+            said[f"{name}_3pct"] = equal([rows[rows["rung"].isin(pairs[name])] for rows in tight], 3)
+        said["slack_loss_invariant_3pct"] = equal(slack, 3)
+        said |= {name: stats.decide(statistics[f"{task}_aspect_exponent"], (to - CLOSE, to + CLOSE))
+                 for name, to in PREDICTED.items()}  # fmt: skip
+        verdict |= {f"{task}_{name}": one for name, one in said.items()}
+        statistics[f"{task}_invariant_up_to_load"] = bracket(table)
+        statistics[f"{task}_floor_needed"] = floor_needed(task, tight, pairs["kaplan_pair"])
+        for name, pair in pairs.items():
+            ratios = [one for rows in tight if math.isfinite((one := log_ratio(rows, pair)).value)]
+            worst = max(ratios, key=lambda one: abs(one.value), default=stats.UNDEFINED)
+            statistics[f"{task}_{name}_largest_ln_loss"] = worst
+        full = slopes(capacities(table[table["load"] >= 1]), shapes[task])
+        drift = stats.mean(slopes(capacities(gathered(task, "_half")), shapes[task]) - full)
+        controls["half_the_training"][task] = drift
+        settled.append(stats.decide(drift, CLOSE))
+        controls["over_model_a_model_b"][task], same = against(task, held[task], pairs["note_step"])
+        agrees.append(same)
+    for name in said:
+        verdict[name] = stats.every(*(verdict[f"{task}_{name}"] for task in TASKS))
+    verdict["length_does_not_decide"] = stats.every(*settled)
+    verdict["agrees_with_model_a_model_b"] = stats.every(*agrees)
+    second = stats.mean(exponent[SMALL] - exponent["memory_K1"])
+    controls["second_budget"] = {"exponent_minus_main": second}
+    verdict["second_budget_agrees"] = stats.decide(second, CLOSE)
+    verdict["learning_rate_bracketed"] = "supported" if found["bracketed"].all() else "undecided"
+    verdict["capacity_inside_loads"] = "supported" if all(inside) else "undecided"
+    engine = ", ".join(sorted({engine for table in tables.values() for engine in table["engine"]}))
+    report.write(run, draw(tables, held, shapes, statistics), statistics=statistics, verdict=verdict,
+                 controls=controls, instances=sum(map(len, grids.values())), engine=engine,
+                 steps=max(one.setting.steps for one in grids.values()),
+                 seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
+
+
+def log_ratio(rows: pd.DataFrame, pair: tuple[int, int]) -> stats.Interval:
+    """ln loss of the wide one over the deep one at one load, paired by seed (90%); undefined if a loss is not > 0."""
+    loss = rows.pivot(index="seed", columns="rung", values="held_out_loss")[list(pair)]
+    return stats.mean(np.log(loss[pair[1]] / loss[pair[0]]), 0.9) if (loss > 0).all(axis=None) else stats.UNDEFINED
+
+
+def draw(tables: dict, held: dict, shapes: dict, statistics: dict) -> plots.Figure:
+    """Loss of wide over deep by load; share recovered against aspect ratio; the cylinder; capacity by aspect ratio."""
+    figure, axes = plots.figure(2, 4, width=15, height=4)
+    shown = [0.25, 0.5, 1, 1.5, 2]
+    shades = dict(zip(shown, mpl.colormaps["viridis"](np.linspace(0, 0.92, len(shown))), strict=True))
+    for task, (top, bottom) in zip(TASKS, axes[:, :3].T, strict=True):
+        table, x = tables[task], factors(shapes[task])
+        tight = {load: rows for load, rows in table.groupby("load") if (rows["share"] < 0.99).any()}
+        for (name, pair), colour in zip(
+            pairs_of(shapes[task]).items(), plots.category_colours("abc").values(), strict=True
+        ):
+            found = {load: log_ratio(rows, pair) for load, rows in tight.items()}
+            line = pd.DataFrame({load: one.asdict() for load, one in found.items() if math.isfinite(one.value)}).T
+            label = f"{name.replace('_', ' ')}, {x[pair[1]] / x[pair[0]]:.0f} times the aspect ratio"
+            if len(line):
+                line = np.exp(line)
+                top.plot(line.index, line["value"], marker="o", markersize=5, color=colour, label=label)
+                top.fill_between(line.index, line["low"], line["high"], color=colour, alpha=0.2, linewidth=0)
+        top.axhspan(1 / 1.03, 1.03, color="0.6", zorder=0, label="equal within 3%")
+        top.set(xscale="log", yscale="log", title=named(task), xlabel="load", ylabel="held-out loss, wide / deep")
+        top.set_xticks(
+            loads := [load for load in LOADS[task] if math.log2(load).is_integer()], [f"{at:g}" for at in loads]
+        )
+        top.minorticks_off()
+        plots.band(bottom, table[table["load"].isin(shown)], "aspect", "share", "load", colours=shades, log=True)
+        part = statistics[f"{task}_invariant_up_to_load"]
+        bottom.set(ylim=(0, 1.04), xlabel="aspect ratio / the deepest's", ylabel="share of features recovered",
+                   title=f"counts equal to load {part.low:g}, not at {part.high:g}")  # fmt: skip
+    sketch(axes[0, 3], shapes["representation"])
+    ax, span = axes[1, 3], np.array([1.0, factors(shapes["memory_K1"]).max()])
+    for (name, slope), solid in zip(PREDICTED.items(), ("surface", "volume", "radius"), strict=True):
+        plots.reference(ax, span, span**slope, f"{solid} ({name})")
+    for (task, found), colour in zip(held.items(), plots.category_colours(held).values(), strict=True):
+        ratios = [stats.ratio(found[rung], found[0], paired=True) for rung in found]
+        ends = np.array([[one.value, one.value - one.low, one.high - one.value] for one in ratios]).T
+        ax.errorbar(factors(shapes[task]), ends[0], yerr=np.where(np.isfinite(ends[1:]), ends[1:], 0), marker="o",
+                    markersize=5, capsize=2, color=colour, label=named(task))  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel="aspect ratio / the deepest's", ylabel="capacity / the deepest's",
+           title="What is held, on the cylinder's laws")  # fmt: skip
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=11)
+    exponents = {task: statistics[f"{task}_aspect_exponent"].value for task in TASKS}
+    figure.suptitle(
+        "At equal parameters, capacity goes with aspect ratio to the power "
+        + ", ".join(f"{value:.2f} ({named(task)})" for task, value in exponents.items())
+    )
+    return figure
+
+
+def sketch(ax: plots.Axes, shapes: list[Shape]) -> None:
+    """The note's cylinders, radius d and height L (drawn 4 times as high), deepest on top."""
+    top, wide = 0.0, shapes[-1].width
+    for shape in shapes:
+        d, height = shape.width, 4 * shape.depth
+        top -= 0.35 * d + height
+        ax.add_patch(Ellipse((0, top), 2 * d, 0.3 * d, color="0.75"))
+        ax.add_patch(Rectangle((-d, top), 2 * d, height, color="0.75"))
+        ax.add_patch(Ellipse((0, top + height), 2 * d, 0.3 * d, facecolor="0.9", edgecolor=plots.GREY))
+        ax.annotate(f"{d} wide, {shape.depth} deep\n{shape.note_neurons} neurons", (1.15 * wide, top + height / 2),
+                    va="center", fontsize=10)  # fmt: skip
+    ax.set(xlim=(-1.05 * wide, 2.8 * wide), ylim=(top - 0.2 * wide, 0.1 * wide), aspect="equal",
+           title="The note's cylinder: equal volume, less surface")  # fmt: skip
+    ax.axis("off")
+
+
+def named(task: str) -> str:
+    """A task's name as the figure says it."""
+    return task.replace("_small", ", fewer parameters").replace("_K1", ", K=1").replace("_K2", ", K=2")
+
+
+def factors(shapes: list[Shape]) -> np.ndarray:
+    """Aspect ratio over the deepest shape's."""
+    return np.array([shape.aspect_ratio for shape in shapes]) / shapes[0].aspect_ratio
+
+
+if __name__ == "__main__":
+    report.experiment(main)
