@@ -23,6 +23,7 @@ nothing and their ratio says little. At the other loads from 0.25 to 2:
   `note_step_3pct`: those two shapes alone. `slack_loss_invariant_3pct` asks the same of all shapes at slack loads.
 - `neurons`, `parameters`, `width`: the exponent of capacity lies within ln 1.1 / ln 8 = 0.046 of -1/3, 0, 1/3, which is
   10% for the note's eightfold move. Its interval is over seeds; `power_law_misfit` is the largest residual in ln F.
+- `capacity_equal_10pct`: all shapes' capacities agree within 10%, by the same test: a power law may miss a hump.
 - `invariant_up_to_load`: not an estimate but a bracket: `low` is the last load up to which all shapes recover the same
   count within 3% (TOST supported), `high` the first at which that is rejected, between the loads offered.
 `floor_needed`: the irreducible loss, in units of guessing, that both of Kaplan's pair would need on top to come within
@@ -66,11 +67,11 @@ SMALL = "memory_K1_small"  # the second budget
 ACTIVE = {"memory_K1": 1, "memory_K2": 2, "representation": None, SMALL: 1}
 TASKS = [task for task in ACTIVE if task != SMALL]
 READ = {task: active and active * LABELS for task, active in ACTIVE.items()}
-LOADS = {"memory_K1": [0.25, 0.5, 0.75, 1, 1.25, 1.5, 2], SMALL: [0.75, 1, 1.25, 1.5, 2, 3],
+LOADS = {"memory_K1": [0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3], SMALL: [0.75, 1, 1.25, 1.5, 2, 3],
          "memory_K2": [0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 8, 16],
          "representation": [0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 6]}  # fmt: skip
 SEARCHED = {"memory_K1": [1, 1.5, 2], SMALL: [1, 1.5, 2], "memory_K2": [2, 6], "representation": [2, 6]}
-STEPS = {"memory_K1": 6000, SMALL: 6000, "memory_K2": 3000, "representation": 2000}
+STEPS = {"memory_K1": 6000, SMALL: 6000, "memory_K2": 3000, "representation": 1500}
 FACTORS = (1, 8 / 3, 8, 64 / 3, 64)  # of aspect ratio, when depth is halved each time
 PREDICTED = {"neurons": -1 / 3, "parameters": 0.0, "width": 1 / 3}
 CLOSE = math.log(1.1) / math.log(8)
@@ -135,9 +136,10 @@ def equal(tables: list[pd.DataFrame], percent: float, of: str = "held_out_loss")
     return stats.every(*said) if said else "undecided"
 
 
-def widest(table: pd.DataFrame, of: str) -> stats.Interval:
-    """ln ratio of the two shapes that differ most at one load (90%); undefined where a value is not positive."""
-    return stats.equivalence(table, 0.03, shape=["rung"], value=of).widest if (table[of] > 0).all() else stats.UNDEFINED
+def log_ratio(rows: pd.DataFrame, pair: tuple[int, int], of: str = "held_out_loss") -> stats.Interval:
+    """ln of the wide shape's value over the deep one's at one load, by seed (90%); undefined if one is not > 0."""
+    value = rows.pivot(index="seed", columns="rung", values=of)[list(pair)]
+    return stats.mean(np.log(value[pair[1]] / value[pair[0]]), 0.9) if (value > 0).all(axis=None) else stats.UNDEFINED
 
 
 def bracket(table: pd.DataFrame) -> stats.Interval:
@@ -188,34 +190,31 @@ def against(task: str, held: pd.DataFrame, step: tuple[int, int]) -> tuple[stats
     return found, stats.decide(found, (1 / 1.1, 1.1))
 
 
+def prepared(run: report.Run, shapes: dict, units: dict) -> tuple[pd.DataFrame, dict[str, Grid]]:
+    """Every shape's learning rate by task and load, and the grids trained at them, with half the steps too."""
+    at = {task: run.pick(default=SEARCHED[task], smoke=[2]) for task in ACTIVE}
+    tried = {f"{task} {shape} load {load:g}": grid_of(task, run, units[task], [(shape, load)], {"seed": SEARCH_SEEDS})
+             for task in ACTIVE for shape in shapes[task] for load in at[task]}  # fmt: skip
+    rates = run.pick(default=0.0075 * 2 ** (np.arange(5) / 2), quick=np.array([0.01, 0.02, 0.04]), smoke=[0.01, 0.02])
+    found = best_rates(tried, rates, extend=run.pick(default=5, quick=1, smoke=0), results=run.results,
+                       device=run.device, workers=run.workers)  # fmt: skip
+    grids, seeds = {}, {"seed": range(run.pick(default=8, smoke=2))}
+    for task in ACTIVE:
+        cells = [(shape, load, float(found.loc[f"{task} {shape} load {nearest(load, at[task]):g}", "lr"]))
+                 for shape in shapes[task] for load in run.pick(default=LOADS[task], smoke=[1.5])]  # fmt: skip
+        grids[task] = grid_of(task, run, units[task], cells, seeds)
+        half = seeds | {"steps": [grids[task].setting.steps // 2]}
+        if task != SMALL:
+            grids[f"{task}_half"] = grid_of(task, run, units[task], [cell for cell in cells if cell[1] >= 1], half)
+    return found, grids
+
+
 def main(run: report.Run) -> None:
-    options = {"results": run.results, "device": run.device, "workers": run.workers}
     shapes = {task: ladder(task, run) for task in ACTIVE}
     units = {task: unit_of(task, shapes[task][0]) for task in ACTIVE}
-    searched, grids, seeds = {}, {}, {"seed": range(run.pick(default=8, smoke=2))}
-    for task in ACTIVE:
-        for shape, load in itertools.product(shapes[task], run.pick(default=SEARCHED[task], smoke=[2])):
-            cell = grid_of(task, run, units[task], [(shape, load)], {"seed": SEARCH_SEEDS})
-            searched[f"{task} {shape} load {load:g}"] = cell
-    rates = run.pick(
-        default=0.0075 * 2 ** (np.arange(5) / 2), quick=np.array([0.01, 0.02, 0.04]), smoke=np.array([0.01, 0.02])
-    )
-    found = best_rates(searched, rates, extend=run.pick(default=5, quick=1, smoke=0), **options)
-    for task in ACTIVE:
-
-        def rate(shape: Shape, load: float, task: str = task) -> float:
-            return float(
-                found.loc[f"{task} {shape} load {nearest(load, run.pick(default=SEARCHED[task], smoke=[2])):g}", "lr"]
-            )
-
-        loads = run.pick(default=LOADS[task], smoke=[1.5])
-        cells = [(shape, load, rate(shape, load)) for shape, load in itertools.product(shapes[task], loads)]
-        grids[task] = grid_of(task, run, units[task], cells, seeds)
-        if task != SMALL:
-            half = seeds | {"steps": [grids[task].setting.steps // 2]}
-            full = [cell for cell in cells if cell[1] >= 1]
-            grids[f"{task}_half"] = grid_of(task, run, units[task], full, half)
-    answers = sweep(grids, [held_out_loss, recovered, features_offered, untrained], snapshots=(0,), **options)
+    found, grids = prepared(run, shapes, units)
+    answers = sweep(grids, [held_out_loss, recovered, features_offered, untrained], snapshots=(0,),
+                    results=run.results, device=run.device, workers=run.workers)  # fmt: skip
 
     def gathered(task: str, end: str = "") -> pd.DataFrame:
         table = answers[task + end].table
@@ -232,9 +231,12 @@ def main(run: report.Run) -> None:
     settled, agrees, inside = [], [], []
     for task, table in tables.items():
         statistics[f"{task}_aspect_exponent"] = stats.mean(exponent[task])
-        statistics[f"{task}_a_minus_2b"] = stats.mean(3 * exponent[task])
-        x, y = np.log(factors(shapes[task])), np.log(held[task].mean())
-        controls["power_law_misfit"][task] = np.abs(y - np.polyval(np.polyfit(x, y, 1), x)).max()
+        means, x = held[task].mean(), np.log(factors(shapes[task]))
+        flat = held[task].rename_axis("seed").melt(var_name="rung", value_name="held", ignore_index=False).reset_index()
+        statistics[f"{task}_widest_ln_capacity"] = stats.equivalence(flat, 0.1, shape=["rung"], value="held").widest
+        verdict[f"{task}_capacity_equal_10pct"] = equal([flat], 10, "held")
+        misfit = np.log(means) - np.polyval(np.polyfit(x, np.log(means), 1), x)
+        controls["power_law_misfit"][task] = misfit.abs().max()
         controls["untrained"][task] = table["untrained"].max()
         for rung, rows in table.groupby("rung"):
             shape, best = shapes[task][rung], rows.groupby("load")["recovered"].mean().idxmax()
@@ -249,22 +251,21 @@ def main(run: report.Run) -> None:
             if CLAIMED[0] <= load <= CLAIMED[1]:
                 (slack if free else tight).append(rows)
             row = {"slack": free, "loss_3pct": equal([rows], 3), "count_3pct": equal([rows], 3, "recovered")}
-            row |= {"widest_ln_loss": widest(rows, "held_out_loss"), "widest_ln_count": widest(rows, "recovered")}
-            row |= {f"{name}_ln_loss": log_ratio(rows, pair) for name, pair in pairs.items()}
+            row |= {f"{name}_ln_{of}": log_ratio(rows, pair, column) for name, pair in pairs.items()
+                    for of, column in (("loss", "held_out_loss"), ("count", "recovered"))}  # fmt: skip
             controls["by_load"][f"{task} {load:g}"] = row
         said = {f"loss_invariant_{percent}pct": equal(tight, percent) for percent in (1, 3)}
         for name in ("kaplan_pair", "note_step"):
             said[f"{name}_3pct"] = equal([rows[rows["rung"].isin(pairs[name])] for rows in tight], 3)
+            ratios = [one for rows in tight if math.isfinite((one := log_ratio(rows, pairs[name])).value)]
+            worst = max(ratios, key=lambda one: abs(one.value), default=stats.UNDEFINED)
+            statistics[f"{task}_{name}_largest_ln_loss"] = worst
         said["slack_loss_invariant_3pct"] = equal(slack, 3)
-        said |= {name: stats.decide(statistics[f"{task}_aspect_exponent"], (to - CLOSE, to + CLOSE))
-                 for name, to in PREDICTED.items()}  # fmt: skip
+        slope = statistics[f"{task}_aspect_exponent"]
+        said |= {name: stats.decide(slope, (to - CLOSE, to + CLOSE)) for name, to in PREDICTED.items()}
         verdict |= {f"{task}_{name}": one for name, one in said.items()}
         statistics[f"{task}_invariant_up_to_load"] = bracket(table)
         statistics[f"{task}_floor_needed"] = floor_needed(task, tight, pairs["kaplan_pair"])
-        for name, pair in pairs.items():
-            ratios = [one for rows in tight if math.isfinite((one := log_ratio(rows, pair)).value)]
-            worst = max(ratios, key=lambda one: abs(one.value), default=stats.UNDEFINED)
-            statistics[f"{task}_{name}_largest_ln_loss"] = worst
         full = slopes(capacities(table[table["load"] >= 1]), shapes[task])
         drift = stats.mean(slopes(capacities(gathered(task, "_half")), shapes[task]) - full)
         controls["half_the_training"][task] = drift
@@ -287,57 +288,60 @@ def main(run: report.Run) -> None:
                  seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
 
 
-def log_ratio(rows: pd.DataFrame, pair: tuple[int, int]) -> stats.Interval:
-    """ln loss of the wide one over the deep one at one load, paired by seed (90%); undefined if a loss is not > 0."""
-    loss = rows.pivot(index="seed", columns="rung", values="held_out_loss")[list(pair)]
-    return stats.mean(np.log(loss[pair[1]] / loss[pair[0]]), 0.9) if (loss > 0).all(axis=None) else stats.UNDEFINED
-
-
 def draw(tables: dict, held: dict, shapes: dict, statistics: dict) -> plots.Figure:
-    """Loss of wide over deep by load; share recovered against aspect ratio; the cylinder; capacity by aspect ratio."""
-    figure, axes = plots.figure(2, 4, width=15, height=4)
+    """Loss of wide over deep by load; share recovered by aspect ratio; the cylinders; capacity by aspect ratio."""
+    figure, axes = plots.figure(2, 4, width=15, height=4.1)
+    colours = list(plots.category_colours(range(7)).values())
     shown = [0.25, 0.5, 1, 1.5, 2]
     shades = dict(zip(shown, mpl.colormaps["viridis"](np.linspace(0, 0.92, len(shown))), strict=True))
     for task, (top, bottom) in zip(TASKS, axes[:, :3].T, strict=True):
         table, x = tables[task], factors(shapes[task])
-        tight = {load: rows for load, rows in table.groupby("load") if (rows["share"] < 0.99).any()}
-        for (name, pair), colour in zip(
-            pairs_of(shapes[task]).items(), plots.category_colours("abc").values(), strict=True
-        ):
-            found = {load: log_ratio(rows, pair) for load, rows in tight.items()}
-            line = pd.DataFrame({load: one.asdict() for load, one in found.items() if math.isfinite(one.value)}).T
-            label = f"{name.replace('_', ' ')}, {x[pair[1]] / x[pair[0]]:.0f} times the aspect ratio"
-            if len(line):
-                line = np.exp(line)
-                top.plot(line.index, line["value"], marker="o", markersize=5, color=colour, label=label)
-                top.fill_between(line.index, line["low"], line["high"], color=colour, alpha=0.2, linewidth=0)
+        for (name, pair), colour in zip(pairs_of(shapes[task]).items(), colours, strict=False):
+            label = f"{name.replace('_', ' ').capitalize()}: {x[pair[1]] / x[pair[0]]:.0f} times the aspect ratio"
+            ratios = {load: log_ratio(rows, pair) for load, rows in table.groupby("load") if rows["share"].min() < 0.99}
+            known = {load: one for load, one in ratios.items() if math.isfinite(one.value)}
+            value, low, high = np.exp(
+                [[getattr(one, end) for one in known.values()] for end in ("value", "low", "high")]
+            )
+            top.plot(list(known), value, marker="o", markersize=5, color=colour, label=label)
+            top.fill_between(list(known), low, high, color=colour, alpha=0.2, linewidth=0)
         top.axhspan(1 / 1.03, 1.03, color="0.6", zorder=0, label="equal within 3%")
-        top.set(xscale="log", yscale="log", title=named(task), xlabel="load", ylabel="held-out loss, wide / deep")
-        top.set_xticks(
-            loads := [load for load in LOADS[task] if math.log2(load).is_integer()], [f"{at:g}" for at in loads]
-        )
+        top.set(xscale="log", yscale="log", title=named(task), ylabel="held-out loss, wide / deep",
+                xlabel="load, where something is missed")  # fmt: skip
+        ticks = [load for load in LOADS[task] if load >= 0.25 and math.log2(load).is_integer()]
+        top.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         top.minorticks_off()
         plots.band(bottom, table[table["load"].isin(shown)], "aspect", "share", "load", colours=shades, log=True)
+        plots.null(
+            bottom,
+            x,
+            table.groupby("aspect")["untrained"].mean() / table.groupby("aspect")["features_offered"].mean(),
+            "untrained",
+        )
         part = statistics[f"{task}_invariant_up_to_load"]
-        bottom.set(ylim=(0, 1.04), xlabel="aspect ratio / the deepest's", ylabel="share of features recovered",
+        bottom.set(ylim=(-0.02, 1.04), xlabel="aspect ratio / the deepest's", ylabel="share of features recovered",
                    title=f"counts equal to load {part.low:g}, not at {part.high:g}")  # fmt: skip
+    axes[1, 0].legend(title="load", loc="lower left", bbox_to_anchor=(0, 0.08), ncols=3, fontsize=10)
     sketch(axes[0, 3], shapes["representation"])
-    ax, span = axes[1, 3], np.array([1.0, factors(shapes["memory_K1"]).max()])
-    for (name, slope), solid in zip(PREDICTED.items(), ("surface", "volume", "radius"), strict=True):
-        plots.reference(ax, span, span**slope, f"{solid} ({name})")
-    for (task, found), colour in zip(held.items(), plots.category_colours(held).values(), strict=True):
+    ax, span, by_law = axes[1, 3], np.array([1.0, factors(shapes["memory_K1"]).max()]), []
+    for name, solid, dash in zip(PREDICTED, ("surface", "volume", "radius"), (":", "--", "-."), strict=True):
+        by_law += ax.plot(span, span ** PREDICTED[name], dash, color=plots.GREY, label=f"{solid} ({name})")
+    for (task, found), colour in zip(held.items(), colours[3:], strict=True):
         ratios = [stats.ratio(found[rung], found[0], paired=True) for rung in found]
         ends = np.array([[one.value, one.value - one.low, one.high - one.value] for one in ratios]).T
         ax.errorbar(factors(shapes[task]), ends[0], yerr=np.where(np.isfinite(ends[1:]), ends[1:], 0), marker="o",
                     markersize=5, capsize=2, color=colour, label=named(task))  # fmt: skip
+    ax.add_artist(ax.legend(handles=by_law, loc="lower left", fontsize=9.5))
+    ax.legend(handles=ax.get_legend_handles_labels()[0][len(by_law) :], loc="upper left", fontsize=9.5)
     ax.set(xscale="log", yscale="log", xlabel="aspect ratio / the deepest's", ylabel="capacity / the deepest's",
-           title="What is held, on the cylinder's laws")  # fmt: skip
+           ylim=(0.15, 16), title="capacity on the cylinder")  # fmt: skip
+    for axis, ticks in ((ax.xaxis, [1, 2, 4, 8, 16, 32, 64]), (ax.yaxis, [0.25, 0.5, 1, 2, 4])):
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=11)
     exponents = {task: statistics[f"{task}_aspect_exponent"].value for task in TASKS}
-    figure.suptitle(
-        "At equal parameters, capacity goes with aspect ratio to the power "
-        + ", ".join(f"{value:.2f} ({named(task)})" for task, value in exponents.items())
-    )
+    figure.suptitle("At equal parameters, capacity goes as aspect ratio to the power "
+                    + ", ".join(f"{value:.2f} ({named(task)})" for task, value in exponents.items()))  # fmt: skip
     return figure
 
 
@@ -353,7 +357,7 @@ def sketch(ax: plots.Axes, shapes: list[Shape]) -> None:
         ax.annotate(f"{d} wide, {shape.depth} deep\n{shape.note_neurons} neurons", (1.15 * wide, top + height / 2),
                     va="center", fontsize=10)  # fmt: skip
     ax.set(xlim=(-1.05 * wide, 2.8 * wide), ylim=(top - 0.2 * wide, 0.1 * wide), aspect="equal",
-           title="The note's cylinder: equal volume, less surface")  # fmt: skip
+           title="the note's cylinder: equal volume")  # fmt: skip
     ax.axis("off")
 
 
