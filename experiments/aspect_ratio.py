@@ -52,7 +52,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axis import Axis
 from matplotlib.patches import Ellipse, Rectangle
-from matplotlib.ticker import NullLocator
 
 from toysup import plots, report, stats
 from toysup.ensemble import Trained
@@ -301,7 +300,7 @@ def draw(tables: dict, held: dict, shapes: dict, statistics: dict) -> plots.Figu
         table, x = tables[task], factors(shapes[task])
         slack = [load for load, rows in table.groupby("load") if rows["share"].min() >= 0.99]
         for (name, pair), colour in zip(pairs_of(shapes[task]).items(), colours, strict=False):
-            label = f"{PAIRS[name]}: {x[pair[1]] / x[pair[0]]:.0f} times the aspect ratio"
+            label = f"{PAIRS[name]}, {x[pair[1]] / x[pair[0]]:.0f} times the aspect"
             ratios = {load: log_ratio(rows, pair) for load, rows in table[~table["load"].isin(slack)].groupby("load")}
             known = {load: one for load, one in ratios.items() if math.isfinite(one.value)}
             value, low, high = np.exp([[one.value, one.low, one.high] for one in known.values()]).T
@@ -309,16 +308,15 @@ def draw(tables: dict, held: dict, shapes: dict, statistics: dict) -> plots.Figu
             top.fill_between(list(known), low, high, color=colour, alpha=0.2, linewidth=0)
         top.axhspan(1 / 1.03, 1.03, color="0.6", zorder=0, label="equal within 3%")
         top.set(xscale="log", yscale="log", title=named(task), ylabel="held-out loss, wide / deep",
-                xlabel="load", xlim=(0.22, None))  # fmt: skip
-        if slack:
-            top.axvspan(0.22, max(slack), color="0.93", zorder=0)
-            place = {"transform": top.get_xaxis_transform(), "ha": "center", "fontsize": 10, "color": plots.GREY}
-            top.text(math.sqrt(0.22 * max(slack)), 0.5, "slack:\nall shapes\nrecover\n99%", va="center", **place)
+                xlabel="load", xlim=(0.11, None))  # fmt: skip
+        top.axvspan(0.11, max(slack, default=0.11), color="0.92", zorder=0, label="slack: all recover 99%")
+        top.minorticks_off()
         ticked(top.xaxis, [0.25, 0.5, 1, 2, 4, 8, 16])
-        if np.divide(*top.get_ylim()[::-1]) < 50:
-            ticked(top.yaxis, [0.25, 0.5, 1, 2, 4, 8])
+        if np.divide(*top.get_ylim()[::-1]) < 1000:
+            ticked(top.yaxis, [0.125, 0.25, 0.5, 1, 2, 4, 8])
         plots.band(bottom, table[table["load"].isin(shown)], "aspect", "share", "load", colours=shades, log=True)
-        plots.null(bottom, x, table.groupby("aspect")["untrained_share"].mean(), "untrained")
+        two = table[table["load"] == nearest(2, table["load"].unique())].groupby("aspect")["untrained_share"].mean()
+        plots.null(bottom, two.index, two, "untrained, load 2")
         part = statistics[f"{task}_invariant_up_to_load"]
         bottom.set(ylim=(-0.02, 1.04), xlabel="aspect ratio / the deepest's", ylabel="share of features recovered",
                    title=f"counts agree up to load {part.low:g}, not at {part.high:g}")  # fmt: skip
@@ -335,10 +333,11 @@ def draw(tables: dict, held: dict, shapes: dict, statistics: dict) -> plots.Figu
     ax.add_artist(ax.legend(handles=by_law, loc="lower left", fontsize=9.5))
     ax.legend(handles=ax.get_legend_handles_labels()[0][len(by_law) :], loc="upper left", fontsize=9.5)
     ax.set(xscale="log", yscale="log", xlabel="aspect ratio / the deepest's", ylabel="capacity / the deepest's",
-           ylim=(0.15, 16), title="features held, and the cylinder's laws")  # fmt: skip
+           ylim=(0.07, 25), title="capacity and the cylinder")  # fmt: skip
+    ax.minorticks_off()
     ticked(ax.xaxis, [1, 4, 16, 64])
     ticked(ax.yaxis, [0.25, 0.5, 1, 2, 4])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=11)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=10)
     exponents = {task: statistics[f"{task}_aspect_exponent"].value for task in TASKS}
     loss = [math.exp(abs(statistics[f"{task}_kaplan_pair_ln_loss_at_load_2"].value)) for task in TASKS]
     figure.suptitle("At equal parameters, capacity goes as aspect ratio to the power "
@@ -368,12 +367,11 @@ def ticked(axis: Axis, ticks: list[float]) -> None:
     """Ticks at those of `ticks` that are in view, and no others."""
     low, high = axis.get_view_interval()
     axis.set_ticks(shown := [tick for tick in ticks if low <= tick <= high], [f"{tick:g}" for tick in shown])
-    axis.set_minor_locator(NullLocator())
 
 
 def named(task: str) -> str:
     """A task's name as the figure says it."""
-    return task.replace("_small", ", fewer parameters").replace("_K1", ", K=1").replace("_K2", ", K=2")
+    return task.replace("_small", ", smaller").replace("_K1", ", K=1").replace("_K2", ", K=2")
 
 
 def factors(shapes: list[Shape]) -> np.ndarray:
