@@ -37,7 +37,7 @@ the steps, as half of them gave the same exponent but not the same ratios; losse
 was searched, instead of the largest ratio, which came from losses near 0. `floor_needed`: the irreducible loss, over
 that of guessing, that Kaplan's pair would need on top to come within 3% there: text has one, these tasks have none.
 
-Two cores: --quick about 45 seconds, default about 7 minutes.
+Two cores: --quick about 50 seconds, default 7 to 8 minutes.
 """
 
 from __future__ import annotations
