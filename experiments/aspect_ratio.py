@@ -311,7 +311,7 @@ def draw(tables: dict, held: dict, shapes: dict, statistics: dict) -> plots.Figu
                 xlabel="load", xlim=(0.11, None))  # fmt: skip
         top.axvspan(0.11, max(slack, default=0.11), color="0.92", zorder=0, label="slack: all recover 99%")
         top.minorticks_off()
-        ticked(top.xaxis, [0.25, 0.5, 1, 2, 4, 8, 16])
+        ticked(top.xaxis, [0.125, 0.25, 0.5, 1, 2, 4, 8, 16])
         if np.divide(*top.get_ylim()[::-1]) < 1000:
             ticked(top.yaxis, [0.125, 0.25, 0.5, 1, 2, 4, 8])
         plots.band(bottom, table[table["load"].isin(shown)], "aspect", "share", "load", colours=shades, log=True)
