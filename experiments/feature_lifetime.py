@@ -84,7 +84,7 @@ def shape_of(task: str, depth: int, run: report.Run) -> Shape:
 def grid_of(task: str, depth: int, run: report.Run, load: float = 1.0, length: float = 1.0) -> Grid:
     """One task at one depth, with a share of its features and of its steps."""
     shape, optimizer = shape_of(task, depth, run), Adam(beta2=0.99, schedule=Cosine())
-    steps = round(length * run.pick(default=3000, quick=800, smoke=4))
+    steps = round(length * run.pick(default=3000, quick=500, smoke=4))
     if task == "circuits":
         n = round(load * run.pick(default=12, quick=6, smoke=4))
         model = Model(ResidualMLP, shape=shape, unembedding="trained", row_norm=math.sqrt(shape.width) / 2)
