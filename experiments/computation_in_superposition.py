@@ -18,7 +18,7 @@ two functions, each with half its output, costs as much as naive by squares and 
 `fourth_powers_beat_naive`, `fourth_powers_beat_sharing`: unmixed, 1 block, trained and judged by 4th powers, is below
 either; `but_not_by_squares`: judged by squares it is above naive.
 
-**Capacity.** |x|, x + relu(x) (p = .01) and AND of random pairs of 32 booleans (p = .1, outputs read only what blocks
+**Capacity.** |x|, x + relu(x) (p = .01) and AND of random pairs of 16 booleans (p = .2, outputs read only what blocks
 wrote), width d, H neurons in 1, 2 or 4 blocks; embeddings `frozen` (random, W_U = W_E^T, for AND its own rows),
 `trained`, or trained on 4th powers (`fourth`). Two counts, never compared: by squares, sum_k max(0, 1 - E e_k^2 / E
 line_k^2), line_k the best affine function of x, at most min(d, H) by the bound (the naive network attains it); by AUC,
@@ -65,7 +65,7 @@ PUBLISHED = {1: 6.96e-4, 2: 6.90e-4, 3: 6.58e-4}
 HIDDEN, OFFERED, STEPS = {1: 50, 2: 25, 3: 17}, {1: 100, 2: 100, 3: 102}, {1: 1000, 2: 1000, 3: 10_000}
 NAIVE = {2: 1 / 2 * 0.01 / 6, 4: 1 / 2 * 0.01 / 10}  # half the functions, p E relu(x)^q of an active feature
 SHARED = 1 / 4  # of NAIVE[4]: twice as many functions, an eighth of each
-RARE, DENSER, BOOLEAN = 0.01, 0.05, 0.1
+RARE, DENSER, BOOLEAN = 0.01, 0.05, 0.2
 AUC, PASS = 0.95, 1 + int(np.log(0.9) / np.log(1 - RARE))  # functions that may share a neuron
 LAWS = ("neurons", "parameters", "width")
 TITLES = {"absolute_value": "|x|", "x_plus_relu": "x + relu(x)", "and": "AND"}
@@ -202,9 +202,9 @@ def base(run: report.Run, task: str, variant: str) -> Setting:
     optimizer, shape = Adam(beta2=0.99, schedule=Cosine()), Shape(8, 1)
     embedding = "frozen" if variant == "frozen" else "trained"
     if task == "and":
-        features, pairs = SparseBoolean(run.pick(default=32, smoke=12), BOOLEAN), run.pick(default=64, smoke=16)
+        features, pairs = SparseBoolean(run.pick(default=16, smoke=12), BOOLEAN), run.pick(default=64, smoke=16)
         model = Model(Written, shape=shape, embedding=embedding, unembedding=embedding)
-        return Setting(features, And(n_pairs=pairs), model, optimizer, max(2, steps // 2), batch // 2)
+        return Setting(features, And(n_pairs=pairs), model, optimizer, steps, batch // 2)
     unembedding = "tied" if embedding == "frozen" else "trained"
     model = Model(ResidualMLP, shape=shape, embedding=embedding, unembedding=unembedding)
     kind = (AbsoluteValue if task == "absolute_value" else XPlusRelu)(exponent=4.0 if variant == "fourth" else 2.0)
@@ -228,13 +228,12 @@ def cells(run: report.Run, task: str, variant: str) -> list[Shape]:
     deep = run.pick(default=[2, 4], quick=[])
     return [Shape(d, blocks, h // blocks) for d in widths for h in neurons
             if d == h or not (task == "and" and variant == "trained")
-            for blocks in ([1, *deep] if d == h and d > 8 and f"{task}_{variant}" != "and_trained" else [1])]  # fmt: skip
+            for blocks in ([1, *deep] if d == h > 8 and f"{task}_{variant}" != "and_trained" else [1])]  # fmt: skip
 
 
 def offers(run: report.Run, key: str, shape: Shape) -> list[int]:
     """Functions offered to one shape, in units of what the naive network computes."""
     loads = {"absolute_value_trained": (1, 2, 4, 8), "absolute_value_fourth": (1, 2, 4, 8)}.get(key, (0.5, 1, 2))
-    loads = (0.5, 1, 2, 4) if key.startswith("and") else loads
     return [round(min(shape.width, shape.neurons) * load) for load in run.pick(default=loads, smoke=loads[:2])]
 
 
@@ -537,7 +536,7 @@ def draw_ands(ax: Any, table: pd.DataFrame, linear: pd.DataFrame, widths: dict) 
     ax.set_xscale("log", base=2)
     ax.set_xticks(sizes, [str(n) for n in sizes])
     ax.set(xlabel="neurons", ylabel="share of ANDs with AUC > .95", ylim=(0, 1.05))
-    ax.set_title("AND of pairs of 32, frozen")
+    ax.set_title("AND of pairs of 16, frozen")
     ax.legend(fontsize=9, loc="upper left")
 
 
