@@ -9,7 +9,7 @@ y = x + relu(x): 100 features (102 for 3 blocks), p = .01, U[-1, 1], frozen unit
 no biases, 50, 2 x 25 and 3 x 17 neurons, AdamW (3e-3, decay .01), quarter cosine, batch 2048, 1000 steps, 10,000 for 3
 blocks. Losses 6.96e-4, 6.90e-4, 6.58e-4 against 8.33e-4 for the naive network: one function a neuron, x for the rest.
 Bhagat et al. 2026 hold that the gain is no computation: the stream carries x W W^T, and neurons correct that mixture.
-Then r = x (1 - W W^T) + relu(x) has unequal eigenvalues, and the bound is .66 of naive; in the control `unmixed` (x in
+Then r = x (1 - W W^T) + relu(x) has unequal eigenvalues, and the bound is .69 of naive; in the control `unmixed` (x in
 place of x W W^T) r = relu(x) and it is .996. Rules, ratios with 95% intervals over seeds, for each depth:
 `published_losses` within 5%; `beats_naive` below 1; `gain_vanishes_without_mixing` unmixed above .98 of naive;
 `never_below_the_bound` all trained on squares at .99 of their bounds or more (else there is a bug). 4th powers of the
@@ -347,7 +347,7 @@ def main(run: report.Run) -> None:
             statistics[f"{name}_over_naive"] = stats.mean(sums["recovered"] / sums["bound"])
             controls["capacity_over_bound"][name] = ratios = over(own, own["bound"])
             if by == "squares":
-                verdict[f"{key}_within_bound"] = stats.every(*(stats.decide(i, (0, 1.01)) for i in ratios.values()))
+                verdict[f"{key}_within_bound"] = stats.every(*(stats.decide(i, (-np.inf, 1.01)) for i in ratios.values()))
             elif task == "absolute_value":
                 for than, unit in (("neurons", own["neurons"]), ("sharing", PASS * own["bound"])):
                     found = [stats.decide(i, (1, np.inf)) for i in over(own, unit).values()]
