@@ -205,7 +205,7 @@ def base(run: report.Run, task: str, variant: str) -> Setting:
     if task == "and":
         features, pairs = SparseBoolean(run.pick(default=16, smoke=12), BOOLEAN), run.pick(default=64, smoke=16)
         model = Model(Written, shape=shape, embedding=embedding, unembedding=embedding)
-        return Setting(features, And(n_pairs=pairs), model, optimizer, 2 * steps, batch // 2)
+        return Setting(features, And(n_pairs=pairs), model, optimizer, steps, batch // 2)
     unembedding = "tied" if embedding == "frozen" else "trained"
     model = Model(ResidualMLP, shape=shape, embedding=embedding, unembedding=unembedding)
     kind = (AbsoluteValue if task == "absolute_value" else XPlusRelu)(exponent=4.0 if variant == "fourth" else 2.0)
@@ -226,10 +226,10 @@ def cells(run: report.Run, task: str, variant: str) -> list[Shape]:
     widths = neurons = run.pick(default=[8, 16, 32], quick=[8, 16], smoke=[4])
     if task == "and":
         widths, neurons = run.pick(default=([8, 16], [4, 8, 16]), quick=([8], [8]), smoke=([4], [4]))
-    deep = run.pick(default=[2, 4], quick=[]) if task != "and" else []
+    deep = run.pick(default=[2, 4], quick=[])
     return [Shape(d, blocks, h // blocks) for d in widths for h in neurons
             if d == h or not (task == "and" and variant == "trained")
-            for blocks in ([1, *deep] if d == h > 8 else [1])]  # fmt: skip
+            for blocks in ([1, *deep] if d == h > 8 and f"{task}_{variant}" != "and_trained" else [1])]  # fmt: skip
 
 
 def offers(run: report.Run, key: str, shape: Shape) -> list[int]:
@@ -262,7 +262,8 @@ def search(run: report.Run, options: dict[str, Any]) -> pd.DataFrame:
         grids = {}
         for key, (task, variant) in keys(run).items():
             for shape in cells(run, task, variant) if (variant == "fourth") == fourth else ():
-                path, number = asked(run, task, (1 if variant == "frozen" else 2) * min(shape.width, shape.neurons))
+                load = 1 if key in ("absolute_value_frozen", "x_plus_relu_frozen") else 2
+                path, number = asked(run, task, load * min(shape.width, shape.neurons))
                 axes = {("model.shape", path): [(shape, number)], "seed": SEARCH_SEEDS}
                 grids[f"{key}_{shape}"] = Grid(base(run, task, variant), axes)
         rates = run.pick(default=[0.01, 0.02, 0.04], quick=[0.01, 0.03])
