@@ -234,7 +234,9 @@ def cells(run: report.Run, task: str, variant: str) -> list[Shape]:
 
 def offers(run: report.Run, key: str, shape: Shape) -> list[int]:
     """Functions offered to one shape, in units of what the naive network computes."""
-    loads = {"absolute_value_trained": (1, 2, 4, 8), "absolute_value_fourth": (1, 2, 4, 8)}.get(key, (0.5, 1, 2))
+    wide = (1, 2, 4, 8)
+    loads = {"absolute_value_frozen": (0.5, 1, 2, 4), "absolute_value_trained": wide, "absolute_value_fourth": wide}
+    loads = loads.get(key, (0.5, 1, 2))
     return [round(min(shape.width, shape.neurons) * load) for load in run.pick(default=loads, smoke=loads[:2])]
 
 
