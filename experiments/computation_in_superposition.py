@@ -25,20 +25,21 @@ line_k^2), line_k the best affine function of x, at most min(d, H) by the bound 
 outputs that rank active above inactive at > .95. For |x| any line has AUC .5, but sharing a neuron is free while the
 others are off: k functions pass while (1 - p)^(k-1) > .9, 11 a neuron. For AND x_i + x_j ranks perfectly, so the null
 is a linear readout without neurons. Capacity: sup over functions offered, up to 8 times min(d, H) for |x|.
-Rules: `*_more_than_neurons`, `*_more_than_sharing`
-(AUC) some cell exceeds H, or 11 min(d, H) (level corrected for the number of cells); `and_*_ranks_more_than_linear`
-in every cell of 8 dimensions (16 hold all 16 features) the share ranked, of the most offered, exceeds the linear
-readout's. F = C d^a' H^b over cells of 1 block; with
-h = d, H = d L, that is d^a L^b, a = a' + b (THEORY 3): neurons (1, 1), parameters (2, 1), width (1, 0), decided as in
+Rules: `*_more_than_neurons`, `*_more_than_sharing` (AUC) some cell exceeds H, or 11 min(d, H) (level corrected for the
+number of cells); `and_*_ranks_more_than_linear` in every cell of 8 dimensions (16 hold all 16 features) the share
+ranked, of the most offered, exceeds the linear readout's. F = C d^a' H^b over cells of 1 block; with h = d, H = d L,
+that is d^a L^b, a = a' + b (THEORY 3): neurons (1, 1), parameters (2, 1), width (1, 0), decided as in
 THEORY 9 (AICc by 10 and the interval of a - 2b). Rates are searched for every cell, by functions computed (by loss for
 4th powers). Controls: half the steps; |x| at p = .05 (16 neurons); `offers_suffice`, the share of cells in which the
 largest offer adds less than 5%; `highest_over_bound`, of any network; AICc of F = C min(d, H) beside the laws.
 
-Written before the default run, after a pilot of two seeds at d = H = 16: at p = .05 counts by AUC were those by
-squares, so p = .01 was taken for the cells, and .05 for a control. After a first default run: rates of frozen
-embeddings (all but AND) are searched at n = min(d, H), since at twice that nothing was computed at any rate; the
-bound is checked by each network instead of by interval; AUC of AND is no capacity, as it grew with every offer, and is
-only held against the linear readout; min(d, H) joined the AICc table. No other rule was touched, no verdict turned.
+Written before the default run, after pilots of two seeds at d = H = 16: at p = .05 counts of |x| by AUC were those by
+squares, so p = .01 was taken for the cells, and .05 for a control; AND at p = .1 was hardly learned. After a first
+default run: rates of frozen embeddings (all but AND) are searched at n = min(d, H), as at twice that x + relu(x) was
+not computed at any rate; the bound is checked network by network (`within_bound`, by intervals up to 1.01, was
+undecided where seeds differ); AUC of AND is held against the linear readout only, as it grew with every offer and is no
+capacity; min(d, H) joined the AICc table, for the bound says that it, no power law, is the law by squares. AND is still
+short of training (half the steps hold .63 of it, frozen): what it says of shapes is undecided whatever the verdicts.
 
 Two cores: --quick about a minute, default about 11 (6 of capacities, 5 of published networks).
 """
@@ -526,7 +527,8 @@ def draw_offered(ax: Any, answers: dict[str, Results]) -> None:
     asked_for = sorted(own["offered"].unique())
     ax.plot(asked_for[:2], asked_for[:2], color=plots.GREY, linewidth=1, zorder=1)
     ax.plot([], [], "k--", label="trained on 4th powers")
-    level(ax, size, f"{size} neurons", up=-4)
+    ax.axhline(size, color=plots.GREY, linestyle=":", zorder=1)
+    ax.text(asked_for[-1], size * 1.03, f"{size} neurons", fontsize=9, ha="right")
     ax.set_xscale("log", base=2)
     ax.set_xticks(asked_for, [str(n) for n in asked_for])
     ax.set(xlabel="functions asked for (grey: all of them)", ylabel="functions computed", ylim=(0, 3.4 * size))
@@ -561,11 +563,10 @@ def draw_capacity(ax: Any, held: dict, variants: dict[str, str], by: str, x: str
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
     ends = np.array([min(seen), max(seen)])
-    for times, text in [(1, "one a neuron"), (PASS, f"{PASS} share each neuron")][: 1 + (by == "auc")] * (
-        x == "neurons"
-    ):
+    for times in ([1, PASS] if by == "auc" else [1]) if x == "neurons" else []:
         ax.plot(ends, times * ends, ":", color=plots.GREY, zorder=1)
-        ax.text(ends[1], times * ends[1] * 0.8, text, fontsize=9, color=plots.GREY, ha="right", va="top")
+    said = "grey: one a neuron" + f"; {PASS} sharing each neuron" * (by == "auc")
+    ax.text(0.03, 0.99, said if x == "neurons" else "", fontsize=9, va="top", transform=ax.transAxes)
     ax.set_xticks(sorted(seen), [f"{value:g}" for value in sorted(seen)])
     ax.yaxis.set_major_formatter("{x:g}")
     ax.set(xlabel="neurons" if x == "neurons" else "parameters of the block, 2 x width x neurons")
