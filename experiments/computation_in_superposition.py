@@ -260,8 +260,8 @@ def capacity_grids(run: report.Run, rates: pd.Series) -> dict[str, Grid]:
         chosen = [(shape, rates[f"{key}_{shape}"], asked(run, task, n)[1])
                   for shape in cells(run, task, variant) for n in offers(run, key, shape)]  # fmt: skip
         grids[key] = Grid(setting, {paths: chosen, "seed": seeds(run)})
-        size = run.pick(default=16, quick=8)
-        middle = [one for one in chosen if one[0] == Shape(size, 1)] or chosen[:1]
+        size = run.pick(default=16, quick=8, smoke=4)
+        middle = [one for one in chosen if one[0] == Shape(size, 1)]
         grids[f"{key}_half"] = Grid(setting, {paths: middle, "steps": [setting.steps // 2], "seed": seeds(run)})
         if task == "absolute_value":
             grids[f"{key}_denser"] = Grid(setting, {paths: middle, "features.density": [DENSER], "seed": seeds(run)})
