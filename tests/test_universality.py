@@ -249,6 +249,8 @@ def test_activations_on_shared_draws_and_responses_of_units():
     assert torch.equal(alike[0], alike[1]) and torch.equal(found[0], alike[0])  # whatever their own data
     assert not torch.equal(found, shared_activations(trained, batches=1, seed=1))
     assert shared_activations(trained, batches=2).shape == (2, 2048, 3)
+    x = drawn(7, 6, seed=2).float()
+    assert torch.allclose(shared_activations(trained, inputs=x), x @ W, atol=1e-6)
     for wrong in ({"layer": 1}, {"of": "code"}, {"batches": 0}):
         with pytest.raises(InputError):
             shared_activations(trained, **wrong)

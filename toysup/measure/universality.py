@@ -80,20 +80,28 @@ def _units(trained: Trained, x: Tensor, of: Of, layer: int | None) -> Float[Tens
 
 
 def shared_activations(
-    trained: Trained, *, of: Of = "stream", layer: int | None = 0, batches: int = 4, seed: int = 0
+    trained: Trained,
+    *,
+    of: Of = "stream",
+    layer: int | None = 0,
+    inputs: Tensor | None = None,
+    batches: int = 4,
+    seed: int = 0,
 ) -> Float[Tensor, "instance sample unit"]:
-    """Activations of every instance on the same batches * 1024 held-out inputs, those of data seed `seed`.
-
-    Two stacks are comparable sample by sample where their features are the same.
+    """Activations of every instance on the same inputs.
 
     Args:
         of: "neurons" (after their nonlinearity) or "stream"; layer: its number (0 of the stream is the embedded input,
             which is an autoencoder's code), or None for all of them side by side.
+        inputs: (sample, input). By default batches * 1024 held-out draws with data seed `seed`: the same for two stacks
+            only if their features have one law.
     """
     check_whole("shared_activations", "batches", batches)
     stack = dataclasses.replace(trained.stack, data_seed=np.full(len(trained), seed, dtype=np.int64))
     here = dataclasses.replace(trained, stack=stack, kept={})
     with torch.no_grad(), one_thread():
+        if inputs is not None:
+            return _units(trained, inputs.expand(len(trained), *inputs.shape), of, layer)
         return torch.cat([_units(trained, here.batch(k, BATCH)[0], of, layer) for k in range(batches)], 1)
 
 
