@@ -15,18 +15,21 @@ is smaller with more than either meets within its shape, so there U can exceed 1
 
 Rules. `same`: U above .9. A measure `can_tell` if U is below .9 for networks of the same shapes that had other
 importances (or frequencies of facts) on the same features: where it cannot, its `same` means little. `same_features`:
-scores in both tasks; `same_geometry`: CKA in both. What is shared is the world's law if the partial correlation of
-scores across shapes, given polynomials of log p and log I up to degree 4, is within .1 of 0 (`law_explains`), and
-`facts_do_not_matter` if networks that learned other labels for the same frequencies agree as well, U in .9 to 1.1: had
-features more in common than their law, both would fail. `which_pairs_share_is_luck`: gram within .05 of 0, across and
-within. Controls: features that are all alike (uniform p, I), where nothing but luck tells one from another, must agree
-at 0 within .05; U may not move by .1 at half the training of both shapes (`length_does_not_decide`) or at full
-training and unequal losses (`matching_does_not_decide`), by scores and by CKA; untrained networks.
+scores in both tasks; `same_geometry`: CKA in both, and `same_learned_geometry` if the floor is that of untrained
+networks of the same shapes (random codes of the same data are alike already). What is shared is the world's law if the
+partial correlation of scores across shapes, given polynomials of log p and log I up to degree 4, is within .1 of 0
+(`law_explains`), and `facts_do_not_matter` if networks that learned other labels for the same frequencies agree as
+well, U in .9 to 1.1: had features more in common than their law, both would fail. `which_pairs_share_is_luck`: gram
+within .05 of 0, across and within. Controls: features that are all alike (uniform p, I), where nothing but luck tells
+one from another, must agree at 0 within .05; U may not move by .1 at half the training of both shapes
+(`length_does_not_decide`) or at full training and unequal losses (`matching_does_not_decide`), by scores and by CKA.
 
-Thresholds were set after a pilot of 4 networks on other seeds. Two cores: --quick about a minute, default about 5.
+Thresholds were set after a pilot of 4 networks on other seeds; untrained floors were added after a --quick run. Two
+cores: --quick about a minute, default about 5.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -190,11 +193,13 @@ def rows_of(world: World, answer: Results, steps: int) -> np.ndarray:
     return table.index[(table["steps"] == steps) & np.isfinite(table[world.loss.__name__])].to_numpy()
 
 
-def compared(name: str, a: dict, b: dict) -> stats.Agreement:
-    """Two ensembles by one measure."""
+def compared(name: str, a: dict, b: dict, untrained: stats.Agreement | None = None) -> stats.Agreement:
+    """Two ensembles by one measure, above chance; or above untrained networks of the same shapes, where given."""
     similarity, what, axis = MEASURES[name]
     pairs = [(a[what], b[what]), (a[what], a[what]), (b[what], b[what])]
     floors = [0.0 if axis is None else chance(similarity, x, y, axis=axis, repeats=2).numpy() for x, y in pairs]
+    if untrained:
+        floors = [floor + part.value for floor, part in zip(floors, untrained[1:], strict=True)]
     return stats.agreement(*(similarity(x, y).numpy() for x, y in pairs), floors=floors)
 
 
@@ -268,6 +273,7 @@ def study(run: report.Run, world: World) -> dict[str, Any]:
     sets["alike"] = tuple(traits(world, x, alike[m], rows_of(world, alike[m], full)) for m in (long, short))
     found = {kind: {name: compared(name, x, y) for name, (_, what, _) in MEASURES.items()
                     if what in x and name in SHOWN.get(kind, MEASURES)} for kind, (x, y) in sets.items()}  # fmt: skip
+    found["above_untrained"] = {name: compared(name, a, b, floor) for name, floor in found["untrained"].items()}
     given = {
         "frequency": controls_of({"frequency": world.law["frequency"]}, DEGREE),
         "law": controls_of(world.law, DEGREE),
@@ -295,14 +301,15 @@ def shift(new: stats.Interval, old: stats.Interval) -> stats.Interval:
 def main(run: report.Run) -> None:
     studies = {world.name: study(run, world) for world in (representation(run), memory(run))}
     statistics, verdict, controls = {}, {}, {}
-    said: dict[str, list] = {name: [] for name in ("same_features", "same_geometry", "law_explains", "losses_equal",
-                             "alike_agree_at_zero", "length_does_not_decide", "matching_does_not_decide")}  # fmt: skip
+    said: dict[str, list] = defaultdict(list)
     for task, one in studies.items():
         found = one["found"]
         for name, equal in found["equal"].items():
             statistics[f"{task}_{name}_U"] = equal.u
             statistics |= {f"{task}_{name}_{part}": getattr(equal, part) for part in ("across", "within_a", "within_b")}
             statistics[f"{task}_{name}_U_other"] = found["other"][name].u
+            if name in found["untrained"]:
+                statistics[f"{task}_{name}_U_above_untrained"] = found["above_untrained"][name].u
             verdict[f"{task}_{name}_same"] = stats.decide(equal.u, (SAME, math.inf))
             verdict[f"{task}_{name}_can_tell"] = stats.decide(found["other"][name].u, (-math.inf, SAME))
             controls[f"{task}_{name}"] = {kind: found[kind][name]._asdict() for kind in found
@@ -315,6 +322,7 @@ def main(run: report.Run) -> None:
         controls[f"{task}_training"] = one["control"]
         said["same_features"].append(verdict[f"{task}_scores_same"])
         said["same_geometry"].append(verdict[f"{task}_CKA_same"])
+        said["same_learned_geometry"].append(stats.decide(found["above_untrained"]["CKA"].u, (SAME, math.inf)))
         said["law_explains"].append(stats.decide(found["given"]["law"].across, 0.1))
         said["losses_equal"].append(stats.decide(one["gap"], 0.01))
         if "gram" in found["equal"]:
@@ -367,7 +375,7 @@ def draw(studies: dict[str, dict]) -> plots.Figure:
         bars.set_xticks(range(len(equal)), equal)
         low, high = bars.get_ylim()
         bars.set(ylabel="similarity above chance", ylim=(low, high + 0.1 * (high - low)),
-                 title=f"{task}: two networks, by measure")  # fmt: skip
+                 title=f"{task}: U, other shape over same shape")  # fmt: skip
         names = {"as they are": equal["scores"].across, "given frequency": found["given"]["frequency"].across}
         if "importance" in one["world"].law:
             names["given frequency\nand importance"] = found["given"]["law"].across
@@ -379,7 +387,8 @@ def draw(studies: dict[str, dict]) -> plots.Figure:
         ceiling = math.sqrt(max(equal["scores"].within_a.value * equal["scores"].within_b.value, 0))
         for x, said, style in ((ceiling, "same shape,\nother seed", "--"), (0, "chance", ":")):
             left.axvline(x, color=plots.GREY, linestyle=style, linewidth=1.2, zorder=0)
-            left.annotate(said, (x, 0.45), ha="center", fontsize=9.5, color=plots.GREY)
+            left.annotate(said, (x, 0.45), ha="center", fontsize=9.5, color=plots.GREY,
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
         left.set_yticks([-at for at in range(len(names))], names)
         left.set(xlabel="correlation of scores, A with B", ylim=(-len(names) + 0.5, 1.0),
                  title=f"{task}: what they share")  # fmt: skip
