@@ -3,6 +3,10 @@
 Samples are independent units, normally seeds: one number per seed, already averaged inside the seed.
 """
 
+from toysup.stats.agreement import (
+    Agreement,
+    agreement,
+)
 from toysup.stats.change_points import (
     Around,
     ChangePoints,
@@ -72,6 +76,7 @@ from toysup.stats.switching import (
 
 __all__ = [
     "UNDEFINED",
+    "Agreement",
     "Around",
     "ChangePoints",
     "Coincidence",
@@ -84,6 +89,7 @@ __all__ = [
     "SuddenMoves",
     "Transition",
     "Verdict",
+    "agreement",
     "around",
     "best_setting",
     "bootstrap",
