@@ -13,14 +13,9 @@ from toysup.measure.blocks import (
     block_sizes,
 )
 from toysup.measure.cross_layer import (
-    BySize,
-    Decoded,
-    by_size,
-    dealt,
     decode,
     decode_labels,
-    gamma,
-    subsets,
+    own_weights,
 )
 from toysup.measure.decoders import (
     Encoding,
@@ -45,6 +40,14 @@ from toysup.measure.examples import (
     seen_loss,
     typical_dimensionality,
     unseen_loss,
+)
+from toysup.measure.excess import (
+    BySize,
+    Decoded,
+    by_size,
+    dealt,
+    gamma,
+    subsets,
 )
 from toysup.measure.geometry import (
     arrangements,
@@ -161,6 +164,7 @@ __all__ = [
     "linear_probe",
     "loss_through",
     "matching_pursuit",
+    "own_weights",
     "participation",
     "participation_ratio",
     "polytopes",
