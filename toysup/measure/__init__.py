@@ -13,14 +13,9 @@ from toysup.measure.blocks import (
     block_sizes,
 )
 from toysup.measure.cross_layer import (
-    BySize,
-    Decoded,
-    by_size,
-    dealt,
     decode,
     decode_labels,
-    gamma,
-    subsets,
+    own_weights,
 )
 from toysup.measure.decoders import (
     Encoding,
@@ -68,6 +63,14 @@ from toysup.measure.examples import (
     seen_loss,
     typical_dimensionality,
     unseen_loss,
+)
+from toysup.measure.excess import (
+    BySize,
+    Decoded,
+    by_size,
+    dealt,
+    gamma,
+    subsets,
 )
 from toysup.measure.geometry import (
     arrangements,
@@ -220,6 +223,7 @@ __all__ = [
     "mean_l1",
     "mmcs",
     "mmcs_above_chance",
+    "own_weights",
     "participation",
     "participation_ratio",
     "polytopes",

@@ -1,14 +1,11 @@
-"""Cross-layer superposition: what several layers hold jointly that none of them holds alone, and who does the work.
+"""Cross-layer superposition: what several layers hold jointly that none of them holds alone.
 
-**Joint decoding.** For a set S of layers, F(S) is the number of features that one probe of all their neurons recovers,
-held out, and the excess X(S) = F(S) - |union over l in S of what l recovers alone|. X > 0 alone says little: a probe of
-more units recovers more, and a network before training has an excess too. So the same numbers belong to untrained
-networks and to single layers of as many neurons, `dealt` at random to as many parts.
+For a set S of layers, F(S) is the number of features that one decoder of all their neurons recovers, held out, and the
+excess is X(S) = F(S) - |union over l in S of what l recovers alone| (`toysup.measure.excess`). X > 0 alone says little:
+more units tell more, and a network before training has an excess too. So the same numbers belong to untrained networks
+and to single layers of as many neurons, `dealt` at random to as many parts.
 
-**Who does the work.** The stream is a sum of writes and the readout is linear, so that each block's contribution to an
-output is exact (`contributions`); what the others make of a block shows when it is ablated (`ablation_drops`).
-
-Decoders. A probe fitted for each feature is a free layer of neurons: random ReLU neurons are a universal AND as good as
+A probe fitted for each feature is a free layer of neurons: random ReLU neurons are a universal AND as good as
 one built on purpose, so that such probes find all pairs, and a large excess, in networks that have learned nothing. The
 network's `own` readout knows only what it was trained to write: each feature is read along its own direction, from what
 the neurons of S add to it, and only a gain and a threshold are fitted. For labels, one readout serves all facts.
@@ -20,111 +17,24 @@ units, before they are read, what is affine in some variables (the inputs), so t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, vmap
 
 from toysup.checks import InputError, check_interval, check_whole
 from toysup.ensemble import Trained, bound, one_thread
+from toysup.measure.excess import Decoded
 from toysup.measure.held_out import BATCH
 from toysup.measure.layers import Of, Target, _layers, label_logs, outputs
 from toysup.measure.participation import readout
 from toysup.measure.probes import Moments, ReluProbe, fit_ridge
 
-__all__ = [
-    "BySize",
-    "Decoded",
-    "by_size",
-    "dealt",
-    "decode",
-    "decode_labels",
-    "gamma",
-    "subsets",
-]
+__all__ = ["decode", "decode_labels", "own_weights"]
 
 Sets = Iterable[Sequence[int]]
 NOTHING = 1e-6  # of a unit's variance, below which what is left of it is rounding
-
-
-class Decoded(NamedTuple):
-    """What a probe of each set of parts (layers, or groups of units) recovers.
-
-    `sets` begins with every part alone. `share` is a feature's held-out R^2 or its label's probability, NaN where the
-    feature never varies. `found` says whether it is recovered; behind that stand, for labels, the answers to "would
-    this wrong label have been found?", once for each, which tell how often luck finds one.
-    """
-
-    sets: tuple[tuple[int, ...], ...]
-    share: Float[Tensor, "instance set feature"]
-    found: Bool[Tensor, "instance set feature answer"]
-
-    def count(self) -> Float[Tensor, "instance set"]:
-        """F(S): features recovered from each set jointly, less those that luck finds."""
-        return self._counted(self.found)
-
-    def union(self) -> Float[Tensor, "instance set"]:
-        """Features recovered from at least one part of each set alone, less those that luck finds."""
-        return self._counted(torch.stack([self.found[:, list(one)].any(1) for one in self.sets], 1))
-
-    def excess(self) -> Float[Tensor, "instance set"]:
-        """X(S) = F(S) - |union over l in S of recovered(l)|; 0 for a part alone."""
-        return self.count() - self.union()
-
-    def effective(self) -> Float[Tensor, "instance set"]:
-        """F_eff(S) = sum_i max(0, share_i): without a threshold, for R^2."""
-        return self.share.clamp(min=0).nansum(-1)
-
-    def best_part(self) -> Float[Tensor, " instance"]:
-        """What the best single part recovers alone: what all of them do jointly, less this, is the gap."""
-        parts = sum(len(one) == 1 for one in self.sets)
-        return self.count()[:, :parts].max(1).values
-
-    def _counted(self, found: Tensor) -> Tensor:
-        """Hits less lucky ones. Where nothing is known all labels are alike: if s of C are found, the right one is
-        among them s / C of the time, so that each fact with s wrong ones and not the right stands for s / (C - s)
-        lucky hits. Without wrong answers, s = 0, there is no luck to speak of."""
-        hit, wrong = found[..., 0], found[..., 1:].sum(-1)
-        lucky = torch.where(hit, 0.0, wrong / (found.shape[-1] - wrong))
-        return hit.sum(-1) - lucky.sum(-1)
-
-
-class BySize(NamedTuple):
-    """Means over the sets of each size: sizes ascending; F, what single parts find together, and their difference."""
-
-    sizes: tuple[int, ...]
-    joint: Float[Tensor, "instance size"]
-    union: Float[Tensor, "instance size"]
-    excess: Float[Tensor, "instance size"]
-
-
-def subsets(parts: int, sizes: Sequence[int], number: int, seed: int = 0) -> list[tuple[int, ...]]:
-    """`number` different random sets of each size out of 0 .. parts - 1, or all where there are fewer, each sorted.
-
-    InputError for a size outside 1 .. parts.
-    """
-    check_whole("subsets", "parts", parts)
-    check_whole("subsets", "number", number)
-    drawn, found = np.random.default_rng(seed), []
-    for size in sizes:
-        check_interval("subsets", "size", size, 1, parts)
-        own: dict[tuple[int, ...], None] = {}
-        for _ in range(20 * number):
-            own[tuple(sorted(int(i) for i in drawn.permutation(parts)[:size]))] = None
-            if len(own) == number:
-                break
-        found += list(own)
-    return found
-
-
-def dealt(units: int, parts: int, seed: int = 0) -> list[list[int]]:
-    """`units` units dealt at random to `parts` equal parts, for `decode`: a single layer as if it were several."""
-    check_whole("dealt", "parts", parts)
-    if units % parts or units < parts:
-        raise InputError(f"dealt: expected a multiple of {parts} units, got {units}")
-    return np.random.default_rng(seed).permutation(units).reshape(parts, -1).tolist()
 
 
 def _units(trained: Trained, x: Tensor, of: Of) -> Float[Tensor, "instance batch unit"]:
@@ -313,21 +223,3 @@ def decode_labels(
     answers = (trained.constants["labels"].unsqueeze(-1) + torch.arange(n)) % n  # the true label first
     chances = logs.exp().gather(-1, answers.unsqueeze(1).expand(logs.shape))
     return Decoded(wanted, chances[..., 0], chances > threshold)
-
-
-def by_size(decoded: Decoded) -> BySize:
-    """F, union and excess, averaged over the sets of each size."""
-    counts = [decoded.count(), decoded.union(), decoded.excess()]
-    sizes = tuple(sorted({len(one) for one in decoded.sets}))
-    chosen = [[i for i, one in enumerate(decoded.sets) if len(one) == size] for size in sizes]
-    return BySize(sizes, *(torch.stack([count[:, own].mean(1) for own in chosen], 1) for count in counts))
-
-
-def gamma(curve: BySize) -> Float[Tensor, " instance"]:
-    """d ln F / d ln k by least squares over the sizes k, the sizes of one part and more. A count below one feature is
-    taken as one, so that nothing found in single parts does not make it infinite; NaN for a single size."""
-    if len(curve.sizes) < 2:
-        return torch.full((len(curve.joint),), torch.nan)
-    x = torch.tensor(curve.sizes, dtype=torch.float64).log()
-    x = x - x.mean()
-    return (curve.joint.double().clamp(min=1).log() @ x / x.square().sum()).float()
