@@ -17,9 +17,10 @@ Rules. `table_KIND`: the exact optimum is composite in every cell with H >= 3. `
 independent, more than half of the seeds have a conjunction. `spare_latents`: at H = 2 fewer than 5% do (L1, L0, TopK
 k = 2), and with L1 more at H = 16 than at H = 3. `penalty_drives_L1`: at least .2 more seeds have one with the base
 coefficient than with none. `graded_features_stop_L1`: at s = 1 fewer than half as many as at s = 0. Controls that can
-fail: `table_is_a_bound` (no L1, L0 or TopK dictionary is below the table's best loss by more than .1%);
-`rate_does_not_decide` and `length_does_not_decide` (at half and twice the learning rate, and at half the steps, the
-share moves by less than .2, L1); untrained dictionaries; no penalty.
+fail: `table_is_a_bound` (no binary dictionary is below the table's best loss by more than .1%); `rate_does_not_decide`
+and `length_does_not_decide` (at half and twice the learning rate, and at half the steps, the share moves by less than
+.2, L1); no penalty. Added after a first run, in which length did decide and TopK had conjunctions before training: L1
+and L0 at up to 8 times the steps, and `training_makes_them_KIND` (at H = 8 more seeds have one than before training).
 
 Two cores: --quick about a minute, default about 5.
 """
@@ -198,16 +199,22 @@ def run_all(run: report.Run) -> tuple[pd.DataFrame, pd.DataFrame, str, float]:
         for latents in counts:
             axes = {AXES: cells(kind, latents, lr), "seed": seeds}
             grids[f"{kind.replace(' ', '')}_{latents}"] = Grid(setting_of(kind, latents, run), axes)
-    half = grids[f"L1_{LATENTS}"]
-    short = {**half.axes, "steps": [half.setting.steps // 2], AXES: half.axes[AXES][:1]}
-    grids["L1_half"] = Grid(half.setting, short)
+    for kind in COEFFICIENTS:
+        base = grids[f"{kind}_{LATENTS}"]
+        for times in run.pick(default=[0.5, 2, 4, 8], quick=[0.5, 2], smoke=[0.5]):
+            axes = {**base.axes, "steps": [int(times * base.setting.steps)], AXES: base.axes[AXES][:1]}
+            grids[f"{kind}_x{times:g}"] = Grid(base.setting, axes)
     measures = [conjunction, composite, separate, live, exact_loss, untrained]
     answers = sweep(grids, measures, snapshots=(0,), **options)
     parts = []
     for name, answer in answers.items():
         kind = next(k for k in KINDS if name.startswith(k.replace(" ", "") + "_"))
         setting = answer.grid.setting
-        own = {"kind": kind, "latents": setting.model.arguments["latents"], "short": name.endswith("half")}
+        own = {
+            "kind": kind,
+            "latents": setting.model.arguments["latents"],
+            "length": answer.table.get("steps", setting.steps) / setting.steps,
+        }
         relative = (answer.table["lr"] / rates.loc[kind, "lr"]).round(3)
         parts.append(answer.table.assign(**own, relative=relative))
     engine = ", ".join(sorted({e for answer in answers.values() for e in answer.table["engine"]}))
@@ -216,7 +223,7 @@ def run_all(run: report.Run) -> tuple[pd.DataFrame, pd.DataFrame, str, float]:
 
 def at(rows: pd.DataFrame, kind: str, latents: int = LATENTS, **cell: float) -> pd.DataFrame:
     """The rows of one cell, by seed; what is not named is as in the base."""
-    given = {"p": P, "q": P, "spread": 0.0, "penalty": PENALTY[kind], "relative": 1.0, "short": False} | cell
+    given = {"p": P, "q": P, "spread": 0.0, "penalty": PENALTY[kind], "relative": 1.0, "length": 1.0} | cell
     given.setdefault("both", given["p"] * given["q"])
     keep = (rows["kind"] == kind) & (rows["latents"] == latents)
     for name, value in given.items():
@@ -250,6 +257,9 @@ def main(run: report.Run) -> None:
             statistics[f"{key}_H{latents}_separate"] = share(cell, "separate")
         verdict[f"trained_{key}"] = stats.decide(statistics[f"{key}_H{LATENTS}_conjunction"], (0.5, 1))
         controls["untrained"][key] = share(at(rows, kind), "untrained")
+        made = stats.mean(at(rows, kind)["conjunction"] - at(rows, kind)["untrained"])
+        statistics[f"{key}_H{LATENTS}_trained_less_untrained"] = made
+        verdict[f"training_makes_them_{key}"] = stats.decide(made, (1e-9, 1))
     few = [stats.decide(statistics[f"{kind}_H2_conjunction"], (0, 0.05)) for kind in ("L1", "L0", "TopK_2")]
     ends = [at(rows, "L1", latents)["conjunction"] for latents in (counts[-1], 3 if 3 in counts else 2)]
     more = statistics["L1_conjunction_most_less_three_latents"] = stats.mean(ends[0] - ends[1])
@@ -271,12 +281,12 @@ def main(run: report.Run) -> None:
     least = statistics["least_excess_over_the_table"] = stats.Interval(*3 * [min(bound)])
     verdict["table_is_a_bound"] = stats.decide(least, (-1e-3, np.inf))
     other = {f"x{factor:g}": at(rows, "L1", relative=factor) for factor in (0.5, 2.0)}
-    other["half"] = at(rows, "L1", short=True)
+    other["half"] = at(rows, "L1", length=0.5)
     drift = {name: stats.mean(cell["conjunction"] - base["conjunction"]) for name, cell in other.items()}
     controls["moved_by_rate_or_length"] = drift
     verdict["rate_does_not_decide"] = stats.every(*(stats.decide(drift[n], 0.2) for n in ("x0.5", "x2")))
     verdict["length_does_not_decide"] = stats.decide(drift["half"], 0.2)
-    cell_of = ["kind", "latents", "p", "q", "both", "spread", "penalty", "relative", "short"]
+    cell_of = ["kind", "latents", "p", "q", "both", "spread", "penalty", "relative", "length"]
     for name, own in rows.groupby(cell_of):
         controls["cells"][" ".join(map(str, name))] = {"conjunction": share(own), "composite": share(own, "composite"),
                                                        "live": own["live"].mean()}  # fmt: skip
@@ -297,29 +307,27 @@ def draw(rows: pd.DataFrame, counts: list[int], statistics: dict) -> plots.Figur
     """The table; how often there is a conjunction over latents, coefficient, frequency, correlation and magnitudes."""
     figure, axes = plots.figure(2, 3, width=13, height=3.9)
     colours, kinds = plots.category_colours(KINDS), dict(zip(KINDS, "osD^", strict=True))
-    gains, latents, coefficient, frequency, together, graded = axes.flat
-    x = np.linspace(0, 1, 41)[1:]
-    for kind in ("L1", "L0"):
-        names = (("A", "B"), ("A", "B", "A+B"))
-        costs = [{one.directions: one.loss for one in table(kind, P, P, P * P, c)} for c in x]
-        saved = [1 - cost[names[1]] / cost[names[0]] for cost in costs]
-        gains.plot(x, saved, color=colours[kind], label=f"{kind}")
-    gains.plot(x, 0 * x, color=plots.GREY, linestyle=":", label="TopK 2: nothing")
-    gains.plot([0, 1], [1, 1], color=colours["TopK 1"], linestyle="--", label="TopK 1: all of it")
-    gains.set(xlabel="coefficient of the penalty", ylabel="share of [A, B]'s loss saved", ylim=(-0.05, 1.1),
-              title="Exact: what composites save")  # fmt: skip
+    latents, longer, coefficient, frequency, together, graded = axes.flat
     for kind in KINDS:
         options = {"label": kind, "colour": colours[kind], "marker": kinds[kind]}
         key = kind.replace(" ", "_")
         line(latents, [(h, statistics[f"{key}_H{h}_conjunction"]) for h in counts], **options)
+        before = [at(rows, kind, h)["untrained"].mean() for h in counts]
+        latents.plot(counts, before, color=colours[kind], linestyle=":")
         given = [(0.05, P * 0.05), (P, P * P), (0.5, P * 0.5), (0.9, P * 0.9)]
         line(together, [(g, share(at(rows, kind, both=both))) for g, both in given], **options)
         line(graded, [(s, share(at(rows, kind, spread=s))) for s in (0.0, 0.25, 0.5, 0.75, 1.0)], **options)
         if kind in COEFFICIENTS:
             line(frequency, [(p, share(at(rows, kind, p=p, q=p))) for p in (0.05, 0.1, P, 0.4)], **options)
+            times = sorted(rows[rows["kind"] == kind]["length"].unique())
+            line(longer, [(t, share(at(rows, kind, length=t))) for t in times], **options)
             values = sorted([PENALTY[kind], *COEFFICIENTS[kind]])
             line(coefficient, [(max(c, 0.001), share(at(rows, kind, penalty=c))) for c in values], **options)
+    latents.plot([], [], color=plots.GREY, linestyle=":", label="before training")
     latents.set(xscale="log", xlabel="latents H", title="More latents")
+    longer.set(xscale="log", xlabel="training steps, times the default", title="Longer training")
+    longer.set_xticks(times, [f"{t:g}" for t in times])
+    longer.minorticks_off()
     latents.set_xticks(counts, map(str, counts))
     latents.minorticks_off()
     coefficient.set(xscale="log", xlabel="coefficient (leftmost: none)", title="A stronger penalty")
@@ -329,13 +337,19 @@ def draw(rows: pd.DataFrame, counts: list[int], statistics: dict) -> plots.Figur
     edge = np.sqrt(3 * ((2 - np.sqrt(2)) * PENALTY["L1"] - PENALTY["L1"] ** 2 / 4))
     graded.axvline(edge, color=plots.GREY, linestyle="--", label=f"one A&B latent stops paying (L1): {edge:.2f}")
     graded.set(xlabel="spread s of magnitudes U(1 - s, 1 + s)", title="Graded features")
-    for ax in axes.flat[1:]:
+    for ax in axes.flat:
         ax.set(ylabel="share of seeds with an A&B latent", ylim=(-0.03, 1.03))
-    for ax in (gains, latents, together, graded):
         ax.legend(fontsize=9)
+    saved = []
+    for kind in ("L1", "L0"):
+        apart, together = gain(at(rows, kind).iloc[0])
+        saved.append(f"{100 * (1 - together / apart):.0f}% ({kind})")
     at_base = {kind: statistics[f"{kind.replace(' ', '_')}_H{LATENTS}_conjunction"].value for kind in KINDS}
     found = [f"{100 * value:.0f}% ({kind})" for kind, value in at_base.items()]
-    figure.suptitle(f"Penalties prefer composites; of dictionaries with {LATENTS} latents {', '.join(found)} have A&B")
+    figure.suptitle(
+        f"Exact: composites save {' and '.join(saved)} of [A, B]'s loss, all of it (TopK 1), nothing (TopK 2)\n"
+        f"Trained with {LATENTS} latents: {', '.join(found)} of seeds have an A&B latent"
+    )
     return figure
 
 
