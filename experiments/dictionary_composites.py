@@ -284,6 +284,10 @@ def main(run: report.Run) -> None:
     other["half"] = at(rows, "L1", length=0.5)
     drift = {name: stats.mean(cell["conjunction"] - base["conjunction"]) for name, cell in other.items()}
     controls["moved_by_rate_or_length"] = drift
+    for kind in COEFFICIENTS:
+        longest = rows[rows["kind"] == kind]["length"].max()
+        further = at(rows, kind, length=longest)["conjunction"] - at(rows, kind)["conjunction"]
+        statistics[f"{kind}_H{LATENTS}_{longest:g}x_steps_less_default"] = stats.mean(further)
     verdict["rate_does_not_decide"] = stats.every(*(stats.decide(drift[n], 0.2) for n in ("x0.5", "x2")))
     verdict["length_does_not_decide"] = stats.decide(drift["half"], 0.2)
     cell_of = ["kind", "latents", "p", "q", "both", "spread", "penalty", "relative", "length"]
@@ -333,13 +337,18 @@ def draw(rows: pd.DataFrame, counts: list[int], statistics: dict) -> plots.Figur
     coefficient.set(xscale="log", xlabel="coefficient (leftmost: none)", title="A stronger penalty")
     frequency.set(xlabel="P(A) = P(B)", title="More frequent features")
     together.set(xlabel="P(B | A), P(A) = P(B) = .2", title="Features more often together")
-    together.axvline(P, color=plots.GREY, linestyle=":", label="independent")
+    together.axvline(P, color=plots.GREY, linestyle="--")
+    together.annotate("independent", (P, 0.99), (4, 0), textcoords="offset points", va="top", fontsize=10)
     edge = np.sqrt(3 * ((2 - np.sqrt(2)) * PENALTY["L1"] - PENALTY["L1"] ** 2 / 4))
-    graded.axvline(edge, color=plots.GREY, linestyle="--", label=f"one A&B latent stops paying (L1): {edge:.2f}")
+    graded.axvline(edge, color=plots.GREY, linestyle="--")
+    graded.annotate(f"beyond s = {edge:.2f} a single A&B\nlatent costs more (L1)", (edge, 0.99), (4, 0),
+                    textcoords="offset points", va="top", fontsize=10)  # fmt: skip
     graded.set(xlabel="spread s of magnitudes U(1 - s, 1 + s)", title="Graded features")
     for ax in axes.flat:
-        ax.set(ylabel="share of seeds with an A&B latent", ylim=(-0.03, 1.03))
-        ax.legend(fontsize=9)
+        ax.set(ylim=(-0.03, 1.03))
+    for ax in axes[:, 0]:
+        ax.set(ylabel="share of seeds with an A&B latent")
+    figure.legend(*latents.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=11)
     saved = []
     for kind in ("L1", "L0"):
         apart, together = gain(at(rows, kind).iloc[0])
