@@ -22,7 +22,7 @@ and `length_does_not_decide` (at half and twice the learning rate, and at half t
 .2, L1); no penalty. Added after a first run, in which length did decide and TopK had conjunctions before training: L1
 and L0 at up to 8 times the steps, and `training_makes_them_KIND` (at H = 8 more seeds have one than before training).
 
-Two cores: --quick about a minute, default about 5.
+Two cores: --quick about a minute (not timed alone), default about 6.
 """
 
 from dataclasses import dataclass

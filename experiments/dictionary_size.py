@@ -26,7 +26,7 @@ Added after looking: what a score above chance can reach falls as latents, and s
 dictionaries. So optima are also given for the score as a share of that ceiling, (MCC - chance) / (1 - chance), and for
 F1 of firing: `ceiling_agrees`: H* by the former and by length differ by a factor of 2 at most in every world.
 
-Two cores: --quick about a minute, default 7 to 8.
+Two cores: --quick about a minute (not timed alone), default 7 to 8.
 """
 
 from __future__ import annotations
