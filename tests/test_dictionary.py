@@ -101,6 +101,14 @@ def test_a_crosscoder_is_its_layers_written_out():
         torch.testing.assert_close(own, z @ W_dec[i].T + b_dec[i])
 
 
+def test_without_a_decoder_bias_nothing_is_made_of_nothing():
+    setting = setting_of(SparseUniform(6), 8, steps=30, centred=False)
+    trained = train(Stack.of(setting, [0, 1]), device="cpu", engine="general")
+    assert "b_dec" not in trained.parameters
+    code = trained.forward(torch.zeros(2, 3, 6))
+    torch.testing.assert_close(code.reconstruction, code.latents @ code.decoder.mT)
+
+
 def test_unit_norm_columns_stay_unit_norm_in_training():
     trained = train(Stack.of(setting_of(SparseUniform(6), 8, steps=30), [0, 1]), device="cpu", engine="general")
     code = trained.forward(trained.batch(0, 8)[0])

@@ -98,6 +98,9 @@ def test_composites_cost_what_the_closed_form_says(kind, features):
         found = measure(trained)
         error = float(found.error.square().mean() / len(seeds)) ** 0.5
         assert abs(float(found.value.mean()) - value) < 5 * error + 1e-5, (measure.__name__, value)
+    loss = m.held_out_loss(trained)  # setting_of's penalty is 0.1
+    error = float(loss.error.square().mean() / len(seeds)) ** 0.5
+    assert abs(float(loss.value.mean()) - (expected.mse + 0.1 * expected.l1)) < 5 * error + 1e-5
     kinds = m.latent_kinds(trained)
     if kind == "separate" or isinstance(features, BitGroups):  # together or never: conjunctions cannot be told
         assert not m.composite_latents(trained).any()

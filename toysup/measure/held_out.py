@@ -76,8 +76,9 @@ def _evaluate(trained: Trained) -> HeldOut:
 
     def score(values, output, target):
         here = bound(trained.setting, values).task
-        hits = here.hits(output, target).mean(0) if hasattr(here, "hits") else output.new_zeros(0)
-        return here.errors(output, target).mean(0), hits, here.loss(output, target)
+        errors = here.errors(output, target).mean(0)
+        hits = here.hits(output, target).mean(0) if hasattr(here, "hits") else errors.new_zeros(0)
+        return errors, hits, here.loss(output, target)
 
     shape = (GROUPS, len(trained))
     errors, loss = torch.zeros(*shape, baseline.shape[-1]), torch.zeros(shape)

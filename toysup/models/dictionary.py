@@ -134,7 +134,7 @@ class SparseAutoencoder(nn.Module):
         latents: how many, H. layers: number of equal parts that h consists of.
         sparsity: `L1()`, `TopK(k)`, `BatchTopK(k)`, `JumpReLU(threshold, bandwidth)`, or your own `Sparsity`.
         unit_norm: columns of D are W_dec's divided by their norms; otherwise W_dec's own, and what latents cost or how
-            they rank is weighted by the norms.
+            they rank is weighted by the norms. centred: whether there is a b_dec.
     """
 
     def __init__(
@@ -146,6 +146,7 @@ class SparseAutoencoder(nn.Module):
         sparsity: Sparsity = L1(),
         layers: int = 1,
         unit_norm: bool = True,
+        centred: bool = True,
     ) -> None:
         super().__init__()
         check_whole("SparseAutoencoder", "latents", latents)
@@ -158,12 +159,14 @@ class SparseAutoencoder(nn.Module):
             raise InputError(f"SparseAutoencoder: sparsity must be a Sparsity such as L1(), got {sparsity!r}")
         sparsity.check(latents)
         self.W_enc, self.W_dec = empty(n_in, latents), empty(n_in, latents)
-        self.b_enc, self.b_dec = empty(latents), empty(n_in)
+        self.b_enc, self.b_dec = empty(latents), empty(n_in) if centred else None
         self.log_threshold = None if sparsity.threshold is None else empty(latents)
         self.sparsity, self.layers, self.unit_norm = sparsity, layers, unit_norm
 
     def initial(self) -> Initial:
-        values: Initial = {"W_enc": unit_columns, "W_dec": "W_enc", "b_enc": zeros, "b_dec": zeros}
+        values: Initial = {"W_enc": unit_columns, "W_dec": "W_enc", "b_enc": zeros}
+        if self.b_dec is not None:
+            values["b_dec"] = zeros
         if self.log_threshold is not None:
             values["log_threshold"] = constant(math.log(self.sparsity.threshold))
         return values
@@ -175,10 +178,11 @@ class SparseAutoencoder(nn.Module):
             norm = torch.ones_like(self.b_enc)
         else:
             norm = decoder.unflatten(0, (self.layers, -1)).norm(dim=1).sum(0)
-        read = (h - self.b_dec) @ self.W_enc + self.b_enc
+        read = (h if self.b_dec is None else h - self.b_dec) @ self.W_enc + self.b_enc
         threshold = None if self.log_threshold is None else self.log_threshold.exp()
         latents, cost = self.sparsity(read, norm, threshold)
-        code = Code(latents @ decoder.T + self.b_dec, latents, cost, decoder)
+        again = latents @ decoder.T
+        code = Code(again if self.b_dec is None else again + self.b_dec, latents, cost, decoder)
         return (code, Activations(latents.unsqueeze(-2), h.unsqueeze(-2))) if record else code
 
 
