@@ -406,8 +406,7 @@ def draw(studies: dict[str, dict]) -> plots.Figure:
     rest = max(abs(one["found"]["given"]["law"].across.value) for one in studies.values())
     figure.suptitle(
         f"A and B at equal loss: which features they learn agrees {us['scores']} times as well as between seeds of one "
-        f"shape,\nby frequency and importance alone (beyond these r is at most {rest:.2f}); how units carry them (CKA) "
-        f"{us['CKA']} times"
+        f"shape\n(r at most {rest:.2f} beyond frequency and importance); how units carry them (CKA), {us['CKA']} times"
     )
     return figure
 
