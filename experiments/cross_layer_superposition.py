@@ -28,12 +28,12 @@ same in one block (`single_block_uand`), a universal AND in each block on inputs
 `copied_identity` and `random_init` (every task; for ii, X between halves of the seeds) must be rejected: then
 `measure_is_right`. Half the training length must move X by less than .1 of what is offered (`length_does_not_decide`),
 and likewise what (ii, one layer) compares (`nor_the_comparison`). The best load must not be the largest offered in most
-cells (`loads_suffice`). Learning rates are searched for each task and depth. Participation ratios of blocks in each feature, by exact
-attribution and by zero, mean and resample ablation, stand beside their shuffled nulls: below it blocks divide the
-features among them, above it they share them.
+cells (`loads_suffice`; not asked of constructions). Learning rates are searched for each task and depth. Participation
+ratios of blocks in each feature, by exact attribution and by zero, mean and resample ablation, stand beside their
+shuffled nulls: below it blocks divide the features among them, above it they share them.
 
-A first run had 32 neurons, which no load filled, and half the length moved X by up to .17: hence 16 neurons here, and the
-last two controls. Rules and thresholds are those of the first run.
+A first run had 32 neurons, which no load filled, and half the length moved X by up to .17: hence 16 neurons, and the
+two new controls. Rules and thresholds are those of the first run.
 
 Two cores: --quick about a minute, default about 8 minutes.
 """
@@ -293,7 +293,7 @@ def main(run: report.Run) -> None:
     rates = best_rates(search, run.pick(default=[0.005, 0.01, 0.02], quick=[0.01, 0.02]),
                        extend=run.pick(default=2, quick=0), **options)  # fmt: skip
     grids, halves = {}, {}
-    for name, (task, depth) in cells.items():
+    for name, (task, _) in cells.items():
         axis, values = next(iter(load_axis(task, run).items()))
         own = {"optimizer.lr": [rates.loc[name, "lr"]], "seed": seeds}
         grids[f"cross_{name}"] = Grid(search[name].setting, {axis: values, **own})
@@ -466,7 +466,7 @@ def draw(
     some, more = (sum(one[name] == "supported" for one in cells) for name in ("ii_untrained", "ii_one_layer"))
     control = "is" if verdict["scattered_uand"] == "supported" else "is NOT"
     figure.suptitle(
-        f"Layers hold jointly what none holds alone in {some} of {len(cells)} trained cells, and more than parts of one "
+        f"Layers hold jointly what none holds alone in {some} of {len(cells)} trained cells, more than parts of one "
         f"layer do in {more};\nANDs scattered over layers by hand: cross-layer superposition {control} found",
         fontsize=13,
     )
