@@ -10,16 +10,16 @@ layers), the same in one block (`single block`), and each AND within one block (
 neurons, reading and writing disjoint parts of the stream, and the same networks before training (`untrained`).
 
 A feature is found by a dictionary if the activation of one of its latents has a squared correlation above 1/2 with the
-AND over 32,768 held-out samples; a set of dictionaries finds what any of them finds. A crosscoder of 160 latents is
-held against four autoencoders of 160 latents each (which favours those) and of 40 each. All have an L1 penalty; its
-coefficient and the learning rate are those that find most, searched for each kind of network and dictionary on two
-networks of no result. Activations are scaled to unit mean square.
+AND over 32,768 held-out samples; a set of dictionaries finds what any of them finds. A crosscoder of 128 latents is
+held against four autoencoders of 128 latents each, which favours those. All have an L1 penalty; its coefficient and the
+learning rate are those that find most, searched for each kind of network and dictionary on two networks of no result.
+Activations are scaled to unit mean square.
 
-Rules. Gain = found by the crosscoder less found by the four autoencoders of 160, as a share of the listed pairs, 95%
+Rules. Gain = found by the crosscoder less found by the four autoencoders, as a share of the listed pairs, 95%
 interval over networks. `NAME_crosscoder_finds_more` if the gain exceeds .05. It should be supported for `scattered` and
 rejected for the controls `single_block`, `confined` and `untrained`; `controls_hold` if so. `trained` is the question.
 `dictionaries_find_them`: the crosscoder finds more than 3/4 of the pairs of `single_block` (else a negative says
-nothing). `length_does_not_decide`: with half the steps no gain moves by more than .1.
+nothing). `length_does_not_decide`: with half the steps the gains of `scattered` and `trained` move by less than .1.
 
 Beside it: the largest squared correlation of any single neuron; latents against the AND of another sample (chance); and
 over how many layers a found feature's latent writes, (sum_l n_l)^2 / sum_l n_l^2 of its decoder norms n_l.
@@ -41,7 +41,7 @@ from toysup.ensemble import Trained, bound, one_thread
 from toysup.measure import r_squared, weights_of
 from toysup.models import L1, SparseAutoencoder
 from toysup.random import Stream, uniforms
-from toysup.search import SEARCH_SEEDS, best_rates
+from toysup.search import SEARCH_SEEDS
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.sweep import Grid, sweep
 from toysup.tasks import Reconstruction
@@ -50,12 +50,12 @@ QUESTION = "Does one dictionary over all layers find features that dictionaries 
 NETWORKS = ("scattered", "single block", "confined", "trained", "untrained")
 CONTROLS = {"scattered": "supported", "single block": "rejected", "confined": "rejected", "untrained": "rejected"}
 DEPTH, INPUTS, PAIRS, INSIDE, NEURONS, FEW = 4, 16, 60, 24, 96, 48  # INSIDE: pairs within a block, FEW: trained neurons
-LATENTS = 160
-KINDS = {"crosscoder": 1, "each layer": 1, "each layer, a quarter": 4}  # what LATENTS is divided by
-PENALTIES = (0.01, 0.03, 0.1, 0.3)
+LATENTS = 128
+KINDS = CROSS, EACH = "crosscoder", "each layer"
+PENALTIES, RATES = (0.01, 0.03, 0.1, 0.3), (0.003, 0.01, 0.03)
+LENGTHENED = ("scattered", "trained")  # trained half as long as well
 FOUND, MORE, LENGTH = 0.5, 0.05, 0.1
 BATCHES, BATCH = 32, 1024
-CROSS, EACH, QUARTER = KINDS
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,13 @@ def mean_square(trained: Trained) -> Tensor:
     return neurons.square().sum(-1).mean(1)
 
 
-def grid_of(run: report.Run, trained: Trained, kind: str, penalty: float, lr: float, half: bool = False) -> Grid:
-    """Dictionaries of one kind on some networks: one each, or one for each layer."""
+def grid_of(run: report.Run, trained: Trained, kind: str, penalty: float, lr: float, half: bool = False,
+            only: int | None = None) -> Grid:  # fmt: skip
+    """Dictionaries of one kind on some networks: one each, or one for each layer (or for the `only` one)."""
     weights, task = weights_of(trained), trained.setting.task
     pairs = torch.cat([trained.constants["first"], trained.constants["second"]], 1).double().numpy()
     power = mean_square(trained).double().numpy()
-    sets = [tuple(range(DEPTH))] if kind == CROSS else [(layer,) for layer in range(DEPTH)]
+    sets = [tuple(range(DEPTH))] if kind == CROSS else [(layer,) for layer in range(DEPTH) if only in (None, layer)]
     rows = []
     for layers in sets:
         scale = np.sqrt(power[:, list(layers)].sum(1)).clip(1e-3)
@@ -101,7 +102,7 @@ def grid_of(run: report.Run, trained: Trained, kind: str, penalty: float, lr: fl
                  zip(weights, pairs, scale, trained.stack.data_seed, strict=True)]  # fmt: skip
     task = PairReconstruction(trained.setting.model, weights[0], of="neurons", layers=sets[0], trained_on=task,
                               penalty=penalty, scale=1.0, pairs=pairs[0])  # fmt: skip
-    latents = LATENTS // KINDS[kind] if run.mode != "smoke" else 8
+    latents = run.pick(default=LATENTS, smoke=8)
     model = Model(SparseAutoencoder, latents=latents, sparsity=L1(), layers=len(sets[0]))
     steps = run.pick(default=2000, quick=600, smoke=4) // (2 if half else 1)
     optimizer = Adam(lr, beta2=0.99, schedule=Cosine())
@@ -178,22 +179,31 @@ def found(trained: Trained) -> Tensor:
 
 
 def search(run: report.Run, options: dict[str, Any]) -> tuple[dict[tuple[str, str], tuple[float, float]], dict]:
-    """((network, kind) -> (penalty, learning rate) that find most, what else the search says)."""
-    chosen, told = {}, {}
-    penalties = run.pick(default=PENALTIES, quick=PENALTIES[1:3], smoke=PENALTIES[:1])
+    """((network, kind) -> (penalty, learning rate) that find most, what else the search says).
+
+    Autoencoders of single layers are searched on one layer, the one where all of `single block` is."""
+    penalties = run.pick(default=PENALTIES, quick=PENALTIES[1:3], smoke=PENALTIES[1:3])
+    rates = run.pick(default=RATES, quick=RATES[:2], smoke=RATES[:2])
+    grids = {}
     for name in NETWORKS:
         nets = networks(run, name, SEARCH_SEEDS, options)
-        grids = {f"crosscoder_{name}_{kind}_{penalty}".replace(" ", "_"): grid_of(run, nets, kind, penalty, 0.01, True)
-                 for kind in KINDS for penalty in penalties}  # fmt: skip
-        rates = best_rates(grids, run.pick(default=[0.003, 0.01], quick=[0.005, 0.01]), score=found,
-                           extend=run.pick(default=1, quick=0), **options)  # fmt: skip
         for kind in KINDS:
-            own = {penalty: rates.loc[f"crosscoder_{name}_{kind}_{penalty}".replace(" ", "_")] for penalty in penalties}
-            best = max(own, key=lambda penalty: own[penalty]["score"])
-            chosen[name, kind] = best, float(own[best]["lr"])
-            told[f"{name}, {kind}"] = {"penalty": best, "inside": min(penalties) < best < max(penalties),
-                                       **own[best][["lr", "bracketed", "score"]].to_dict()}  # fmt: skip
+            grid = grid_of(run, nets, kind, PENALTIES[0], RATES[0], half=True, only=DEPTH // 2)
+            axes = {"task.penalty": list(penalties), "optimizer.lr": list(rates)}
+            grids[name, kind] = Grid(grid.setting, {**grid.axes, **axes})
+    answers = sweep({label("search", *key): grid for key, grid in grids.items()}, [found], **options)
+    chosen, told = {}, {}
+    for key in grids:
+        means = answers[label("search", *key)].table.groupby(["penalty", "lr"])["found"].mean()
+        penalty, lr = chosen[key] = means[means >= 0.99 * means.max()].index[0]  # the least penalty, the lowest rate
+        inside = {"penalty": min(penalties) < penalty < max(penalties), "lr": min(rates) < lr < max(rates)}
+        told[", ".join(key)] = {"penalty": penalty, "lr": lr, "inside": inside, "found": means[penalty, lr]}
     return chosen, told
+
+
+def label(*parts: str) -> str:
+    """A name of a sweep."""
+    return "_".join(["crosscoder", *parts]).replace(" ", "_")
 
 
 def union(features: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -210,36 +220,36 @@ def main(run: report.Run) -> None:
         nets = networks(run, name, seeds, options)
         if name == "trained":
             own_r2 = stats.mean((r_squared(nets).value > FOUND).double().mean(1).numpy())
-        for kind, half in [(kind, half) for kind in KINDS for half in (False, True) if not (half and kind == QUARTER)]:
-            grids[name, kind, half] = grid_of(run, nets, kind, *chosen[name, kind], half)
-    keys = {
-        "_".join([*key[:2], "half" if key[2] else "whole"]).replace(" ", "_").replace(",", ""): key for key in grids
-    }
+        for kind in KINDS:
+            for length in ("whole", "half") if name in LENGTHENED else ("whole",):
+                grids[name, kind, length] = grid_of(run, nets, kind, *chosen[name, kind], half=length == "half")
     measures = [pair_match, neuron_match, chance_match, layers_written]
-    answers = sweep({f"crosscoder_{text}": grids[key] for text, key in keys.items()}, measures, **options)
-    best = {key: answers[f"crosscoder_{text}"].features for text, key in keys.items()}
+    answers = sweep({label(*key): grid for key, grid in grids.items()}, measures, **options)
+    best = {key: answers[label(*key)].features for key in grids}
     shares, pairs_of = {}, {}
     for key, features in best.items():
         pairs_of[key] = union(features, "pair_match")
         shares[key] = (pairs_of[key] > FOUND).mean(axis=1)
     statistics, verdict, gains = {}, {}, {}
     controls: dict[str, Any] = {"search": told, "found": {}, "neuron": {}, "chance": {}, "layers_written": {},
-                                "gain_over_quarter": {}, "half_length_gain": {}}  # fmt: skip
+                                "half_length_gain": {}}  # fmt: skip
     settled, held = [], []
     for name in NETWORKS:
         short = name.replace(" ", "_")
-        gains[name] = statistics[f"{short}_gain"] = stats.mean(shares[name, CROSS, False] - shares[name, EACH, False])
+        gains[name] = statistics[f"{short}_gain"] = stats.mean(
+            shares[name, CROSS, "whole"] - shares[name, EACH, "whole"]
+        )
         verdict[f"{short}_crosscoder_finds_more"] = stats.decide(gains[name], (MORE, np.inf))
         if name in CONTROLS:
             held.append(verdict[f"{short}_crosscoder_finds_more"] == CONTROLS[name])
-        half = shares[name, CROSS, True] - shares[name, EACH, True]
-        whole = shares[name, CROSS, False] - shares[name, EACH, False]
-        controls["half_length_gain"][name] = stats.mean(half - whole)
-        settled.append(stats.decide(controls["half_length_gain"][name], LENGTH))
-        controls["gain_over_quarter"][name] = stats.mean(shares[name, CROSS, False] - shares[name, QUARTER, False])
+        if name in LENGTHENED:
+            half = shares[name, CROSS, "half"] - shares[name, EACH, "half"]
+            whole = shares[name, CROSS, "whole"] - shares[name, EACH, "whole"]
+            controls["half_length_gain"][name] = stats.mean(half - whole)
+            settled.append(stats.decide(controls["half_length_gain"][name], LENGTH))
         for kind in KINDS:
-            controls["found"][f"{name}, {kind}"] = stats.mean(shares[name, kind, False])
-        features = best[name, CROSS, False]
+            controls["found"][f"{name}, {kind}"] = stats.mean(shares[name, kind, "whole"])
+        features = best[name, CROSS, "whole"]
         controls["neuron"][name] = stats.mean((union(features, "neuron_match") > FOUND).mean(axis=1))
         controls["chance"][name] = stats.mean((union(features, "chance_match") > FOUND).mean(axis=1))
         written = features.groupby("seed")["layers_written"].mean().dropna()
@@ -257,12 +267,11 @@ def main(run: report.Run) -> None:
 
 
 def draw(controls: dict, gains: dict[str, stats.Interval], pairs_of: dict) -> plots.Figure:
-    """What each kind of dictionary finds; each AND in the crosscoder and in the best layer; layers that latents write."""
+    """What each kind of dictionary finds; each AND in the crosscoder and in its best layer; where latents write."""
     figure, axes = plots.figure(1, 3, width=13, height=4.6, width_ratios=[1.5, 1, 0.9])
     bars, scatter, layers = axes[0]
     colours = plots.category_colours(KINDS)
-    names = {CROSS: f"crosscoder, {LATENTS} latents", EACH: f"one for each layer, {LATENTS} each",
-             QUARTER: f"one for each layer, {LATENTS // 4} each"}  # fmt: skip
+    names = {CROSS: f"crosscoder, {LATENTS} latents", EACH: f"one for each layer, {LATENTS} each"}
     found = {kind: [controls["found"][f"{name}, {kind}"] for name in NETWORKS] for kind in KINDS}
     labels = [name.replace(" ", "\n") for name in NETWORKS]
     plots.bars(bars, labels, {names[kind]: own for kind, own in found.items()},
@@ -276,7 +285,7 @@ def draw(controls: dict, gains: dict[str, stats.Interval], pairs_of: dict) -> pl
     bars.legend(fontsize=9, loc="upper center", ncols=2)
     for name, colour in plots.category_colours(NETWORKS).items():
         if name in ("scattered", "trained", "confined"):
-            x, y = (pairs_of[name, kind, False].to_numpy().ravel() for kind in (EACH, CROSS))
+            x, y = (pairs_of[name, kind, "whole"].to_numpy().ravel() for kind in (EACH, CROSS))
             scatter.plot(x, y, ".", color=colour, alpha=0.5, markersize=5, label=name)
     plots.reference(scatter, [0, 1], [0, 1], "", linestyle=":")
     for line in (scatter.axhline, scatter.axvline):
