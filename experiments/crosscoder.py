@@ -52,7 +52,7 @@ CONTROLS = {"scattered": "supported", "single block": "rejected", "confined": "r
 DEPTH, INPUTS, PAIRS, INSIDE, NEURONS, FEW = 4, 16, 60, 24, 96, 48  # INSIDE: pairs within a block, FEW: trained neurons
 LATENTS = 128
 KINDS = CROSS, EACH = "crosscoder", "each layer"
-PENALTIES, RATES = (0.01, 0.03, 0.1, 0.3), (0.003, 0.01, 0.03)
+PENALTIES, RATES = (0.03, 0.1, 0.3), (0.003, 0.01, 0.03)
 LENGTHENED = ("scattered", "trained")  # trained half as long as well
 FOUND, MORE, LENGTH = 0.5, 0.05, 0.1
 BATCHES, BATCH = 32, 1024
@@ -104,7 +104,7 @@ def grid_of(run: report.Run, trained: Trained, kind: str, penalty: float, lr: fl
                               penalty=penalty, scale=1.0, pairs=pairs[0])  # fmt: skip
     latents = run.pick(default=LATENTS, smoke=8)
     model = Model(SparseAutoencoder, latents=latents, sparsity=L1(), layers=len(sets[0]))
-    steps = run.pick(default=2000, quick=600, smoke=4) // (2 if half else 1)
+    steps = run.pick(default=1500, quick=600, smoke=4) // (2 if half else 1)
     optimizer = Adam(lr, beta2=0.99, schedule=Cosine())
     setting = Setting(trained.setting.features, task, model, optimizer, steps, run.pick(default=256, smoke=32))
     return Grid(setting, {("task.layers", "task.weights", "task.pairs", "task.scale", "seed"): rows})
@@ -182,7 +182,7 @@ def search(run: report.Run, options: dict[str, Any]) -> tuple[dict[tuple[str, st
     """((network, kind) -> (penalty, learning rate) that find most, what else the search says).
 
     Autoencoders of single layers are searched on one layer, the one where all of `single block` is."""
-    penalties = run.pick(default=PENALTIES, quick=PENALTIES[1:3], smoke=PENALTIES[1:3])
+    penalties = run.pick(default=PENALTIES, quick=PENALTIES[:2])
     rates = run.pick(default=RATES, quick=RATES[:2], smoke=RATES[:2])
     grids = {}
     for name in NETWORKS:
