@@ -298,7 +298,7 @@ def draw(controls: dict, gains: dict[str, stats.Interval], pairs_of: dict) -> pl
         one = controls["layers_written"][name]
         ends = [[one.value - one.low], [one.high - one.value]]
         layers.errorbar(place, one.value, yerr=ends, fmt="o", color=colours[CROSS], capsize=3)
-    layers.set_xticks(range(len(shown)), [name.replace(" ", "\n") for name in shown], fontsize=9)
+    layers.set_xticks(range(len(shown)), [name.replace(" ", "\n") for name in shown], fontsize=8, rotation=20)
     for level, text in ((1, "one layer"), (DEPTH, "all alike")):
         plots.reference(layers, [-0.4, max(len(shown), 1) - 0.6], level, text)
     layers.set(ylim=(0.8, DEPTH + 0.5), ylabel="layers that a found latent writes", title="Spread of latents")
