@@ -284,7 +284,7 @@ def draw(controls: dict, gains: dict[str, stats.Interval], pairs_of: dict) -> pl
     bars.set_yticks([0, 0.25, 0.5, 0.75, 1])
     bars.legend(fontsize=9, loc="upper center", ncols=2)
     for name, colour in plots.category_colours(NETWORKS).items():
-        if name in ("scattered", "trained", "confined"):
+        if name != "single block":
             x, y = (pairs_of[name, kind, "whole"].to_numpy().ravel() for kind in (EACH, CROSS))
             scatter.plot(x, y, ".", color=colour, alpha=0.5, markersize=5, label=name)
     plots.reference(scatter, [0, 1], [0, 1], "", linestyle=":")
@@ -302,7 +302,7 @@ def draw(controls: dict, gains: dict[str, stats.Interval], pairs_of: dict) -> pl
     for level, text in ((1, "one layer"), (DEPTH, "all alike")):
         plots.reference(layers, [-0.4, max(len(shown), 1) - 0.6], level, text)
     layers.set(ylim=(0.8, DEPTH + 0.5), ylabel="layers that a found latent writes", title="Spread of latents")
-    told = ", ".join(f"{gains[name].value:+.0%} ({name})" for name in ("scattered", "confined", "trained"))
+    told = ", ".join(f"{gains[name].value:+.0%} ({name})" for name in NETWORKS if name != "single block")
     figure.suptitle(f"ANDs that only a dictionary over all layers finds: {told}", fontsize=14)
     return figure
 

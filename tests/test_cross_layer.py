@@ -256,6 +256,14 @@ def test_drops_say_which_block_a_feature_is_in(how):
     assert (participation_ratio(ablation_drops(single, how, batches=2)) == 1).all()
 
 
+def test_ablation_of_networks_without_biases():
+    setting = residual(SparseUniform(6, 0.4), Identity(), Shape(8, 3, 5), unembedding="frozen", hidden_bias=False)
+    trained = untrained(setting)
+    x = trained.batch(0, 64)[0]
+    assert torch.allclose(ablated(trained, x, []), trained.forward(x), atol=1e-5)
+    assert not torch.allclose(ablated(trained, x, [0]), trained.forward(x), atol=1e-3)
+
+
 def test_labels_are_lost_where_their_block_is_ablated():
     trained = untrained(residual(OnePerGroup(40, 1), Memory(4), Shape(8, 2), unembedding="coordinates"))
     trained.parameters["W_out.0"].zero_()

@@ -27,7 +27,7 @@ from toysup.checks import InputError, check_interval, check_whole
 from toysup.ensemble import Trained, bound, one_thread
 from toysup.measure.excess import Decoded
 from toysup.measure.held_out import BATCH
-from toysup.measure.layers import Of, Target, _layers, label_logs, outputs
+from toysup.measure.layers import Of, Target, label_logs, outputs, units_of
 from toysup.measure.participation import readout
 from toysup.measure.probes import Moments, ReluProbe, fit_ridge
 
@@ -37,17 +37,12 @@ Sets = Iterable[Sequence[int]]
 NOTHING = 1e-6  # of a unit's variance, below which what is left of it is rounding
 
 
-def _units(trained: Trained, x: Tensor, of: Of) -> Float[Tensor, "instance batch unit"]:
-    """Units of all layers side by side."""
-    recorded = trained.forward(x, record=True)[1]
-    return (recorded.neurons if of == "neurons" else recorded.residual).flatten(2)
-
-
 def _plan(
     trained: Trained, sets: Sets, of: Of, parts: Sequence[Sequence[int]] | None
 ) -> tuple[tuple[tuple[int, ...], ...], list[list[int]]]:
     """(every part alone, then the other sets; the units of each)."""
-    layers, total = _layers(trained, of), _units(trained, trained.batch(0, 1)[0], of).shape[-1]
+    layers, size = units_of(trained, trained.batch(0, 1)[0], of).shape[2:]
+    total = layers * size
     if parts is None:
         parts = np.arange(total).reshape(layers, -1).tolist()
     every = [unit for part in parts for unit in part]
@@ -65,7 +60,7 @@ def _plan(
 def own_weights(trained: Trained) -> Float[Tensor, "instance unit out"]:
     """What one of each neuron, of all blocks side by side, adds to each output: W_out times the readout."""
     to_outputs, rows = readout(trained), []
-    for block in range(_layers(trained, "neurons")):
+    for block in range(trained.setting.build().shape.depth):
         written = trained.parameters.get(f"W_out.{block}", trained.buffers.get(f"W_out.{block}"))
         rows.append(written @ to_outputs[:, : written.shape[-1]])
     return torch.cat(rows, 1)
@@ -164,7 +159,7 @@ def decode(
 
             return vmap(one)(trained.values, trained.constants, x, target).to(torch.float32)
 
-        units, known = _units(trained, x, of), 0
+        units, known = units_of(trained, x, of).flatten(2), 0
         if beyond is not None:
             taken = called(beyond)
             units, known = torch.cat([units, taken], -1), taken.shape[-1]
@@ -215,7 +210,7 @@ def decode_labels(
     wanted, columns = _plan(trained, sets, of, parts)
 
     def read(x: Tensor) -> list[Tensor]:
-        units = _units(trained, x, of)
+        units = units_of(trained, x, of).flatten(2)
         return [units[..., own] for own in columns]
 
     logs = label_logs(trained, read, most)

@@ -63,15 +63,19 @@ def gates(setting: Setting, constants: dict[str, Tensor], x: Tensor, target: Ten
 # ------------------------------------------------------------------------------------------------------------- layers
 
 
-def _layers(trained: Trained, of: Of) -> int:
-    """How many layers there are to read."""
+def units_of(trained: Trained, x: Tensor, of: Of) -> Float[Tensor, "instance batch layer unit"]:
+    """What the units of every layer are on inputs x: neurons, or the stream before and after each block."""
     if of not in ("neurons", "stream"):
         raise InputError(f"layers: of must be neurons or stream, got {of!r}")
+    recorded = trained.forward(x, record=True)[1]
+    return recorded.neurons if of == "neurons" else recorded.residual
+
+
+def _layers(trained: Trained, of: Of) -> int:
+    """How many layers there are to read."""
     kept = f"layers of {of}"
     if kept not in trained.kept:
-        x = trained.batch(0, 1)[0]
-        recorded = trained.forward(x, record=True)[1]
-        trained.kept[kept] = (recorded.neurons if of == "neurons" else recorded.residual).shape[-2]
+        trained.kept[kept] = units_of(trained, trained.batch(0, 1)[0], of).shape[-2]
     return trained.kept[kept]
 
 
@@ -85,8 +89,7 @@ def _sets(trained: Trained, layers: Iterable[Sequence[int]], of: Of) -> list[lis
 
 def _read(trained: Trained, x: Tensor, sets: list[list[int]], of: Of) -> list[Float[Tensor, "instance batch unit"]]:
     """The units of each set of layers, side by side."""
-    recorded = trained.forward(x, record=True)[1]
-    units = recorded.neurons if of == "neurons" else recorded.residual
+    units = units_of(trained, x, of)
     return [units[:, :, one].flatten(2) for one in sets]
 
 

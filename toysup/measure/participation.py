@@ -90,7 +90,10 @@ def ablated(
         for block in range(depth):
             neurons = recorded.neurons[:, :, block]
             if block not in blocks:
-                neurons = torch.relu(stream @ own[f"W_in.{block}"] + own[f"b_in.{block}"].unsqueeze(1))
+                neurons = stream @ own[f"W_in.{block}"]
+                if f"b_in.{block}" in own:
+                    neurons = neurons + own[f"b_in.{block}"].unsqueeze(1)
+                neurons = torch.relu(neurons)
             elif how == "resample":
                 neurons = neurons.roll(1, 1)
             else:

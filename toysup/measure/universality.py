@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from toysup.checks import InputError, check_interval, check_whole
 from toysup.ensemble import Trained, one_thread
 from toysup.measure.held_out import BATCH
+from toysup.measure.layers import Of, units_of
 from toysup.tasks import Memory
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "unit_responses",
 ]
 
-Of = Literal["neurons", "stream"]
 Pairs = Float[Tensor, "instance_a instance_b"]
 
 
@@ -68,10 +67,7 @@ def fact_bits(trained: Trained) -> Float[Tensor, "instance fact"]:
 
 def _units(trained: Trained, x: Tensor, of: Of, layer: int | None) -> Float[Tensor, "instance batch unit"]:
     """What the units of one layer, or of all of them side by side, are on given inputs."""
-    if of not in ("neurons", "stream"):
-        raise InputError(f"universality: of must be neurons or stream, got {of!r}")
-    recorded = trained.forward(x, record=True)[1]
-    units = recorded.neurons if of == "neurons" else recorded.residual
+    units = units_of(trained, x, of)
     if layer is None:
         return units.flatten(2)
     if not -units.shape[2] <= layer < units.shape[2]:
