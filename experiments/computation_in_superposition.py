@@ -24,8 +24,8 @@ wrote), width d, H neurons in 1, 2 or 4 blocks; embeddings `frozen` (random, W_U
 line_k^2), line_k the best affine function of x, at most min(d, H) by the bound (the naive network attains it); by AUC,
 outputs that rank active above inactive at > .95. For |x| any line has AUC .5, but sharing a neuron is free while the
 others are off: k functions pass while (1 - p)^(k-1) > .9, 11 a neuron. For AND x_i + x_j ranks perfectly, so the null
-is a linear readout without neurons. Capacity: sup over functions offered, up to 8 times min(d, H) for |x| (frozen: 4 times,
-raised from 2 after the first default run).
+is a linear readout without neurons. Capacity: sup over functions offered, up to 8 times min(d, H) for |x| (frozen: 4
+times, raised from 2 after the first default run).
 Rules: `*_more_than_neurons`, `*_more_than_sharing` (AUC) some cell exceeds H, or 11 min(d, H) (level corrected for the
 number of cells); `and_*_ranks_more_than_linear` in every cell of 8 dimensions (16 hold all 16 features) the share
 ranked, of the most offered, exceeds the linear readout's. F = C d^a' H^b over cells of 1 block; with h = d, H = d L,
