@@ -62,10 +62,12 @@ from toysup.constructions import (
     pairs_setting,
     scattered_uand,
     single_block_uand,
+    untrained,
 )
-from toysup.ensemble import Stack, Trained, initial_values, task_constants
+from toysup.ensemble import Trained
 from toysup.features import BitGroups, OnePerGroup, SparseUniform
 from toysup.measure import (
+    BySize,
     Decoded,
     ablation_drops,
     attribution,
@@ -73,6 +75,7 @@ from toysup.measure import (
     dealt,
     decode,
     decode_labels,
+    gamma,
     participation,
     recovered,
     subsets,
@@ -231,13 +234,6 @@ def built(run: report.Run, seeds: Sequence[int], draws: int) -> dict[tuple[str, 
     return found
 
 
-def untrained(setting: Setting, seeds: Sequence[int]) -> Trained:
-    """Networks before training."""
-    stack = Stack.of(setting, seeds)
-    blank = torch.zeros(len(stack), 1), torch.full((len(stack),), -1), {}, ""
-    return Trained(stack, *initial_values(stack), task_constants(stack), *blank)
-
-
 # ---------------------------------------------------------------------------------------------------------- conditions
 
 
@@ -275,12 +271,12 @@ def judge(found: Mapping[str, stats.Interval]) -> stats.Verdict:
 
 
 def exponent(top: pd.DataFrame, depth: int, prefix: str = "") -> stats.Interval:
-    """gamma: each seed's slope of ln F over ln k; counts below one feature count as one."""
+    """`gamma` of each seed, over the sizes there are."""
     sizes = [k for k in SIZES if k <= depth and f"{prefix}joint_{k}" in top and top[f"{prefix}joint_{k}"].notna().all()]
     if len(sizes) < 2:
         return stats.UNDEFINED
-    x = np.log(sizes) - np.log(sizes).mean()
-    return stats.mean(np.log(top[[f"{prefix}joint_{k}" for k in sizes]].clip(lower=1)) @ x / (x @ x))
+    joint = torch.as_tensor(top[[f"{prefix}joint_{k}" for k in sizes]].to_numpy())
+    return stats.mean(gamma(BySize(tuple(sizes), joint, joint, joint)))
 
 
 def main(run: report.Run) -> None:

@@ -7,8 +7,14 @@ import pytest
 import torch
 
 from toysup.checks import InputError
-from toysup.constructions import confined_uand, copied_identity, pairs_setting, scattered_uand, single_block_uand
-from toysup.ensemble import Stack, Trained, initial_values, task_constants
+from toysup.constructions import (
+    confined_uand,
+    copied_identity,
+    pairs_setting,
+    scattered_uand,
+    single_block_uand,
+    untrained,
+)
 from toysup.features import OnePerGroup, SparseUniform
 from toysup.measure import (
     BySize,
@@ -34,15 +40,8 @@ from toysup.shapes import Shape
 from toysup.tasks import Identity, Memory
 
 SIZES = {"n_inputs": 12, "n_pairs": 66, "neurons": 96, "depth": 8, "takes": 5, "seeds": range(2)}
-ALL = tuple(range(8))
+ALL, SEEDS = tuple(range(8)), range(2)
 COMPUTED = {"beyond": inputs, "own": True, "scored": 8}  # what the network's own readout finds beyond its inputs
-
-
-def untrained(setting, seeds=range(2)):
-    stack = Stack.of(setting, seeds)
-    parameters, buffers = initial_values(stack)
-    blank = torch.zeros(len(stack), 1), torch.full((len(stack),), -1), {}, ""
-    return Trained(stack, parameters, buffers, task_constants(stack), *blank)
 
 
 def residual(features, task, shape, **model):
@@ -83,7 +82,7 @@ def test_copies_have_no_excess():
 
 def test_untrained_networks_pass_for_superposition_only_with_probes_of_each_feature_own():
     """Random neurons are a universal AND: fitted probes find an excess, and gamma > 1, that no training put there."""
-    trained = untrained(pairs_setting(16, 100, 8, 8, density=0.1))
+    trained = untrained(pairs_setting(16, 100, 8, 8, density=0.1), SEEDS)
     sets = subsets(8, (2, 4, 8), 2)
     fitted, own = (decode(trained, sets, beyond=inputs, own=own, scored=8) for own in (False, True))
     assert (fitted.excess()[:, -1] > 20).all() and (gamma(by_size(fitted)) > 1).all()
@@ -92,7 +91,7 @@ def test_untrained_networks_pass_for_superposition_only_with_probes_of_each_feat
 
 def test_inputs_are_thresholded_into_outputs_unless_taken_out():
     """The embedded input alone, before any block: a + b > 1 is AND."""
-    trained = untrained(pairs_setting(12, 20, 2, 4, density=0.1))
+    trained = untrained(pairs_setting(12, 20, 2, 4, density=0.1), SEEDS)
     first = [range(32)]  # the stream's first entry
     assert (decode(trained, [], of="stream", parts=first).count() == 20).all()
     assert (decode(trained, [], of="stream", parts=first, beyond=inputs).count() == 0).all()
@@ -103,7 +102,7 @@ def test_inputs_are_thresholded_into_outputs_unless_taken_out():
 
 @pytest.mark.parametrize("of", ["stream", "neurons"])
 def test_layers_alone_are_read_as_by_decodable(of):
-    trained = untrained(residual(SparseUniform(12, 0.2), Identity(), Shape(6, 3), unembedding="frozen"))
+    trained = untrained(residual(SparseUniform(12, 0.2), Identity(), Shape(6, 3), unembedding="frozen"), SEEDS)
     expected = decodable_by_layer(trained, of=of, batches=4).value
     found = decode(trained, [(0, 2)], of=of, batches=4)
     assert torch.allclose(found.share[:, :-1], expected, atol=1e-4)
@@ -114,7 +113,7 @@ def test_layers_alone_are_read_as_by_decodable(of):
 
 def test_labels_are_read_as_by_label_chances():
     setting = residual(OnePerGroup(200, 1, offered=0.9), Memory(4), Shape(8, 2), unembedding="coordinates")
-    trained = untrained(setting)
+    trained = untrained(setting, SEEDS)
     found = decode_labels(trained, [(0, 1)], most=60)
     assert found.found.shape == (2, 3, 200, 4)
     assert torch.allclose(found.share[:, :2], label_chances_by_layer(trained, of="neurons", most=60), equal_nan=True)
@@ -187,7 +186,7 @@ def test_subsets_and_deals():
 @pytest.mark.parametrize("relu", [False, True])
 def test_contributions_sum_to_the_output(unembedding, relu):
     setting = residual(SparseUniform(6, 0.4), Identity(), Shape(8, 3, 5), unembedding=unembedding, relu=relu)
-    trained = untrained(setting)
+    trained = untrained(setting, SEEDS)
     if relu:
         trained.parameters["b_out"] += 0.1
     x = trained.batch(0, 64)[0]
@@ -208,7 +207,7 @@ def test_attribution_sums_to_the_slope_and_to_the_logit():
     y, out = (torch.cat(one, 1).double() for one in (y, out))
     slope = ((y - y.mean(1, keepdim=True)) * out).mean(1) / y.var(1, correction=0)
     assert torch.allclose(shares.sum(1).double(), slope, atol=1e-3, equal_nan=True)
-    memory = untrained(residual(OnePerGroup(40, 1), Memory(4), Shape(8, 2), unembedding="coordinates"))
+    memory = untrained(residual(OnePerGroup(40, 1), Memory(4), Shape(8, 2), unembedding="coordinates"), SEEDS)
     facts = torch.arange(40).expand(2, 40).unsqueeze(-1)
     logits = memory.forward(facts)
     right = logits.gather(-1, memory.constants["labels"].unsqueeze(-1)).squeeze(-1) - logits.mean(-1)
@@ -216,7 +215,7 @@ def test_attribution_sums_to_the_slope_and_to_the_logit():
 
 
 def test_ablation():
-    trained = untrained(residual(SparseUniform(6, 0.4), Identity(), Shape(8, 3, 5), unembedding="frozen"))
+    trained = untrained(residual(SparseUniform(6, 0.4), Identity(), Shape(8, 3, 5), unembedding="frozen"), SEEDS)
     x = trained.batch(0, 512)[0]
     untouched = x @ trained.buffers["W_E"] @ trained.buffers["W_U"].mT
     assert torch.allclose(ablated(trained, x, range(3)), untouched, atol=1e-5)  # all blocks: the embedded input
@@ -258,14 +257,14 @@ def test_drops_say_which_block_a_feature_is_in(how):
 
 def test_ablation_of_networks_without_biases():
     setting = residual(SparseUniform(6, 0.4), Identity(), Shape(8, 3, 5), unembedding="frozen", hidden_bias=False)
-    trained = untrained(setting)
+    trained = untrained(setting, SEEDS)
     x = trained.batch(0, 64)[0]
     assert torch.allclose(ablated(trained, x, []), trained.forward(x), atol=1e-5)
     assert not torch.allclose(ablated(trained, x, [0]), trained.forward(x), atol=1e-3)
 
 
 def test_labels_are_lost_where_their_block_is_ablated():
-    trained = untrained(residual(OnePerGroup(40, 1), Memory(4), Shape(8, 2), unembedding="coordinates"))
+    trained = untrained(residual(OnePerGroup(40, 1), Memory(4), Shape(8, 2), unembedding="coordinates"), SEEDS)
     trained.parameters["W_out.0"].zero_()
     drops = ablation_drops(trained)
     assert (drops[:, 0] == 0).all() and (drops[:, 1] != 0).any()
@@ -305,7 +304,7 @@ def test_the_shuffled_null_tells_division_from_sharing():
 
 
 def test_bad_input():
-    trained = untrained(residual(SparseUniform(6, 0.4), Identity(), Shape(8, 2, 5), unembedding="frozen"))
+    trained = untrained(residual(SparseUniform(6, 0.4), Identity(), Shape(8, 2, 5), unembedding="frozen"), SEEDS)
     for sets in ([(0, 0)], [()], [(2,)]):
         with pytest.raises(InputError, match=r"distinct numbers in 0 \.\. 1"):
             decode(trained, sets)
@@ -327,7 +326,7 @@ def test_bad_input():
         ablated(trained, trained.batch(0, 8)[0], [1], "nothing")
     other = Setting(SparseUniform(6, 0.4), Identity(), Model(TiedAutoencoder, width=2), steps=1, batch=8)
     with pytest.raises(InputError, match="must be a ResidualMLP, got TiedAutoencoder"):
-        contributions(untrained(other), torch.zeros(2, 8, 6))
+        contributions(untrained(other, SEEDS), torch.zeros(2, 8, 6))
     several = dataclasses.replace(residual(OnePerGroup(40, 2), Memory(4), Shape(8, 2), unembedding="coordinates"))
     with pytest.raises(InputError, match="one fact at a time"):
-        attribution(untrained(several))
+        attribution(untrained(several, SEEDS))

@@ -34,6 +34,7 @@ __all__ = [
     "pairs_setting",
     "scattered_uand",
     "single_block_uand",
+    "untrained",
 ]
 
 
@@ -78,13 +79,19 @@ def pairs_setting(
     return Setting(SparseBoolean(n_inputs, density), And(n_pairs=n_pairs), model, optimizer or Adam(), steps, batch)
 
 
-def _blank(setting: Setting, seeds: Sequence[int]) -> Trained:
-    """The setting's networks before training, with blocks that do nothing."""
+def untrained(setting: Setting, seeds: Sequence[int]) -> Trained:
+    """A setting's networks as they start, one for each seed."""
     stack = Stack.of(setting, seeds)
-    parameters, buffers = initial_values(stack)
-    parameters = {name: torch.zeros_like(value) for name, value in parameters.items()}
     nothing = torch.full((len(stack), 1), torch.nan), torch.full((len(stack),), -1), {}, "by hand"
-    return Trained(stack, parameters, buffers, task_constants(stack), *nothing)
+    return Trained(stack, *initial_values(stack), task_constants(stack), *nothing)
+
+
+def _blank(setting: Setting, seeds: Sequence[int]) -> Trained:
+    """The setting's networks before training, with parameters that are all 0."""
+    trained = untrained(setting, seeds)
+    for value in trained.parameters.values():
+        value.zero_()
+    return trained
 
 
 def _draw(seeds: Sequence[int], rows: int, columns: int, place: int) -> Float[Tensor, "instance rows columns"]:
