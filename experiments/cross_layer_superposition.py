@@ -275,7 +275,7 @@ def exponent(top: pd.DataFrame, depth: int, prefix: str = "") -> stats.Interval:
     sizes = [k for k in SIZES if k <= depth and f"{prefix}joint_{k}" in top and top[f"{prefix}joint_{k}"].notna().all()]
     if len(sizes) < 2:
         return stats.UNDEFINED
-    joint = torch.as_tensor(top[[f"{prefix}joint_{k}" for k in sizes]].to_numpy())
+    joint = torch.tensor(top[[f"{prefix}joint_{k}" for k in sizes]].to_numpy())
     return stats.mean(gamma(BySize(tuple(sizes), joint, joint, joint)))
 
 
