@@ -24,7 +24,7 @@ nothing). `length_does_not_decide`: with half the steps the gains of `scattered`
 Beside it: the largest squared correlation of any single neuron; latents against the AND of another sample (chance); and
 over how many layers a found feature's latent writes, (sum_l n_l)^2 / sum_l n_l^2 of its decoder norms n_l.
 
-Two cores: --quick about two and a half minutes (more than it should), default about 9 (477 s of training).
+Two cores: --quick about two and a half minutes (more than it should), default 8 to 15 (476 s of training).
 """
 
 from dataclasses import dataclass
