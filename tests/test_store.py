@@ -22,7 +22,7 @@ import toysup.features
 import toysup.models
 import toysup.tasks
 from toysup.checks import InputError
-from toysup.ensemble import Stack, initial_values
+from toysup.ensemble import Stack, initial_values, train_chunk
 from toysup.features import (
     BitGroups,
     Correlated,
@@ -48,6 +48,7 @@ from toysup.models import (
     UnrolledDecoder,
     UntiedAutoencoder,
 )
+from toysup.identity import identity
 from toysup.random import uniforms
 from toysup.setting import (
     Adam,
@@ -63,7 +64,7 @@ from toysup.setting import (
     rebuild,
 )
 from toysup.shapes import Shape
-from toysup.store import Store, source_digest
+from toysup.store import Store
 from toysup.sweep import Grid, load, sweep
 from toysup.tasks import AbsoluteValue, And, Circuit, Identity, Memory, Reconstruction, SumOfSquares, XPlusRelu
 
@@ -118,7 +119,7 @@ def test_a_finished_sweep_is_not_trained_again(original, copied, untrained):
 def test_a_chunk_that_is_gone_is_trained_again_and_is_the_same(original, copied, chunk):
     before = contents(copied)
     gone = [path for path in copied.glob(f"{chunk:05d}.*")]
-    assert len(gone) == 3
+    assert len(gone) == 2 + len(MEASURES)
     for path in gone:
         path.unlink()
     same(run(results=copied.parent), original)
@@ -205,7 +206,7 @@ def test_a_sweep_killed_outright_goes_on_where_it_was(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     (folder,) = (tmp_path / "killed").iterdir()
-    finished = Store(folder).finished()
+    finished = Store(folder).trained()
     assert len(finished) < 8
     before = {name: data for name, data in contents(folder).items() if name[:5].isdigit() and int(name[:5]) in finished}
     resumed = run(many_chunks(), results=tmp_path / "killed", workers=2)
@@ -222,14 +223,13 @@ def test_a_sweep_killed_outright_goes_on_where_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("grid", "measures", "options"),
     [
-        (GRID, MEASURES[:2], {}),
         (GRID, MEASURES, {"snapshots": [3]}),
-        (GRID, MEASURES, {"compile": False}),
+        (GRID, MEASURES, {"engine": "general"}),
         (Grid(SMALL, {**GRID.axes, "seed": [0]}), MEASURES, {}),
         (Grid(SMALL, {**GRID.axes, "model.width": [1, 3]}), MEASURES, {}),
         (Grid(Setting(*[getattr(SMALL, f) for f in ("features", "task", "model")]), GRID.axes), MEASURES, {}),
     ],
-    ids=["measures", "snapshots", "compile", "axis", "values", "setting"],
+    ids=["snapshots", "engine", "axis", "values", "setting"],
 )
 def test_what_changes_the_numbers_changes_the_folder(original, tmp_path, monkeypatch, grid, measures, options):
     def stop(*_, **__):
@@ -242,10 +242,58 @@ def test_what_changes_the_numbers_changes_the_folder(original, tmp_path, monkeyp
     assert folder.name != original.path.name and folder.name.startswith("sweep-")
 
 
-def test_the_packages_own_source_is_part_of_the_identity(original, copied, monkeypatch):
-    monkeypatch.setattr("toysup.store._package_source", lambda: "another version")
+def test_the_code_that_trains_is_part_of_the_identity(original, copied, monkeypatch):
+    monkeypatch.setattr("toysup.ensemble.stack.uniforms", lambda *a, **k: 1 - uniforms(*a, **k))
     again = run(results=copied.parent)
     assert again.path != copied and len(list(copied.parent.iterdir())) == 2
+
+
+def doubled(trained):
+    return FACTOR * trained.history[:, -1]
+
+
+FACTOR = 2.0
+
+
+def test_further_and_changed_measures_are_computed_from_the_weights(original, copied, untrained, monkeypatch):
+    first = run(results=copied.parent, measures=[doubled, recovered])
+    assert first.path == copied
+    assert first.table["doubled"].tolist() == pytest.approx(2 * original.table["train_loss"])
+    assert first.table["recovered"].tolist() == original.table["recovered"].tolist()
+    before = contents(copied)
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    second = run(results=copied.parent, measures=[doubled])
+    assert second.table["doubled"].tolist() == pytest.approx(3 * original.table["train_loss"])
+    after = contents(copied)
+    assert {name for name in after if name not in before} == {
+        f"{n:05d}.{second.keys['doubled']}.parquet" for n in range(4)
+    }
+    assert all(after[name] == data for name, data in before.items() if name not in ("measures.json", "seconds.json"))
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    third = run(results=copied.parent, measures=[doubled])  # there still
+    assert third.table["doubled"].tolist() == first.table["doubled"].tolist()
+    loaded = load(copied)  # what was asked for last under its name
+    assert loaded.table["doubled"].tolist() == first.table["doubled"].tolist()
+    assert {"held_out_loss", "recovered", "doubled"} <= set(loaded.table)
+
+
+def slips_at_the_third(trained):
+    if (trained.rows == 2).any():
+        return trained.parameters["none such"]
+    return torch.zeros(len(trained))
+
+
+def test_a_measure_that_raises_loses_nothing_and_is_named_with_its_row(tmp_path, monkeypatch):
+    grid = Grid(SMALL, {"seed": range(6)})
+    expected = run(grid, [held_out_loss]).table
+    with pytest.raises(InputError, match=r"measure slips_at_the_third, row 2: KeyError: 'none such'; .* are kept in"):
+        run(grid, [held_out_loss, slips_at_the_third], results=tmp_path)
+
+    def only_others(stack, **options):
+        return pytest.fail("trained again") if 2 in stack.data_seed else train_chunk(stack, **options)
+
+    monkeypatch.setattr("toysup.sweep.train_chunk", only_others)
+    pd.testing.assert_frame_equal(run(grid, [held_out_loss], results=tmp_path).table, expected, check_exact=True)
 
 
 def test_the_folder_is_named_by_the_sweep(tmp_path):
@@ -285,7 +333,7 @@ def own_module(folder, prose="As it was.", code="x", code_of_measure="1.0"):
 def test_the_users_own_source_counts_and_its_prose_does_not(tmp_path):
     def digest(**changes):
         module = own_module(tmp_path / "own", **changes)
-        return source_digest([module.Mine, module.size])
+        return identity(module.Mine, module.size)
 
     first = digest()
     assert digest(prose="Said better.") == first
@@ -360,13 +408,14 @@ def test_the_advice_helps(original, copied, name, damage, message):
 
 
 @pytest.mark.parametrize("damage", [truncate, remove])
-def test_damaged_features_are_said_when_they_are_read(copied, damage):
-    damage(copied / "00001.features.parquet")
-    loaded = load(copied)
-    assert len(loaded.table) == len(GRID)
-    with pytest.raises(InputError, match=r"features.parquet") as caught:
-        _ = loaded.features
-    assert "rerun" in str(caught.value)
+def test_a_damaged_measure_is_said_and_the_advice_helps(original, copied, damage):
+    (file,) = copied.glob("00001.r_squared-*.parquet")
+    damage(file)
+    with pytest.raises(InputError, match=r"r_squared.*rerun") as caught:
+        load(copied)
+    assert "\n" not in str(caught.value)
+    file.unlink(missing_ok=True)
+    same(run(results=copied.parent), original)
 
 
 def test_damaged_arrays_are_said(copied):
@@ -403,8 +452,15 @@ def test_a_config_of_another_kind(tmp_path, text):
         load(tmp_path)
 
 
-def test_results_cut_into_other_chunks_are_not_mixed_up(copied, monkeypatch):
-    monkeypatch.setattr("toysup.sweep.chunks", lambda stack, device, engine: [np.arange(len(stack))[::-1]] * 2)
+def test_results_are_read_as_they_were_cut(original, copied, monkeypatch):
+    monkeypatch.setattr("toysup.sweep.chunks", lambda stack, device, engine: [np.arange(len(stack))])
+    same(load(copied), original)
+    assert run(results=copied.parent).path != copied  # other chunks are another folder
+
+
+def test_chunks_of_other_rows_are_not_mixed_up(copied):
+    table = pd.read_parquet(copied / "00000.parquet")
+    table.assign(row=table["row"] + 1).to_parquet(copied / "00000.parquet", index=False)
     with pytest.raises(InputError, match="was cut into other chunks"):
         load(copied)
 

@@ -58,8 +58,9 @@ AXES = {
     "labels": {"task": {"copy": Identity(), "fold": AbsoluteValue()}, "features.density": [0.1, 0.3]},
     "static": {"model.width": [1, 3], "features.n_features": [4, 6], "optimizer.lr": [1e-2, 1e-3], "steps": [3, 4]},
     "arrays": {"task.importance": [np.ones(4), np.linspace(0, 1, 4), 0.5], "features.density": [0.1, np.full(4, 0.2)]},
-    "seeds": {"seed": [1, 2], "data_seed": [None, 7], "init_seed": [8, None]},
-    "part of a whole": {"features": [SparseUniform(4, 0.1), SparseUniform(5, 0.2)], "features.density": [0.3, 0.4]},
+    "seeds": {"seed": [1, 2], "data_seed": [None, 7]},
+    "starts": {"seed": [1, 2], "init_seed": [9, None]},
+    "wholes": {"features": [SparseUniform(4, 0.1), SparseUniform(5, 0.2)], "optimizer.lr": [0.3, 0.4]},
     "zipped static": {("features.n_features", "task.importance"): [(4, np.ones(4)), (5, np.zeros(5))]},
     "exponents": {"task.exponent": [2.0, 3.5], "optimizer.weight_decay": [0.0, 0.1], "optimizer.beta1": [0.9, 0.5]},
 }
@@ -90,9 +91,10 @@ def test_stacks_hold_what_setting_of_says_for_every_row(axes):
     ("axes", "groups"),
     [
         ({"features.density": [0.1, 0.2], "task.importance": [1.0, 2.0], "task.exponent": [2.0, 4.0]}, 1),
-        ({"optimizer.lr": [1e-2, 1e-3], "seed": [0, 1], "data_seed": [3, 4], "init_seed": [5, 6]}, 1),
+        ({"optimizer.lr": [1e-2, 1e-3], "seed": [0, 1], "data_seed": [3, 4]}, 1),
+        ({"optimizer.lr": [1e-2, 1e-3], "data_seed": [3, 4], "init_seed": [5, 6]}, 1),
         ({"model.width": [1, 2, 3], "seed": [0, 1]}, 3),
-        ({"model.width": [1, 2, 2], "seed": [0, 1]}, 2),  # equal values are one shape
+        ({("model.width", "seed"): [(1, 0), (2, 0), (2, 1)]}, 2),  # equal values are one shape
         ({"features.n_features": [4, 5], "features.density": [0.1, 0.2]}, 2),
         ({"task": [Identity(), AbsoluteValue()], "steps": [2, 3]}, 4),
         ({("model.width", "features.density"): [(1, 0.1), (1, 0.2), (2, 0.3)]}, 2),
@@ -220,7 +222,11 @@ def test_a_chunk_for_every_instance_changes_nothing(results, monkeypatch):
 def test_padding_is_dropped():
     cut = run(Grid(SMALL, {"seed": range(5)}))  # two chunks of three
     assert cut.table["seed"].tolist() == [0, 1, 2, 3, 4]
-    assert [len(cut.trained(chunk)) for chunk in range(2)] == [3, 2]
+    assert [part.rows.tolist() for part in cut] == [[0, 1, 2], [3, 4]]
+    whole = cut.trained()
+    assert whole.rows.tolist() == list(range(5)) and torch.equal(
+        whole.parameters["W"][3:], list(cut)[1].parameters["W"]
+    )
 
 
 @given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 4096))
@@ -238,8 +244,8 @@ def test_chunks_are_of_equal_size_and_hold_every_instance_once(instances, n_feat
 
 
 def test_snapshots_come_back(results):
-    trained = results.trained(0)
-    assert sorted(trained.snapshots) == [0, 5]
+    trained = results.trained(rows=[1, 0])
+    assert sorted(trained.snapshots) == [0, 5] and trained.rows.tolist() == [1, 0]
     again = train(trained.stack, device="cpu", snapshots=[0, 5])
     for step in (0, 5):
         torch.testing.assert_close(trained.snapshots[step], again.snapshots[step], rtol=1e-5, atol=1e-6)
@@ -251,7 +257,7 @@ def test_snapshots_are_checked_against_every_number_of_steps():
     with pytest.raises(InputError, match=r"snapshots must lie in \[0, steps=4\], got 10"):
         run(grid, snapshots=[10])
     longer = run(Grid(SMALL, {"steps": [12]}), snapshots=np.array([10]))  # SMALL itself has 8 steps
-    assert list(longer.trained(0).snapshots) == [10]
+    assert list(longer.trained().snapshots) == [10]
 
 
 def test_a_further_measure_from_disk_is_the_column_of_the_sweep(results):
@@ -264,20 +270,20 @@ def test_a_further_measure_from_disk_is_the_column_of_the_sweep(results):
 
 
 def test_snapshots_are_measured_like_the_end(results):
-    chunk = results.trained(0)
-    rows = len(chunk)
+    chunk = next(iter(results))
     for step in (0, 5):
-        found = results.measure(held_out_loss, snapshot=step)["held_out_loss"][:rows]
+        found = results.measure(held_out_loss, snapshot=step)["held_out_loss"][chunk.rows]
         assert found.tolist() == held_out_loss(chunk.at(step)).value.tolist()
-        assert (found != results.table["held_out_loss"][:rows]).all()
+        assert (found != results.table["held_out_loss"][chunk.rows]).all()
     with pytest.raises(InputError, match=r"snapshots were taken at \[0, 5\], not at 4"):
         results.measure(held_out_loss, snapshot=4)
 
 
 def test_a_row_that_is_not_there(results):
-    for row in (-1, 16):
-        with pytest.raises(InputError, match=r"row must lie in \[0, 16\)"):
-            results.model(row)
+    for row in (-1, 16, 0.0, True, None):
+        for ask in (results.model, results.history, results.grid.setting_of, lambda row: results.trained(rows=[row])):
+            with pytest.raises(InputError, match=r"row must be a whole number in \[0, 16\), got"):
+                ask(row)
 
 
 def test_diverged_instances_are_counted_aloud_and_leave_the_others_alone():
@@ -387,14 +393,13 @@ def a_cube(trained):
 def test_a_measure_of_the_wrong_shape_is_refused(workers):
     with pytest.raises(InputError) as caught:
         run(Grid(SMALL, {"seed": [0, 1]}), [three_numbers], workers=workers)
-    assert str(caught.value) == (
-        "measure three_numbers: expected (instance,) or (instance, feature) with 1 instances, got (4,)"
-    )
+    said = "measure three_numbers, row {}: expected (instance,) or (instance, feature) with 1 instances, got (4,)"
+    assert str(caught.value) in (said.format(0), said.format(1))  # whichever worker is first
 
 
 @pytest.mark.parametrize(("measure", "got"), [(one_number, r"\(\)"), (nothing, "None"), (a_cube, r"\(1, 2, 2\)")])
 def test_what_is_not_one_number_or_vector_for_each_instance_is_refused(measure, got):
-    with pytest.raises(InputError, match=f"measure {measure.__name__}: expected .* got {got}"):
+    with pytest.raises(InputError, match=f"measure {measure.__name__}, row 0: expected .* got {got}"):
         run(Grid(SMALL), [measure])
 
 
@@ -436,13 +441,14 @@ def test_a_killed_worker_is_said_and_finished_chunks_are_kept(tmp_path):
     with pytest.raises(RuntimeError, match=r"a worker was killed .* run again to go on"):
         run(grid, [fatal_for_the_second], results=tmp_path, workers=2)
     (path,) = tmp_path.iterdir()
-    assert [p.name for p in path.glob("*.parquet")] == ["00000.parquet"]
+    assert {p.stem for p in path.glob("*.parquet") if p.stem.isdigit()} == {"00000", "00001"}  # networks are kept
+    assert len(list(path.glob("*.fatal*.parquet"))) == 1
     assert len(run(grid, [fatal_for_the_second], results=tmp_path).table) == 2  # here it does no harm
 
 
 def test_config_says_what_ran(results):
     config = json.loads((results.path / "config.json").read_text())
-    assert config["identity"]["measures"] == ["held_out_loss", "recovered", "r_squared", "feature_norm"]
+    assert list(json.loads((results.path / "measures.json").read_text())) == [m.__name__ for m in MEASURES]
     assert config["identity"]["snapshots"] == [0, 5] and config["identity"]["device"] == "cpu"
     assert {"python", "torch", "numpy", "toysup", "commit", "dirty"} <= set(config["versions"])
 

@@ -7,9 +7,11 @@ tensors. Several paths that move together are one axis, named by a tuple.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
-from collections.abc import Mapping
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,10 +21,13 @@ import pandas as pd
 import torch
 
 from toysup.checks import InputError
-from toysup.ensemble import Stack
+from toysup.ensemble import Stack, whole_seeds
 from toysup.setting import SEEDS, Setting, describe, get_path, is_dynamic, set_paths
+from toysup.tasks import Task
 
-__all__ = ["Grid"]
+__all__ = ["RESERVED", "Grid"]
+
+RESERVED = ("row", "feature", "train_loss", "diverged_step", "engine")  # columns that are not axes or measures
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,9 @@ class Grid:
     move together to tuples of values. Values may be given as a mapping from label to value; the label goes into the
     table. The first axis varies slowest.
 
-    Raises InputError for an unknown path, an empty axis, tuples of the wrong length, and any value that the setting
-    refuses, before anything is trained.
+    Raises InputError, before anything is trained, for an unknown path, an axis that is empty or holds a value twice, an
+    axis over a part of another's values, tuples of the wrong length, any value or combination of values that the
+    setting refuses, and combinations that are one and the same instance.
     """
 
     setting: Setting
@@ -59,7 +65,25 @@ class Grid:
                 if path in seen:
                     raise InputError(f"Grid: axis {path!r} is given twice")
                 seen.add(path)
+            self._check_distinct(axis)
+        for path, other in itertools.permutations(sorted(seen), 2):
+            if other.startswith(path + "."):
+                raise InputError(f"Grid: axis {other!r} is a part of what axis {path!r} sets; give one of them")
         self.groups  # noqa: B018 (builds and validates every shape)
+
+    @staticmethod
+    def _check_distinct(axis: _Axis) -> None:
+        """Refuse values that stand in an axis twice: their rows would look like independent networks."""
+        plain = all(type(value) in (int, float) for row in axis.values for value in row)
+        keys = axis.values if plain else [json.dumps(describe(row, code=id)) for row in axis.values]
+        if len(set(keys)) == len(keys):
+            return
+        first: dict[Any, int] = {}
+        twice = next(number for number, key in enumerate(keys) if first.setdefault(key, number) != number)
+        value = axis.values[twice][0] if len(axis.paths) == 1 else axis.values[twice]
+        raise InputError(
+            f"Grid: axis {', '.join(axis.paths)} holds {value!r:.60} twice, which would look like replicates"
+        )
 
     @cached_property
     def _axes(self) -> list[_Axis]:
@@ -91,7 +115,7 @@ class Grid:
 
     def _static_key(self, axis: _Axis, point: int) -> str:
         static = [v for p, v in zip(axis.paths, axis.values[point], strict=True) if not self._dynamic(p)]
-        return json.dumps(describe(static))
+        return json.dumps(describe(static, code=id))  # two functions may share a name
 
     @cached_property
     def groups(self) -> list[tuple[Stack, np.ndarray]]:
@@ -106,35 +130,96 @@ class Grid:
         return [self._stack(np.flatnonzero(group == number)) for number in order]
 
     def _stack(self, rows: np.ndarray) -> tuple[Stack, np.ndarray]:
-        first = self.setting_of(rows[0])
+        first = self.setting_of(int(rows[0]))
         first.build()  # so that a model that cannot be built is refused before anything is trained
+        self._check_combinations(first, rows)
         columns: dict[str, np.ndarray] = {}
+        numbers_of: list[np.ndarray] = []  # which value of each path that differs a row has
         for number, axis in enumerate(self._axes):
-            points = self._index[number, rows]
-            used, inverse = np.unique(points, return_inverse=True)
+            used, inverse = np.unique(self._index[number, rows], return_inverse=True)
             for position, path in enumerate(axis.paths):
                 if not self._dynamic(path):
                     continue
                 values = [axis.values[point][position] for point in used]
-                for point in used:  # every value is checked, with the first row's values on the other axes
-                    together = dict(zip(axis.paths, axis.values[point], strict=True))
-                    set_paths(first, together)
                 if path in SEEDS:
                     columns[path] = np.array([-1 if v is None else v for v in values], dtype=np.int64)[inverse]
                 else:
                     arrays = [np.asarray(v, dtype=np.float64) for v in values]
                     shape = np.broadcast_shapes(*[a.shape for a in arrays])
                     columns[path] = np.stack([np.broadcast_to(a, shape) for a in arrays])[inverse]
+                    distinct: dict[bytes, int] = {}
+                    own = [distinct.setdefault(np.broadcast_to(a, shape).tobytes(), len(distinct)) for a in arrays]
+                    numbers_of.append(np.array(own)[inverse])
         seed = columns.pop("seed", np.full(len(rows), first.seed, dtype=np.int64))
         seeds = []
         for name in ("data_seed", "init_seed"):
             fixed = -1 if getattr(first, name) is None else getattr(first, name)
             own = columns.pop(name, np.full(len(rows), fixed, dtype=np.int64))
             seeds.append(np.where(own < 0, seed, own))
+        self._check_instances(rows, np.stack([*seeds, *numbers_of]))
         return Stack(first, *seeds, columns), rows
 
+    def _points(self, rows: np.ndarray, axes: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """The values that some axes have together in any of the rows: path -> value, each combination once."""
+        if not axes:
+            return
+        for points in np.unique(self._index[list(axes)][:, rows], axis=1).T:
+            yield {
+                path: value
+                for number, point in zip(axes, points, strict=True)
+                for path, value in zip(self._axes[number].paths, self._axes[number].values[point], strict=True)
+                if self._dynamic(path)
+            }
+
+    def _check_combinations(self, first: Setting, rows: np.ndarray) -> None:
+        """Refuse combinations that a setting refuses. Fields must agree with others of their own part (features, task,
+        optimizer), and the task with the features; so these are checked in all combinations, and no others."""
+        heads = [{path.partition(".")[0] for path in axis.paths if self._dynamic(path)} for axis in self._axes]
+        of = {name: [n for n, own in enumerate(heads) if name in own] for name in ("features", "task")}
+        for number, own in enumerate(heads):
+            if own - {"features", "task"} and not self._plain_seeds(number):
+                for values in self._points(rows, [number]):
+                    set_paths(first, values)
+        for values in self._points(rows, [n for n, own in enumerate(heads) if "optimizer" in own]):
+            set_paths(first.optimizer, _below(values, "optimizer"))
+        if set(of["features"]) & set(of["task"]):  # some move together
+            for values in self._points(rows, sorted({*of["features"], *of["task"]})):
+                set_paths(first, values)
+            return
+        made = {
+            name: [set_paths(getattr(first, name), _below(values, name)) for values in self._points(rows, axes)]
+            or [getattr(first, name)]
+            for name, axes in of.items()
+        }
+        for task in made["task"]:
+            if type(task).check is not Task.check:
+                for features in made["features"]:
+                    task.check(features)
+
+    def _plain_seeds(self, number: int) -> bool:
+        """Whether an axis holds nothing but seeds, all of them sound: looked at together, since there may be many."""
+        axis = self._axes[number]
+        if not set(axis.paths) <= set(SEEDS):
+            return False
+        try:
+            for name, column in zip(axis.paths, zip(*axis.values, strict=True), strict=True):
+                whole_seeds(name, [0 if seed is None and name != "seed" else seed for seed in column])
+        except InputError:
+            return False
+        return True
+
+    def _check_instances(self, rows: np.ndarray, numbers_of: np.ndarray) -> None:
+        """Refuse rows that are one and the same instance, such as seeds under a fixed data_seed and init_seed."""
+        order = np.lexsort(numbers_of)
+        same = (np.diff(numbers_of[:, order], axis=1) == 0).all(0)
+        if same.any():
+            one, other = sorted(rows[order[same.argmax() + np.arange(2)]].tolist())
+            raise InputError(f"Grid: rows {one} and {other} are the same instance, and would look like two")
+
     def setting_of(self, row: int) -> Setting:
-        """The setting of one row."""
+        """The setting of one row. InputError for a row that is not there."""
+        if isinstance(row, bool) or not isinstance(row, numbers.Integral) or not 0 <= row < len(self):
+            raise InputError(f"Grid: row must be a whole number in [0, {len(self)}), got {row!r}")
         values = {}
         for number, axis in enumerate(self._axes):
             values |= dict(zip(axis.paths, axis.values[self._index[number, row]], strict=True))
@@ -142,23 +227,43 @@ class Grid:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per instance, one column per axis: its last name, or the whole path where two would clash."""
+        """One row per instance, one column per axis: its last name, or the whole path where that is another column's."""
         last = [path.rpartition(".")[2] for axis in self._axes for path in axis.paths]
         columns: dict[str, Any] = {"row": np.arange(len(self))}
         for number, axis in enumerate(self._axes):
             points = self._index[number]
             for position, path in enumerate(axis.paths):
                 name = path.rpartition(".")[2]
-                name = path if last.count(name) > 1 else name
+                name = path if last.count(name) > 1 or name in RESERVED else name
                 values = [row[position] for row in axis.values]
                 label = list(axis.labels) if axis.labels and position == 0 else [_cell(value) for value in values]
-                columns[name] = np.array(label)[points]
+                columns[name] = _column(label)[points]
+        for number, axis in enumerate(self._axes):
+            for position in range(len(axis.paths)):
+                values = [row[position] for row in axis.values]
                 if all(dataclasses.is_dataclass(value) for value in values):
                     for f in dataclasses.fields(values[0]):
                         own = [getattr(value, f.name, None) for value in values]
-                        if all(isinstance(v, int | float | str) for v in own):
-                            columns.setdefault(f.name, np.array(own)[points])
+                        if all(isinstance(v, int | float | str) for v in own) and f.name not in RESERVED:
+                            columns.setdefault(f.name, _column(own)[self._index[number]])
         return pd.DataFrame(columns)
+
+
+def _below(values: Mapping[str, Any], head: str) -> dict[str, Any]:
+    """The values at paths below one field, by the rest of their path."""
+    return {path.partition(".")[2]: value for path, value in values.items() if path.partition(".")[0] == head}
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    """Values of one kind as an array of it; of several kinds, or with None among them, as they are."""
+    kinds = {
+        bool if isinstance(v, bool | np.bool_) else float if isinstance(v, numbers.Real) else type(v) for v in values
+    }
+    if len(kinds) == 1 and kinds <= {bool, float, str}:
+        return np.array(values)
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
 
 
 def _listed(key: Any, values: Any) -> list[Any]:
@@ -169,7 +274,7 @@ def _listed(key: Any, values: Any) -> list[Any]:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, int | float | str | np.generic):
+    if value is None or isinstance(value, int | float | str | np.generic):
         return value
     if dataclasses.is_dataclass(value):
         return str(value)

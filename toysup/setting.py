@@ -13,7 +13,8 @@ import hashlib
 import importlib
 import inspect
 import math
-from collections.abc import Mapping
+import numbers
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ from torch import nn
 
 from toysup.checks import InputError, check_interval, check_whole
 from toysup.features import Features
+from toysup.identity import identity, importable_name
+from toysup.safely import building
 from toysup.tasks import Task
 
 __all__ = [
@@ -120,9 +123,12 @@ class Adam:
     def __post_init__(self) -> None:
         check_interval("Adam", "lr", self.lr, 0, open_low=True)
         check_interval("Adam", "weight_decay", self.weight_decay, 0)
-        check_interval("Adam", "beta1", self.beta1, 0, 1)
-        check_interval("Adam", "beta2", self.beta2, 0, 1)
+        check_interval("Adam", "beta1", self.beta1, 0, 1, open_high=True)
+        check_interval("Adam", "beta2", self.beta2, 0, 1, open_high=True)
         check_interval("Adam", "eps", self.eps, 0)
+        for name in ("lr", "weight_decay", "beta1", "beta2", "eps"):
+            if isinstance(getattr(self, name), numbers.Real):  # lr=1 is a float field too, which may vary
+                object.__setattr__(self, name, float(getattr(self, name)))
         if not callable(self.schedule):
             raise InputError(f"Adam: schedule must be a callable (step, steps) -> multiplier, got {self.schedule!r}")
 
@@ -184,8 +190,13 @@ class Setting:
 
     def build(self) -> nn.Module:
         """A fresh one-instance module of the right sizes (its values are not the initial draw)."""
-        with torch.random.fork_rng(devices=[]):  # modules may draw; the caller's generator stays as it was
-            return self.model(self.task.n_inputs(self.features), self.task.n_outputs(self.features))
+        with building():
+            return self.model(*self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Sizes of the model's input and output."""
+        return self.task.n_inputs(self.features), self.task.n_outputs(self.features)
 
 
 def _child(owner: Any, name: str, path: str) -> Any:
@@ -247,56 +258,83 @@ def bind(owner: Any, values: Mapping[str, Any]) -> Any:
     return new
 
 
-def _name(thing: Any) -> str:
-    return f"{thing.__module__}:{thing.__qualname__}"
-
-
-def describe(value: Any, arrays: dict[str, np.ndarray] | None = None) -> Any:
+def describe(value: Any, arrays: dict[str, np.ndarray] | None = None, code: Callable[[Any], Any] = identity) -> Any:
     """A JSON-ready account of a setting or any part of it, complete enough to identify it and to `rebuild` it.
 
-    Arrays are named by their hash and put into `arrays`, where given.
+    Classes and functions are named, so that they can be imported again, and told apart by `code` of them: by what they
+    do (`identity`), or, in memory, by which object they are (`id`). Arrays are named by their hash and put into
+    `arrays`, where given.
+
+    Raises InputError for what has no account: sets, bytes, other objects, and code that `identity` cannot tell.
     """
-    if isinstance(value, Model):
-        own = {name: describe(v, arrays) for name, v in sorted(value.arguments.items())}
-        return {"model": _name(value.build), "arguments": own}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: describe(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
-        return {"type": _name(type(value)), "fields": own}
-    if isinstance(value, torch.Tensor | np.ndarray):
-        array = np.asarray(value, order="C")
-        digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
-        if arrays is not None:
-            arrays[digest] = array
-        return {"array": digest}
-    if isinstance(value, list | tuple):
-        return [describe(v, arrays) for v in value]
-    if isinstance(value, Mapping):
-        return {"mapping": [[describe(k, arrays), describe(v, arrays)] for k, v in value.items()]}
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if callable(value) and hasattr(value, "__qualname__"):
-        return {"object": _name(value)}
-    raise InputError(f"a setting may hold numbers, arrays, dataclasses, models and functions, got {value!r}")
+    known: dict[int, Any] = {}  # one class of many values is looked at once
+
+    def code_of(thing: Any) -> Any:
+        if id(thing) not in known:
+            known[id(thing)] = code(thing)
+        return known[id(thing)]
+
+    def told(value: Any) -> Any:
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, Model):
+            own = {name: told(v) for name, v in sorted(value.arguments.items())}
+            return {"model": importable_name(value.build), "code": code_of(value.build), "arguments": own}
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            own = {f.name: told(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            return {"type": importable_name(type(value)), "code": code_of(type(value)), "fields": own}
+        if isinstance(value, torch.Tensor | np.ndarray):
+            array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, order="C")
+            digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
+            if arrays is not None:
+                arrays[digest] = array
+            return {"array": digest}
+        if isinstance(value, list | tuple):
+            return [told(v) for v in value]
+        if isinstance(value, Mapping):
+            return {"mapping": [[told(k), told(v)] for k, v in value.items()]}
+        if isinstance(value, np.generic):
+            return value.item()
+        if inspect.ismethod(value) and not isinstance(value.__self__, type):
+            return {"method": value.__func__.__name__, "of": told(value.__self__)}
+        if callable(value) and hasattr(value, "__qualname__"):
+            return {"object": importable_name(value), "code": code_of(value)}
+        raise InputError(f"a setting may hold numbers, arrays, dataclasses, models and functions, got {value!r}")
+
+    return told(value)
 
 
-def rebuild(account: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """What `describe` gave an account of. InputError where a class can no longer be imported."""
-    if isinstance(account, list):
-        return [rebuild(v, arrays) for v in account]
-    if not isinstance(account, dict):
-        return account
-    if "array" in account:
-        return arrays[account["array"]]
-    if "mapping" in account:
-        return {_hashable(rebuild(k, arrays)): rebuild(v, arrays) for k, v in account["mapping"]}
-    if "object" in account:
-        return _import(account["object"])
-    if "model" in account:
-        arguments = {k: rebuild(v, arrays) for k, v in account["arguments"].items()}
-        return Model(_import(account["model"]), **arguments)
-    return _import(account["type"])(**{k: rebuild(v, arrays) for k, v in account["fields"].items()})
+def rebuild(account: Any, arrays: Mapping[str, np.ndarray], changed: set[str] | None = None) -> Any:
+    """What `describe` gave an account of, of the classes and functions that have the same names now.
+
+    Those that do something else by now are named in `changed`. InputError where one can no longer be imported.
+    """
+
+    def imported(account: Mapping[str, Any], key: str) -> Any:
+        found = _import(account[key])
+        if changed is not None and identity(found) != account.get("code"):
+            changed.add(account[key].rpartition(":")[2])
+        return found
+
+    def made(account: Any) -> Any:
+        if isinstance(account, list):
+            return [made(v) for v in account]
+        if not isinstance(account, dict):
+            return account
+        if "array" in account:
+            return arrays[account["array"]]
+        if "mapping" in account:
+            return {_hashable(made(k)): made(v) for k, v in account["mapping"]}
+        if "method" in account:
+            return getattr(made(account["of"]), account["method"])
+        if "object" in account:
+            return imported(account, "object")
+        if "model" in account:
+            arguments = {k: made(v) for k, v in account["arguments"].items()}
+            return Model(imported(account, "model"), **arguments)
+        return imported(account, "type")(**{k: made(v) for k, v in account["fields"].items()})
+
+    return made(account)
 
 
 def _hashable(key: Any) -> Any:

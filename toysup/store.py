@@ -1,27 +1,27 @@
-"""Results on disk: a folder that is identified by what defines it, and filled chunk by chunk.
+"""Results on disk: a folder that is identified by what trains its networks, and filled chunk by chunk.
 
-    <name>-<hash>/config.json            what defines the numbers; versions and git commit beside it
+    <name>-<hash>/config.json            what defines the networks; versions and git commit beside it
                   arrays.safetensors     arrays named in the config, where there are any
-                  00000.parquet          one row per instance: measures, errors (written last: marks the chunk done)
-                  00000.features.parquet one row per instance and feature, where a measure gives vectors
-                  00000.safetensors      weights, loss history, snapshots
+                  measures.json          column -> the measure that was asked for last under this name
+                  00000.safetensors      weights, what else training changes, loss history, snapshots
+                  00000.parquet          one row per instance: training loss, divergence, engine (marks it as trained)
+                  00000.<measure>.parquet  one measure: a row per instance, or per instance and feature
 
-Every file is written beside its place and moved there at once, so a file that exists is whole whatever happened.
+A measure's file carries the identity of the measure, so that a new or edited one is computed from the weights beside
+it, and nothing is trained again. Every file is written beside its place and moved there at once, so a file that exists
+is whole whatever happened.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import os
 import platform
+import re
 import subprocess
-import textwrap
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +36,7 @@ from safetensors.torch import save_file
 import toysup
 from toysup.checks import InputError
 
-__all__ = ["Store", "digest_of", "source_digest", "versions"]
-
-# the modules whose code decides the numbers in a result; plots, statistics and theory are not among them
-DEFINING = (
-    "checks",
-    "random",
-    "features",
-    "tasks",
-    "shapes",
-    "models",
-    "setting",
-    "simd",
-    "kernels",
-    "ensemble",
-    "measure",
-    "grid",
-)
+__all__ = ["Store", "digest_of", "measure_key", "versions"]
 
 
 def digest_of(account: Any) -> str:
@@ -60,38 +44,9 @@ def digest_of(account: Any) -> str:
     return hashlib.sha256(json.dumps(account, sort_keys=True).encode()).hexdigest()
 
 
-def _without_prose(source: str) -> str:
-    """Code as its syntax tree without docstrings: comments and layout do not change a result."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            node.body = body[1:] or [ast.Pass()]
-    return ast.dump(tree)
-
-
-@lru_cache(maxsize=1)
-def _package_source() -> str:
-    root = Path(toysup.__file__).parent
-    files = [f for name in DEFINING for f in [root / f"{name}.py", *sorted((root / name).glob("*.py"))] if f.exists()]
-    return "".join(_without_prose(f.read_text()) for f in files)
-
-
-def source_digest(objects: Iterable[Any]) -> str:
-    """Hash of the code that defines the numbers: the package's, and that of the user's own classes and functions."""
-    sources = [_package_source()]
-    for thing in objects:
-        if not thing.__module__.startswith("toysup."):
-            try:
-                sources.append(_without_prose(textwrap.dedent(inspect.getsource(thing))))
-            except (OSError, TypeError, SyntaxError):
-                sources.append(thing.__qualname__)  # typed at a prompt: its name has to do
-    return hashlib.sha256("".join(sources).encode()).hexdigest()
+def measure_key(name: str, does: str) -> str:
+    """What a measure's files are called: its name, as far as file names allow, and its identity."""
+    return f"{re.sub('[^A-Za-z0-9_]+', '_', name)}-{does[:16]}"
 
 
 def versions(folder: Path | None = None, device: str = "cpu") -> dict[str, Any]:
@@ -142,7 +97,7 @@ class Store:
         InputError where a folder of that name holds other results, or cannot be made.
         """
         digest = digest_of(identity)
-        store = cls(Path(parent) / f"{name}-{digest[:12]}")
+        store = cls(Path(parent).expanduser() / f"{name}-{digest[:12]}")
         try:
             store.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -204,32 +159,59 @@ class Store:
     def _file(self, chunk: int, kind: str) -> Path:
         return self.path / f"{chunk:05d}.{kind}"
 
-    def finished(self) -> set[int]:
-        """Numbers of the chunks that are there, each checked to be readable.
+    def trained(self) -> set[int]:
+        """Numbers of the chunks that are trained, each checked to be readable.
 
         InputError naming the first file that is truncated or damaged.
         """
-        done = {int(path.name[:5]) for path in self.path.glob("[0-9]*.parquet") if path.name.count(".") == 1}
+        done = {int(path.stem) for path in self.path.glob("[0-9]*.parquet") if path.stem.isdigit()}
         for chunk in done:
             self.table(chunk, columns=["row"])
             self.weights(chunk, [])
         return done
 
-    def write(
-        self, chunk: int, table: pd.DataFrame, features: pd.DataFrame | None, tensors: dict[str, torch.Tensor]
-    ) -> None:
-        """Keep one finished chunk; the table comes last and makes it count as finished."""
+    def measured(self, key: str) -> set[int]:
+        """Numbers of the chunks that hold a measure, each checked to be readable."""
+        done = {int(path.name.partition(".")[0]) for path in self.path.glob(f"[0-9]*.{key}.parquet")}
+        for chunk in done:
+            self.table(chunk, f"{key}.parquet", columns=["row"])
+        return done
+
+    def measures(self) -> dict[str, str]:
+        """Column -> key of every measure asked for here, the last of each name."""
+        path = self.path / "measures.json"
+        try:
+            found = json.loads(path.read_text())
+            if not isinstance(found, dict):
+                raise ValueError
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError):
+            raise InputError(f"results: {path} is damaged; delete it and rerun the sweep") from None
+        return found
+
+    def ask(self, keys: Mapping[str, str]) -> None:
+        """Note the measures that were asked for."""
+        for _ in range(3):  # another process may write at the same moment
+            before = self.measures()
+            if {**before, **keys} == before:
+                return
+            text = json.dumps({**before, **keys}, indent=1)
+            _write(self.path / "measures.json", lambda p, text=text: p.write_text(text))
+
+    def write(self, chunk: int, table: pd.DataFrame, tensors: dict[str, torch.Tensor]) -> None:
+        """Keep one trained chunk; the table comes last and makes it count as trained."""
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         _write(self._file(chunk, "safetensors"), lambda p: save_file(whole, p))
-        if features is not None:
-            _write(self._file(chunk, "features.parquet"), lambda p: features.to_parquet(p, index=False))
         _write(self._file(chunk, "parquet"), lambda p: table.to_parquet(p, index=False))
 
-    def table(self, chunk: int, kind: str = "parquet", columns: list[str] | None = None) -> pd.DataFrame | None:
-        """A chunk's table (kind "parquet") or per-feature table ("features.parquet", None where there is none)."""
+    def write_measure(self, chunk: int, key: str, table: pd.DataFrame) -> None:
+        """Keep what a measure found in one chunk."""
+        _write(self._file(chunk, f"{key}.parquet"), lambda p: table.to_parquet(p, index=False))
+
+    def table(self, chunk: int, kind: str = "parquet", columns: list[str] | None = None) -> pd.DataFrame:
+        """A chunk's table (kind "parquet") or that of a measure ("<key>.parquet")."""
         path = self._file(chunk, kind)
-        if kind != "parquet" and not path.exists():
-            return None
         try:
             return pd.read_parquet(path, columns=columns)
         except FileNotFoundError:
@@ -250,8 +232,9 @@ class Store:
 
     @staticmethod
     def _damaged(path: Path) -> InputError:
-        table = f"{path.name[:5]}.parquet"
-        also = "" if path.name == table else f" together with {table}"
+        number, _, kind = path.name.partition(".")
+        also = f" together with {number}.parquet" if kind == "safetensors" else ""
+        work = "train" if kind in ("parquet", "safetensors") else "measure"
         return InputError(
-            f"results: {path} is truncated or damaged; delete it{also} and rerun to train that chunk again"
+            f"results: {path} is truncated or damaged; delete it{also} and rerun to {work} that chunk again"
         )

@@ -12,12 +12,24 @@ from toysup.ensemble.stack import (
     chunks,
     initial_values,
     resolve_device,
+    split,
     task_constants,
+    whole_seeds,
     work,
     worth_compiling,
 )
-from toysup.ensemble.step import load_compiler, one_thread, step_key
-from toysup.ensemble.train import Engine, Trained, check_snapshots, engine_for, train, train_chunk
+from toysup.ensemble.step import load_compiler, step_key
+from toysup.ensemble.train import (
+    Engine,
+    Trained,
+    check_snapshots,
+    code_of,
+    concatenated,
+    engine_for,
+    train,
+    train_chunk,
+)
+from toysup.safely import one_thread, usual_defaults
 
 __all__ = [
     "Engine",
@@ -26,16 +38,21 @@ __all__ = [
     "bound",
     "check_snapshots",
     "chunks",
+    "code_of",
+    "concatenated",
     "engine_for",
     "initial_values",
     "load_compiler",
     "one_thread",
     "prepare",
     "resolve_device",
+    "split",
     "step_key",
     "task_constants",
     "train",
     "train_chunk",
+    "usual_defaults",
+    "whole_seeds",
     "work",
     "worth_compiling",
 ]

@@ -14,6 +14,7 @@ from torch.func import vmap
 
 from toysup.checks import InputError
 from toysup.random import Stream, uniforms
+from toysup.safely import building, usual_defaults
 from toysup.setting import Setting, bind
 
 CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
@@ -29,6 +30,8 @@ class Stack:
     """Many instances of one shape: a template setting and what differs from it.
 
     `varying` maps a dotted path to an array with a leading instance axis; the seeds are (instance,) arrays.
+
+    Raises InputError for seeds that are not whole numbers in [0, 2^32), and for arrays of different lengths.
     """
 
     setting: Setting
@@ -37,6 +40,8 @@ class Stack:
     varying: Mapping[str, Float[np.ndarray, "instance ..."]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("data_seed", "init_seed"):
+            object.__setattr__(self, name, whole_seeds(f"Stack: {name}", getattr(self, name)))
         for name, values in {"init_seed": self.init_seed, **self.varying}.items():
             if len(values) != len(self):
                 raise InputError(f"Stack: {name} has {len(values)} instances, data_seed has {len(self)}")
@@ -51,14 +56,41 @@ class Stack:
         return Stack(self.setting, self.data_seed[index], self.init_seed[index], varying)
 
     @classmethod
+    def joined(cls, stacks: Sequence[Stack]) -> Stack:
+        """Stacks of one setting, one behind the other."""
+        first = stacks[0]
+        varying = {path: np.concatenate([stack.varying[path] for stack in stacks]) for path in first.varying}
+        seeds = [np.concatenate([getattr(stack, name) for stack in stacks]) for name in ("data_seed", "init_seed")]
+        return cls(first.setting, *seeds, varying)
+
+    @classmethod
     def of(cls, setting: Setting, seeds: Sequence[int]) -> Stack:
-        """One setting, many seeds."""
-        seeds = np.asarray(seeds, dtype=np.int64)
+        """One setting, many seeds. InputError for seeds that are not whole numbers in [0, 2^32), or given twice."""
+        seeds = whole_seeds("Stack: seeds", seeds)
+        values, counts = np.unique(seeds, return_counts=True)
+        if len(seeds) > len(values):
+            raise InputError(
+                f"Stack: seed {values[counts.argmax()]} is given twice, which would look like two networks"
+            )
         fixed = {
             name: np.full_like(seeds, getattr(setting, name)) if getattr(setting, name) is not None else seeds
             for name in ("data_seed", "init_seed")
         }
         return cls(setting, fixed["data_seed"], fixed["init_seed"])
+
+
+def whole_seeds(where: str, values: Sequence[int] | np.ndarray) -> Int[np.ndarray, " instance"]:
+    """Seeds as int64, (instance,). InputError for what is not whole, or lies outside [0, 2^32)."""
+    array = np.asarray(values if isinstance(values, np.ndarray) else list(values))
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        wrong = next(
+            (v for v in array.reshape(-1).tolist() if isinstance(v, bool) or not isinstance(v, int)), array.shape
+        )
+        raise InputError(f"{where} must be whole numbers in [0, 2^32), got {wrong!r}")
+    outside = array[(array < 0) | (array >= 2**32)]
+    if len(outside):
+        raise InputError(f"{where} must lie in [0, 2^32), got {outside[0]}")
+    return array.astype(np.int64)
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -91,9 +123,13 @@ def chunks(stack: Stack, device: torch.device, engine: str = "general") -> list[
     count = -(-len(stack) // size)
     if device.type == "cpu" and len(stack) > 1:
         count = min(len(stack), 2 * -(-count // 2))
-    size = -(-len(stack) // count)
-    index = np.arange(size * -(-len(stack) // size))
-    return [np.minimum(part, len(stack) - 1) for part in index.reshape(-1, size)]  # the last is padded with its last
+    return split(len(stack), -(-len(stack) // count))
+
+
+def split(count: int, size: int) -> list[np.ndarray]:
+    """Numbers below `count` in parts of one size; the last is padded with its last."""
+    index = np.arange(size * -(-count // size))
+    return [np.minimum(part, count - 1) for part in index.reshape(-1, size)]
 
 
 def work(stack: Stack, engine: str = "general") -> float:
@@ -122,6 +158,11 @@ def initial_values(stack: Stack) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
     Each instance's values depend on its own init_seed alone.
     """
+    with usual_defaults():
+        return _initial_values(stack)
+
+
+def _initial_values(stack: Stack) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     template = stack.setting.build()
     names = [name for name, _ in template.named_parameters()]
     tensors = {**dict(template.named_parameters()), **dict(template.named_buffers())}
@@ -143,11 +184,10 @@ def initial_values(stack: Stack) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             values[name] = values[rules[name]].clone()
     else:
         built = []
-        with torch.random.fork_rng(devices=[]):
-            for seed in stack.init_seed:
-                torch.manual_seed(int(seed))
-                module = stack.setting.build()
-                built.append({**dict(module.named_parameters()), **dict(module.named_buffers())})
+        for seed in stack.init_seed:
+            with building(int(seed)):
+                module = stack.setting.model(*stack.setting.sizes)
+            built.append({**dict(module.named_parameters()), **dict(module.named_buffers())})
         values = {name: torch.stack([one[name].detach() for one in built]) for name in tensors}
     parameters = {name: values[name].detach().contiguous() for name in names}
     return parameters, {name: value for name, value in values.items() if name not in parameters}
@@ -160,4 +200,5 @@ def task_constants(stack: Stack) -> dict[str, Tensor]:
     if not wanted:
         return {}
     draws = uniforms(stack.data_seed, 0, wanted, 1, stream=Stream.TASK)[..., 0]
-    return vmap(lambda u: task.constants(features, u))(draws)
+    with usual_defaults():
+        return vmap(lambda u: task.constants(features, u))(draws)

@@ -7,8 +7,10 @@ import ctypes
 import importlib
 import json
 import logging
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,10 +20,26 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from toysup.ensemble.stack import Stack, _as_tensors, bound, initial_values, task_constants
+from toysup.ensemble.state import Parts, Reading, parts_of
+from toysup.identity import Untold, identity
 from toysup.random import uniforms
+from toysup.safely import building
 from toysup.setting import Setting, describe
 
-_STEPS: dict[tuple[str, bool], tuple[Callable[..., Any], str]] = {}
+
+@dataclass(frozen=True)
+class Step:
+    """One step of all instances, compiled or not, and what it knows of the module."""
+
+    function: Callable[..., Any]
+    engine: str
+    parts: Parts
+
+
+# with the thread in the key, since modules are swapped in place as they run; and with the setting, so that the ids in
+# the key stay its own
+_STEPS: dict[Any, tuple[Step, Setting]] = {}
+_KEPT = 32
 
 
 @lru_cache(maxsize=1)
@@ -31,24 +49,19 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         for option, value in ((-3, 32 << 20), (-1, 512 << 20)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
             libc.mallopt(option, value)
-    except (OSError, AttributeError):
-        pass  # another C library: slower, not wrong
+    except (OSError, AttributeError, TypeError):
+        pass  # another C library, or Windows: slower, not wrong
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread: small operations lose more by waiting for each other than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _state(stack: Stack, device: torch.device, parts: Parts) -> tuple[Any, ...]:
+    """(parameters, first moments, second moments, alive, frozen) at the start, on the device.
 
-
-def _state(stack: Stack, device: torch.device) -> tuple[Any, ...]:
-    """(parameters, first moments, second moments, alive, frozen) at the start, on the device."""
+    `parameters` are those that are trained; frozen holds the others with the buffers, the task's constants and the
+    fields that differ by instance.
+    """
     parameters, buffers = ({k: v.to(device) for k, v in d.items()} for d in initial_values(stack))
+    buffers |= {k: v for k, v in parameters.items() if k not in parts.trained}
+    parameters = {k: parameters[k] for k in parts.trained}
     constants = {k: v.to(device) for k, v in task_constants(stack).items()}
     first = {k: torch.zeros_like(v) for k, v in parameters.items()}
     second = {k: torch.zeros_like(v) for k, v in parameters.items()}
@@ -56,25 +69,35 @@ def _state(stack: Stack, device: torch.device) -> tuple[Any, ...]:
     return parameters, first, second, alive, (buffers, constants, _as_tensors(stack, device))
 
 
-def _first_arguments(stack: Stack, device: torch.device) -> tuple[Any, ...]:
+def _first_arguments(stack: Stack, device: torch.device, parts: Parts) -> tuple[Any, ...]:
     draws = uniforms(stack.data_seed, 0, stack.setting.batch, stack.setting.features.n_uniforms, device=device)
-    return *_state(stack, device), draws, _Rates(stack).at(0).to(device)
+    return *_state(stack, device, parts), draws, _Rates(stack).at(0).to(device)
 
 
-def _update(setting: Setting, module: nn.Module) -> Callable[..., Any]:
-    """One step of all instances: losses, gradients, the finite check and AdamW, as one function of tensors."""
+def _update(setting: Setting, module: nn.Module, parts: Parts) -> Callable[..., Any]:
+    """One step of all instances: losses, gradients, the finite check and AdamW, as one function of tensors.
+
+    It gives back (parameters, first, second, alive, losses, the buffers that moved)."""
+    reading = Reading(module, parts.moving)
 
     def loss_of_one(parameters, buffers, constants, values, draws):
         here = bound(setting, values)
         x, target = here.task.batch(here.features, constants, draws)
-        return here.task.loss(functional_call(module, {**parameters, **buffers}, (x,)), target)
+        if not parts.moving:
+            return here.task.loss(functional_call(module, {**parameters, **buffers}, (x,)), target), {}
+        state = {**parameters, **buffers} | {name: buffers[name].clone() for name in parts.moving}
+        output, moved = functional_call(reading, {f"module.{name}": v for name, v in state.items()}, (x,))
+        return here.task.loss(output, target), {name: value.detach() for name, value in moved.items()}
 
     def total(parameters, *rest):
-        losses = vmap(loss_of_one)(parameters, *rest)
-        return losses.sum(), losses
+        losses, moved = vmap(loss_of_one)(parameters, *rest)
+        return losses.sum(), (losses, moved)
 
     def step(parameters, first, second, alive, frozen, draws, rates):
-        gradients, (_, losses) = grad_and_value(total, has_aux=True)(parameters, *frozen, draws)
+        if parameters:
+            gradients, (_, (losses, after)) = grad_and_value(total, has_aux=True)(parameters, *frozen, draws)
+        else:  # nothing is trained
+            gradients, (losses, after) = {}, total(parameters, *frozen, draws)[1]
         alive = alive & losses.isfinite()
         for gradient in gradients.values():  # squared: an infinite second moment would end training unnoticed
             alive = alive & gradient.square().flatten(1).isfinite().all(1)
@@ -89,7 +112,11 @@ def _update(setting: Setting, module: nn.Module) -> Callable[..., Any]:
             moved = decay * parameters[name] - step_size * m / (root * v.sqrt() + eps)
             new_parameters[name] = torch.where(lives, moved, parameters[name])
             new_first[name], new_second[name] = m, v
-        return new_parameters, new_first, new_second, alive, losses
+        kept = {
+            name: torch.where(alive.view((-1,) + (1,) * (value.ndim - 1)), value, frozen[0][name])
+            for name, value in after.items()
+        }
+        return new_parameters, new_first, new_second, alive, losses, kept
 
     return step
 
@@ -113,26 +140,50 @@ class _Rates:
         return torch.from_numpy(rates.astype(np.float32))
 
 
-def step_key(stack: Stack, device: torch.device) -> str:
-    """What a stack's step function depends on: stacks with the same key are served by one compilation."""
+def step_key(stack: Stack, device: torch.device, code: Callable[[Any], Any] = id) -> str:
+    """What a stack's step function depends on: stacks with the same key are served by one compilation.
+
+    `code` tells functions and classes apart: by which they are, in memory."""
     setting = bound(stack.setting, dict.fromkeys(stack.varying))
-    static = [describe(setting.features), describe(setting.task), describe(setting.model), setting.batch]
-    own = [id(type(setting.features)), id(type(setting.task)), id(setting.model.build)]  # two classes may share a name
+    static = [describe(part, code=code) for part in (setting.features, setting.task, setting.model)]
     shapes = sorted((path, values.shape) for path, values in stack.varying.items())
-    return json.dumps([static, own, shapes, len(stack), str(device)])
+    return json.dumps([static, setting.batch, shapes, len(stack), str(device)])
 
 
-def _step_for(stack: Stack, device: torch.device, compile: bool) -> tuple[Callable[..., Any], str]:
-    """(one step of all instances, engine name), kept for the next chunk that differs in numbers only."""
-    key = (step_key(stack, device), compile)
-    if key not in _STEPS:
-        if len(_STEPS) >= 32:
-            _STEPS.pop(next(iter(_STEPS)))
-        function = _update(stack.setting, stack.setting.build())
-        usable = compile and load_compiler()
-        compiled = _compiled(function, _first_arguments(stack, device)) if usable else None
-        _STEPS[key] = (compiled, "general, compiled") if compiled else (function, "general, eager")
-    return _STEPS[key]
+def _step_for(stack: Stack, device: torch.device, compile: bool) -> Step:
+    """One step of all instances, kept for the next chunk that differs in numbers only.
+
+    Kept steps are told apart by the objects they were made of and by what those do, since a module that was built
+    before a constant of its code changed is another than one that is built now.
+    """
+    try:
+        does = step_key(stack, device, identity)
+    except Untold:
+        return _made(stack, device, compile)
+    key = (threading.get_ident(), step_key(stack, device), does, compile)
+    found = _STEPS.get(key)
+    if found is None:
+        for oldest in list(_STEPS)[: max(0, len(_STEPS) - _KEPT + 1)]:
+            _STEPS.pop(oldest, None)
+        found = _STEPS[key] = _made(stack, device, compile), stack.setting
+    return found[0]
+
+
+def _made(stack: Stack, device: torch.device, compile: bool) -> Step:
+    parts = parts_of(stack)
+    setting = private(stack.setting)
+    function = _update(setting, setting.build().train(), parts)
+    if compile and load_compiler():
+        with building():  # the module is swapped while it is traced, by nobody else
+            compiled = _compiled(function, _first_arguments(stack, device, parts))
+        if compiled:
+            return Step(compiled, "general, compiled", parts)
+    return Step(function, "general, eager", parts)
+
+
+def private(setting: Setting) -> Setting:
+    """The same setting, none of whose modules anybody else uses."""
+    return replace(setting, task=setting.task.alone())
 
 
 _LOADED: list[bool] = []  # holds True once torch.compile has worked here

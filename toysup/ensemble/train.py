@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,9 +18,19 @@ from torch.func import functional_call, vmap
 
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import fused
-from toysup.ensemble.stack import Stack, _as_tensors, bound, chunks, resolve_device, worth_compiling
-from toysup.ensemble.step import _keep_freed_memory, _Rates, _state, _step_for, one_thread
+from toysup.ensemble.stack import (
+    Stack,
+    _as_tensors,
+    bound,
+    chunks,
+    initial_values,
+    resolve_device,
+    task_constants,
+    worth_compiling,
+)
+from toysup.ensemble.step import Step, _keep_freed_memory, _Rates, _state, _step_for, _update, private
 from toysup.random import Stream, uniforms
+from toysup.safely import one_thread
 from toysup.setting import Setting
 
 Engine = Literal["auto", "general", "fused"]
@@ -30,6 +41,8 @@ HISTORY = 50  # stretches of training over which the loss is averaged and kept
 class Trained:
     """A stack after training. All tensors lead with the instance axis and lie on the CPU.
 
+    `parameters` are the modules' own, frozen ones included; `buffers` are as training left them, and `moving` names
+    those that it changed. `rows` are the instances' rows in the table of the sweep they come from, or their numbers.
     `history` is the training loss averaged over `HISTORY` (or fewer) equal stretches of training, NaN once it diverged;
     `diverged_step` is the step at which an instance's loss or squared gradient stopped being finite and it was frozen,
     -1 where it never did.
@@ -44,6 +57,12 @@ class Trained:
     snapshots: dict[int, dict[str, Tensor]]
     engine: str
     kept: dict[str, Any] = field(default_factory=dict, repr=False)  # what measures found out and others can use
+    moving: tuple[str, ...] = ()
+    rows: Int[np.ndarray, " instance"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is None:
+            object.__setattr__(self, "rows", np.arange(len(self.stack)))
 
     def __len__(self) -> int:
         return len(self.stack)
@@ -53,16 +72,28 @@ class Trained:
         return self.stack.setting
 
     def model(self, instance: int) -> nn.Module:
-        """One instance as an ordinary module."""
+        """One instance as an ordinary module, in evaluation mode: a copy, with shared tensors shared."""
         module = self.setting.build()
-        module.load_state_dict({k: v[instance] for k, v in {**self.parameters, **self.buffers}.items()})
-        return module
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(self.parameters[name][instance])
+            for name, buffer in module.named_buffers():
+                value = self.buffers[name][instance]
+                if buffer.shape == value.shape and buffer.dtype == value.dtype:
+                    buffer.copy_(value)
+                else:  # training gave it another size or kind
+                    path, _, last = name.rpartition(".")
+                    module.get_submodule(path)._buffers[last] = value.clone()
+        return module.eval()
 
     def at(self, step: int) -> Trained:
         """The stack as it was at a snapshot, to be measured like the end. InputError where none was taken."""
         if step not in self.snapshots:
             raise InputError(f"Trained: snapshots were taken at {sorted(self.snapshots)}, not at {step}")
-        return dataclasses.replace(self, parameters=self.snapshots[step], kept={})
+        kept = self.snapshots[step]
+        parameters = {name: kept[name] for name in self.parameters}
+        buffers = self.buffers | {name: kept[name] for name in self.moving}
+        return dataclasses.replace(self, parameters=parameters, buffers=buffers, kept={})
 
     def take(self, instances: Sequence[int]) -> Trained:
         """Some of the instances, in the order given."""
@@ -73,12 +104,21 @@ class Trained:
 
         snapshots = {step: pick(tensors) for step, tensors in self.snapshots.items()}
         kept = (pick(self.parameters), pick(self.buffers), pick(self.constants), self.history[index])
-        return Trained(self.stack.take(instances), *kept, self.diverged_step[index], snapshots, self.engine)
+        stack, rows = self.stack.take(instances), self.rows[np.asarray(instances)]
+        return Trained(stack, *kept, self.diverged_step[index], snapshots, self.engine, {}, self.moving, rows)
 
     @cached_property
-    def _module(self) -> nn.Module:
-        """The code of one instance, whose own values are never used."""
-        return self.setting.build()
+    def _by_thread(self) -> dict[int, tuple[nn.Module, Setting]]:
+        return {}
+
+    def _here(self) -> tuple[nn.Module, Setting]:
+        """(the code of one instance, whose own values are never used, in evaluation mode; the setting), for the thread
+        that asks: modules are swapped in place as they run."""
+        mine = threading.get_ident()
+        if mine not in self._by_thread:
+            setting = private(self.setting)
+            self._by_thread[mine] = setting.build().eval(), setting
+        return self._by_thread[mine]
 
     @cached_property
     def values(self) -> dict[str, Tensor]:
@@ -87,17 +127,20 @@ class Trained:
 
     def per_instance(self, function: Callable[[Setting, dict[str, Tensor]], Any]) -> Any:
         """`function(setting, constants)` for each instance, its fields bound, stacked over instances."""
+        setting = self._here()[1]
 
         def one(values, constants, _):
-            return function(bound(self.setting, values), constants)
+            return function(bound(setting, values), constants)
 
         with one_thread():
             return vmap(one)(self.values, self.constants, torch.zeros(len(self)))
 
     def forward(self, x: Tensor, record: bool = False) -> Any:
-        """Every instance's output on its own inputs x (instance, batch, ...)."""
-        module = self._module
+        """Every instance's output on its own inputs x (instance, batch, ...), in evaluation mode."""
+        module = self._here()[0]
         extra = {"record": True} if record else {}
+        if x.dtype == torch.float64:  # made under another default dtype
+            x = x.to(next((v.dtype for v in self.parameters.values() if v.is_floating_point()), torch.float32))
 
         def one(parameters, buffers, x):
             return functional_call(module, {**parameters, **buffers}, (x,), extra)
@@ -107,10 +150,11 @@ class Trained:
 
     def batch(self, number: int, size: int = 1024, stream: Stream = Stream.HELD_OUT) -> tuple[Tensor, Tensor]:
         """Every instance's (input, target) for batch `number` of a stream, by default of data it was not trained on."""
-        draws = uniforms(self.stack.data_seed, number, size, self.setting.features.n_uniforms, stream=stream)
+        setting = self._here()[1]
+        draws = uniforms(self.stack.data_seed, number, size, setting.features.n_uniforms, stream=stream)
 
         def one(values, constants, draws):
-            here = bound(self.setting, values)
+            here = bound(setting, values)
             return here.task.batch(here.features, constants, draws)
 
         with torch.no_grad(), one_thread():
@@ -151,7 +195,7 @@ def train(
         train_chunk(stack.take(part), device=device, compile=compile, snapshots=snapshots, on_progress=on_progress)
         for part in chunks(stack, device)
     ]
-    return _concatenate(stack, parts)
+    return concatenated(stack, parts)
 
 
 def train_chunk(
@@ -175,8 +219,16 @@ def train_chunk(
         return Trained(stack, parameters, buffers, constants, *rest, "fused")
     _keep_freed_memory()
     with one_thread():
-        step_function, engine = _step_for(stack, device, compile)
-        return _run(stack, step_function, engine, device, set(snapshots), on_progress)
+        return _run(stack, _step_for(stack, device, compile), device, set(snapshots), on_progress)
+
+
+def code_of(stack: Stack, engine: str) -> tuple[Any, ...]:
+    """The functions that train a stack, for `identity`: whoever changes what they do makes other networks."""
+    own = (initial_values, task_constants)
+    if engine != "fused":
+        return (*own, _run, _update)
+    family = next(family for family in fused.FAMILIES if family.unfit(stack) is None)
+    return (*own, fused.run, family.plan_of)
 
 
 def engine_for(stack: Stack, device: torch.device, engine: Engine = "auto") -> str:
@@ -205,27 +257,37 @@ def check_snapshots(setting: Setting, snapshots: Sequence[int]) -> None:
 
 def _run(
     stack: Stack,
-    step_function: Callable[..., Any],
-    engine: str,
+    step_function: Step,
     device: torch.device,
     snapshots: set[int],
     on_progress: Callable[[int, float], None] | None,
 ) -> Trained:
     setting, n = stack.setting, len(stack)
     width, batch, steps = setting.features.n_uniforms, setting.batch, setting.steps
-    parameters, first, second, alive, frozen = _state(stack, device)
+    parts = step_function.parts
+    parameters, first, second, alive, frozen = _state(stack, device, parts)
+    buffers, *rest = frozen
+    versions = {name: value._version for name, value in buffers.items()}
+    order = [name for name, _ in setting.build().named_parameters()]
     rates = _Rates(stack)
     memory = torch.empty(n, batch, width) if device.type == "cpu" else None
     edges = _edges(setting)
     history, total = [], torch.zeros(n, device=device)
     lived = torch.zeros(n, dtype=torch.int64, device=device)
-    kept = {0: {k: v.cpu().clone() for k, v in parameters.items()}} if 0 in snapshots else {}
+
+    def now() -> dict[str, Tensor]:
+        """All parameters, and the buffers that move."""
+        whole = {**buffers, **parameters}
+        return {name: whole[name].detach().cpu().clone() for name in (*order, *parts.moving)}
+
+    kept = {0: now()} if 0 in snapshots else {}
     reported = 0
     for step in range(steps):
         draws = uniforms(stack.data_seed, setting.draw_of(step), batch, width, device=device, out=memory)
-        parameters, first, second, alive, losses = step_function(
-            parameters, first, second, alive, frozen, draws, rates.at(step).to(device)
+        parameters, first, second, alive, losses, moved = step_function.function(
+            parameters, first, second, alive, (buffers, *rest), draws, rates.at(step).to(device)
         )
+        buffers = {**buffers, **moved}
         total = total + torch.where(alive, losses, torch.nan)
         lived = lived + alive
         if step + 1 == edges[len(history) + 1]:
@@ -235,14 +297,21 @@ def _run(
                 on_progress((step + 1 - reported) * n, float(history[-1].nanmean()))
                 reported = step + 1
         if step + 1 in snapshots:
-            kept[step + 1] = {k: v.cpu().clone() for k, v in parameters.items()}
-    buffers, constants, _ = ({k: v.cpu() for k, v in d.items()} for d in frozen)
+            kept[step + 1] = now()
+    late = [name for name in versions if name not in parts.moving and buffers[name]._version != versions[name]]
+    if late:
+        name = getattr(setting.model.build, "__name__", "the model")
+        raise InputError(f"{name}: buffer {late[0]} changed in the course of training, but not in its first step; "
+                         "buffers must move from the first step on, or never")  # fmt: skip
     diverged = torch.where(lived < steps, lived, -1).cpu()
-    parameters = {k: v.detach().cpu() for k, v in parameters.items()}
-    return Trained(stack, parameters, buffers, constants, torch.stack(history, 1).cpu(), diverged, kept, engine)
+    whole = {k: v.detach().cpu() for k, v in {**buffers, **parameters}.items()}
+    parameters, buffers = {k: whole[k] for k in order}, {k: v for k, v in whole.items() if k not in order}
+    constants, history = {k: v.cpu() for k, v in rest[0].items()}, torch.stack(history, 1).cpu()
+    engine = step_function.engine
+    return Trained(stack, parameters, buffers, constants, history, diverged, kept, engine, moving=parts.moving)
 
 
-def _concatenate(stack: Stack, parts: list[Trained]) -> Trained:
+def concatenated(stack: Stack, parts: list[Trained]) -> Trained:
     """Chunks joined again, the padding of the last one dropped."""
     n = len(stack)
 
@@ -258,4 +327,5 @@ def _concatenate(stack: Stack, parts: list[Trained]) -> Trained:
         torch.cat([part.diverged_step for part in parts])[:n],
         {step: join(lambda t, step=step: t.snapshots[step]) for step in parts[0].snapshots},
         parts[0].engine,
+        moving=parts[0].moving,
     )

@@ -19,6 +19,10 @@ class Task(ABC):
     def check(self, features: Features) -> None:  # noqa: B027 (most tasks can use any features)
         """Refuse features that this task cannot use, with an InputError."""
 
+    def alone(self) -> Task:
+        """This task for one thread's use: a copy that shares no module with others, where it holds any."""
+        return self
+
     def n_inputs(self, features: Features) -> int:
         """Size of the model's input."""
         return features.n_features
@@ -48,6 +52,15 @@ class Task(ABC):
     @abstractmethod
     def errors(self, output: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, "batch score"]:
         """Held-out error of each sample and score, in the unit of `baseline`."""
+
+    def evidence(self, inputs: Tensor, target: Tensor) -> Float[Tensor, "batch score *part"]:
+        """What must be seen to vary before a score is known: the target, or, of a score that adds up several parts
+        which may be seldom there, each of the parts. A number for each sample and score (and part).
+
+        An answer of another shape is not looked at; a score then varies where the error of a constant output does.
+        Tasks with labels (`hits`) are not asked: each label says something.
+        """
+        return target
 
     @abstractmethod
     def baseline(self, features: Features, constants: Constants) -> Float[Tensor, " score"]:

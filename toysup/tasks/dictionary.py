@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch.func import functional_call
 from toysup.checks import InputError, check_interval, concrete
 from toysup.features import Features
 from toysup.random import Stream, uniforms
+from toysup.safely import building
 from toysup.tasks.base import Constants, Task
 from toysup.tasks.regression import Identity
 
@@ -56,14 +57,17 @@ class Reconstruction(Task):
         if self.weights is not None and not isinstance(self.weights, Tensor):
             object.__setattr__(self, "weights", torch.as_tensor(self.weights, dtype=torch.float32))
         object.__setattr__(self, "layers", tuple(self.layers))
-        object.__setattr__(self, "_built", {})  # sizes -> (module, units of a layer); the same for all copies
+        object.__setattr__(self, "_built", {})  # sizes -> (module, units of a layer); the same for copies by `bind`
+
+    def alone(self) -> Reconstruction:
+        return replace(self, trained_on=self.trained_on.alone())  # with modules of its own
 
     def _network(self, features: Features) -> tuple[nn.Module, int]:
         """The module, whose own values are never used, and the size of one layer."""
         sizes = self.trained_on.n_inputs(features), self.trained_on.n_outputs(features)
         if sizes not in self._built:
-            with torch.random.fork_rng(devices=[]):
-                module = self.network(*sizes)
+            with building():
+                module = self.network(*sizes).eval()
             half = torch.full((1, features.n_uniforms), 0.5)
             x, _ = self.trained_on.batch(features, self._drawn_by_task(features), half)
             with torch.no_grad():

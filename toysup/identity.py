@@ -1,0 +1,541 @@
+"""What code does, as a hash: things are told apart by what they are, not by what they are called.
+
+`identity(thing)` walks whatever a function, class or object reaches: bytecode, constants, defaults, closures, bases,
+attributes, and the globals and helpers that the code names, recursively. Numbers and arrays count by value. Names of
+local variables, comments, docstrings, layout, annotations, and code that is not reached do not count.
+
+Bytecode is read from the objects in memory, so a notebook's cells and an edited file that was not imported again are
+told as they run, not as they stand on disk. It differs between versions of Python.
+
+Libraries are not walked. The standard library and this package's own dependencies are known by name (their versions
+stand beside every result), every other installed distribution by the checksums of its installed files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import dis
+import enum
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import logging
+import struct
+import sys
+import threading
+import types
+import typing
+import weakref
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from toysup.checks import InputError
+
+__all__ = ["Untold", "identity", "importable_name"]
+
+KNOWN = {  # by name only: what this package is built on, and what is part of no number
+    *("torch", "numpy", "scipy", "pandas", "numba", "llvmlite", "pyarrow", "safetensors", "jaxtyping", "beartype"),
+    *("matplotlib", "seaborn", "tqdm", "tyro", "ruptures", "typing_extensions", "pytest", "_pytest", "hypothesis"),
+    *("IPython", "ipykernel", "traitlets"),
+}
+ATOMS = (type(None), bool, int, complex, str, bytes, type(Ellipsis), type(NotImplemented))
+NO_NUMBER = {  # of a class's namespace: prose, and what Python writes there itself
+    *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__firstlineno__"),
+    *("__static_attributes__", "__abstractmethods__", "_abc_impl", "__orig_bases__", "__parameters__"),
+    *("__dataclass_params__", "__dataclass_fields__", "__match_args__", "__annotate__", "__annotate_func__"),
+    *("__annotations_cache__", "__slotnames__", "__type_params__", "__slots__", "__repr__", "__str__"),
+}
+SKIPPED = {"NOP", "CACHE", "RESUME", "EXTENDED_ARG", "MAKE_CELL", "COPY_FREE_VARS", "LOAD_CLOSURE", "PRECALL"}
+CHAINED = {"LOAD_ATTR", "LOAD_METHOD"}
+PROSE = {"__doc__", "__firstlineno__", "__static_attributes__"}
+ALIASES = (torch, torch.nn.functional, torch.special, torch.linalg, torch.fft, np, np.linalg)
+
+
+class Untold(InputError):
+    """What something does cannot be told."""
+
+
+def identity(*things: Any, by_name: Iterable[Any] = ()) -> str:
+    """Hash of what things do, 64 hexadecimal digits. `by_name` are objects whose inside does not matter.
+
+    Raises Untold (one line) for what cannot be told: an open file, a generator, an object of a compiled class that
+    does not say what it is made of.
+    """
+    walk = _Walk({id(thing) for thing in by_name})
+    for thing in things:
+        walk.visit(thing)
+    return walk.digest.hexdigest()
+
+
+def importable_name(thing: Any) -> str:
+    """ "module:qualified name" under which a function or class can be imported; of one that cannot, what it calls
+    itself. Untold for what has no name."""
+    name = getattr(thing, "__qualname__", None)
+    if not isinstance(name, str):
+        raise Untold(f"identity: expected a function or class with a name, got {thing!r:.80}")
+    module = getattr(thing, "__module__", None)
+    if isinstance(module, str) and _found(sys.modules.get(module), name) is thing:
+        return f"{module}:{name}"
+    for alias in ALIASES:  # such as torch.relu, which says that it is torch._C's
+        if getattr(alias, thing.__name__, None) is thing:
+            return f"{alias.__name__}:{thing.__name__}"
+    return f"{module}:{name}"
+
+
+def _found(owner: Any, path: str) -> Any:
+    for part in path.split("."):
+        owner = getattr(owner, part, None)
+    return owner
+
+
+# ---------------------------------------------------------------------------------------------------------- libraries
+
+
+@lru_cache(maxsize=4096)
+def _library(module: str) -> str | None:
+    """How a library that a module belongs to is known; None for code that is walked: this package's and the user's."""
+    top = module.partition(".")[0]
+    if top == "toysup":
+        return None
+    if top in sys.stdlib_module_names or top in sys.builtin_module_names or top in KNOWN:
+        return None if top == "__main__" else top
+    if top == "__main__":
+        return None
+    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    if "site-packages" not in file and "dist-packages" not in file:
+        return None
+    owners = _distributions().get(top)
+    if not owners:
+        return None  # a file put there by hand
+    return f"{top} {','.join(_installed(owner) for owner in sorted(set(owners)))}"
+
+
+@lru_cache(maxsize=1)
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+@lru_cache(maxsize=256)
+def _installed(name: str) -> str:
+    record = importlib.metadata.distribution(name).read_text("RECORD") or importlib.metadata.version(name)
+    return hashlib.sha256(record.encode()).hexdigest()
+
+
+def _module_of(thing: Any) -> str:
+    """The module whose code a function or class is: not what a decorator says in its place."""
+    own = getattr(thing, "__globals__", None)
+    name = own.get("__name__") if isinstance(own, dict) else getattr(thing, "__module__", None)
+    return name if isinstance(name, str) else "builtins"
+
+
+# -------------------------------------------------------------------------------------------------------------- code
+
+
+@lru_cache(maxsize=8192)
+def _instructions(code: types.CodeType) -> tuple[tuple[str, str, Any], ...]:
+    """(operation, kind of argument, argument) without what is layout; kinds are local, global, attribute, constant, jump,
+    import and plain."""
+    kept: list[dis.Instruction] = []
+    place: dict[int, int] = {}  # offset -> number among those kept
+    for one in dis.get_instructions(code, adaptive=False):
+        place[one.offset] = len(kept)
+        if one.opname not in SKIPPED:
+            kept.append(one)
+    told = []
+    for one in kept:
+        name, argument = one.opname, one.argval
+        if one.opcode in dis.hasjrel or one.opcode in dis.hasjabs:
+            told.append((name, "jump", place[argument]))
+        elif one.opcode in dis.haslocal or one.opcode in dis.hasfree:
+            told.append((name, "local", argument if isinstance(argument, tuple) else (argument,)))
+        elif name in ("LOAD_GLOBAL", "LOAD_NAME"):
+            told.append((name, "global", argument))
+        elif name == "IMPORT_NAME":
+            told.append((name, "import", argument))
+        elif one.opcode in dis.hasname:
+            told.append((name, "attribute", argument))
+        elif one.opcode in dis.hasconst:
+            told.append((name, "constant", argument))
+        else:
+            told.append((name, "plain", one.arg))
+    for entry in getattr(dis.Bytecode(code), "exception_entries", ()):
+        ends = [place.get(offset, len(kept)) for offset in (entry.start, entry.end, entry.target)]
+        told.append(("except", "plain", (*ends, entry.depth, entry.lasti)))
+    return tuple(told)
+
+
+def _is_prose(told: tuple, at: int) -> bool:
+    """Whether an instruction is one of the pair that gives a class body its docstring."""
+    return any(
+        0 <= first and first + 1 < len(told)
+        and told[first][1] == "constant" and told[first + 1][0] == "STORE_NAME" and told[first + 1][2] in PROSE
+        for first in (at - 1, at)
+    )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- walk
+
+
+class _Walk:
+    """One walk from its roots: what was seen before is told by its number, so circles end."""
+
+    def __init__(self, by_name: set[int]) -> None:
+        self.digest, self.by_name = hashlib.sha256(), by_name
+        self.seen: dict[int, int] = {}
+        self.held: list[Any] = []  # so that nobody else gets the number of what was seen
+
+    def emit(self, *parts: Any) -> None:
+        for part in parts:
+            data = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
+            self.digest.update(struct.pack("<Q", len(data)) + data)
+
+    def visit(self, thing: Any) -> None:
+        kind = type(thing)
+        if kind in ATOMS:
+            return self.emit(kind.__name__, repr(thing))
+        if kind is float:
+            return self.emit("float", thing.hex() if thing == thing else "nan")
+        if id(thing) in self.by_name:
+            return self.emit("named", getattr(thing, "__qualname__", repr(thing)))
+        if id(thing) in self.seen:
+            return self.emit("again", self.seen[id(thing)])
+        self.seen[id(thing)] = len(self.seen)
+        self.held.append(thing)
+        for kinds, tell in self.TOLD:
+            if isinstance(thing, kinds):
+                return tell(self, thing)
+        return self._instance(thing)
+
+    def each(self, label: str, things: Iterable[Any]) -> None:
+        things = list(things)
+        self.emit(label, len(things))
+        for thing in things:
+            self.visit(thing)
+
+    # ---- values
+
+    def _array(self, array: np.ndarray) -> None:
+        self.emit("array", array.dtype, array.shape)
+        if array.dtype.hasobject:
+            self.each("objects", array.reshape(-1).tolist())
+        else:
+            self.emit(np.ascontiguousarray(array).tobytes())
+
+    def _scalar(self, value: np.generic) -> None:
+        self.emit("scalar", value.dtype, value.tobytes())
+
+    def _tensor(self, tensor: torch.Tensor) -> None:
+        plain = tensor.detach()
+        plain = (plain.to_dense() if plain.layout != torch.strided else plain).cpu().resolve_conj().contiguous()
+        self.emit("tensor", type(tensor).__name__, plain.dtype, tuple(plain.shape), tensor.requires_grad)
+        self.emit(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+
+    def _plain(self, thing: Any) -> None:
+        self.emit(type(thing).__name__, repr(thing))
+
+    def _sequence(self, things: Any) -> None:
+        self._type(things)
+        self.each("sequence", things)
+
+    def _mapping(self, mapping: Mapping) -> None:
+        self._type(mapping)
+        for key, value in mapping.items():
+            self.visit(key)
+            self.visit(value)
+        self.emit("end")
+
+    def _set(self, things: Any) -> None:
+        self.emit(type(things).__name__, *sorted(identity(thing) for thing in things))
+
+    def _enum(self, member: enum.Enum) -> None:
+        self.emit("enum", member.name)
+        self.visit(member.value)
+        self._type(member)
+
+    def _type(self, thing: Any) -> None:
+        if type(thing) in (list, tuple, dict):
+            self.emit(type(thing).__name__)
+        else:
+            self.visit(type(thing))
+
+    # ---- code
+
+    def _named(self, thing: Any, library: str) -> None:
+        self.emit("library", library, getattr(thing, "__module__", ""), getattr(thing, "__qualname__", repr(thing)))
+
+    def _module(self, module: types.ModuleType) -> None:
+        library = _library(module.__name__)
+        if library:
+            return self.emit("module", library, module.__name__)
+        names = sorted(name for name in vars(module) if not name.startswith("__"))
+        self.emit("whole module", module.__name__, *names)
+        for name in names:
+            self.visit(vars(module)[name])
+
+    def _function(self, function: types.FunctionType) -> None:
+        library = _library(_module_of(function))
+        if library:  # a decorator's own code around somebody's function is known by name, the function is not
+            self._named(function, library)
+            for cell in function.__closure__ or ():
+                self._cell(cell)
+            return
+        names = self._code(function.__code__, function.__globals__, {})
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+        for name in sorted(cells, key=lambda name: names.get(name, -1)):
+            self._cell(cells[name])
+        self.visit(function.__defaults__)
+        self.visit(function.__kwdefaults__)
+        for name, value in sorted(vars(function).items()):
+            if name not in NO_NUMBER:
+                self.emit("attribute", name)
+                self.visit(value)
+
+    def _cell(self, cell: Any) -> None:
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            return self.emit("empty")
+        self.visit(value)
+
+    def _code(self, code: types.CodeType, names: Mapping[str, Any], outer: dict[str, int]) -> dict[str, int]:
+        """Tell a function's code; variable -> its number. Free variables have those of the function around."""
+        told, local = _instructions(code), dict(outer)
+        for own in (
+            *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount],
+            *code.co_varnames,
+            *code.co_cellvars,
+        ):
+            local.pop(own, None)  # hides the one outside
+        arguments = code.co_argcount + code.co_kwonlyargcount
+        arguments += bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+        flags = code.co_flags & ~(inspect.CO_NESTED | inspect.CO_NEWLOCALS | inspect.CO_OPTIMIZED)
+        self.emit("code", code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, flags)
+        self.emit(*code.co_varnames[:arguments])
+        for name in code.co_varnames[:arguments]:
+            local[name] = len(local)
+        for at, (operation, kind, argument) in enumerate(told):
+            if _is_prose(told, at):
+                continue
+            self.emit(operation)
+            if kind == "local":
+                for name in argument:
+                    local.setdefault(name, len(local))
+                    self.emit(local[name])
+            elif kind == "global":
+                self._global(argument, names, told, at)
+            elif kind == "import":
+                self._imported(argument, names, told, at)
+            elif kind == "constant" and isinstance(argument, types.CodeType):
+                inner = self._code(argument, names, local)
+                for name in argument.co_freevars:
+                    local.setdefault(name, inner.get(name, len(local)))
+            elif kind == "constant":
+                self.visit_constant(argument)
+            else:
+                self.emit(argument)
+        return local
+
+    def visit_constant(self, constant: Any) -> None:
+        """A constant of code: equal ones are one object or several, as the compiler likes."""
+        if isinstance(constant, tuple):
+            self.emit("tuple", len(constant))
+            for one in constant:
+                self.visit_constant(one)
+        elif isinstance(constant, frozenset):
+            self.emit("frozenset", *sorted(identity(one) for one in constant))
+        else:
+            self.visit(constant)
+
+    def _global(self, name: str, names: Mapping[str, Any], told: tuple, at: int) -> None:
+        if name not in names:
+            built_in = names.get("__builtins__", __builtins__)
+            built_in = built_in if isinstance(built_in, dict) else vars(built_in)
+            return self.emit("builtin" if name in built_in else "unbound", name)
+        self._reached(names[name], told, at + 1)
+
+    def _imported(self, name: str, names: Mapping[str, Any], told: tuple, at: int) -> None:
+        """What a function imports when it runs."""
+        self.emit(name)
+        level = told[at - 2][2] if at >= 2 and told[at - 2][1] == "constant" else 0
+        package = names.get("__package__") if isinstance(level, int) and level else None
+        full = importlib.util.resolve_name("." * level + name, package) if package else name
+        if _library(full):
+            return
+        try:
+            module = importlib.import_module(full)
+        except ImportError:
+            return self.emit("missing", full)
+        wanted = []
+        for operation, _, argument in told[at + 1 :]:
+            if operation == "IMPORT_FROM":
+                wanted.append(argument)
+            elif not operation.startswith("STORE"):
+                break
+        for one in wanted:
+            self.visit(getattr(module, one, None))
+        if not wanted:
+            self.visit(module)
+
+    def _reached(self, value: Any, told: tuple, at: int) -> None:
+        """A global and, of a module, what is taken from it. What a library holds is known by its name, unless somebody
+        put code of their own there."""
+        library = None
+        while isinstance(value, types.ModuleType):
+            taken = at < len(told) and told[at][0] in CHAINED and told[at][2]
+            if not taken or not hasattr(value, taken):
+                break
+            library = _library(value.__name__)
+            self.emit("of", library or value.__name__)
+            value, at = getattr(value, taken), at + 1
+        foreign = isinstance(value, types.FunctionType | type) and not _library(_module_of(value))
+        if not library or foreign or isinstance(value, types.ModuleType):
+            self.visit(value)
+
+    def _class(self, kind: type) -> None:
+        library = _library(_module_of(kind))
+        if library:
+            return self._named(kind, library)
+        self.emit("class", kind.__name__)
+        self.each("bases", kind.__bases__)
+        if type(kind) is not type:
+            self.visit(type(kind))
+        if dataclasses.is_dataclass(kind):
+            self.emit(*(f"{field.name} {field.init}" for field in dataclasses.fields(kind)))
+        for name, value in sorted(vars(kind).items()):
+            if name not in NO_NUMBER and not name.startswith("_abc_"):
+                self.emit("member", name)
+                self.visit(value)
+
+    def _wrapped(self, thing: Any) -> None:
+        self.emit(type(thing).__name__)
+        inside = next(
+            getattr(thing, n) for n in ("__func__", "func", "__wrapped__", "py_func", "_defn") if hasattr(thing, n)
+        )
+        self.visit(inside)
+
+    def _property(self, thing: property) -> None:
+        self.each("property", (thing.fget, thing.fset, thing.fdel))
+
+    def _partial(self, thing: functools.partial) -> None:
+        self.each("partial", (thing.func, thing.args, thing.keywords))
+
+    def _method(self, method: types.MethodType) -> None:
+        self.each("method", (method.__func__, method.__self__))
+
+    def _builtin(self, function: Any) -> None:
+        owner = getattr(function, "__self__", None)
+        self.emit("builtin", getattr(function, "__module__", ""), function.__qualname__)
+        if owner is not None and not isinstance(owner, types.ModuleType):
+            self.visit(owner)
+
+    def _dispatcher(self, thing: Any) -> None:
+        self.emit("numba", sorted((k, repr(v)) for k, v in thing.targetoptions.items()))
+        self.visit(thing.py_func)
+
+    # ---- everything else
+
+    def _instance(self, thing: Any) -> None:
+        kind = type(thing)
+        if hasattr(thing, "py_func") and hasattr(thing, "targetoptions"):
+            return self._dispatcher(thing)
+        if kind.__module__.partition(".")[0] == "numba" and hasattr(thing, "_defn"):
+            return self._wrapped(thing)
+        if kind.__module__.partition(".")[0] == "llvmlite":
+            return self._llvm(thing)
+        if dataclasses.is_dataclass(thing):
+            self.visit(kind)
+            return self.each("fields", (getattr(thing, field.name, None) for field in dataclasses.fields(thing)))
+        state = {}
+        for owner in kind.__mro__:
+            slots = vars(owner).get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(thing, name) and name not in ("__dict__", "__weakref__"):
+                    state[name] = getattr(thing, name)
+        if hasattr(thing, "__dict__"):
+            computed = (functools.cached_property,)
+            state |= {k: v for k, v in vars(thing).items()
+                      if not isinstance(inspect.getattr_static(kind, k, None), computed)}  # fmt: skip
+        elif not state:
+            return self._reduced(thing)
+        self.visit(kind)
+        if isinstance(thing, list | tuple | set | dict | str | int | float):  # what a subclass holds beside
+            self.emit(repr(thing))
+        for name, value in sorted(state.items()):
+            self.emit("state", name)
+            self.visit(value)
+        self.emit("end")
+
+    def _reduced(self, thing: Any) -> None:
+        try:
+            parts = thing.__reduce_ex__(4)
+        except Exception:  # whatever it says, it does not say what it is made of
+            raise Untold(
+                f"identity: cannot tell what {thing!r:.80} does, so its results could not be recognised"
+            ) from None
+        if isinstance(parts, str):  # a name in its module
+            return self.emit("object", type(thing).__module__, parts)
+        self.emit("reduced")
+        for part in parts[:3]:
+            self.visit(part)
+        for part in parts[3:]:
+            self.visit(None if part is None else list(part))
+
+    def _llvm(self, thing: Any) -> None:
+        self.emit(type(thing).__name__, str(thing))
+
+    def _nothing(self, thing: Any) -> None:
+        self.emit(type(thing).__name__)
+
+    def _logger(self, logger: Any) -> None:
+        self.emit("logger")
+
+    def _frame(self, table: Any) -> None:
+        self.visit(type(table))
+        self.visit(np.asarray(table.index))
+        if hasattr(table, "columns"):
+            for name in table.columns:
+                self.visit(name)
+                self.visit(np.asarray(table[name]))
+        else:
+            self.visit(np.asarray(table))
+
+    TOLD = (
+        (enum.Enum, _enum),
+        (np.ndarray, _array),
+        (np.generic, _scalar),
+        (torch.Tensor, _tensor),
+        ((torch.dtype, torch.device, torch.layout, torch.Size, torch.memory_format, range, slice, np.dtype), _plain),
+        ((typing.TypeVar, types.GenericAlias, types.UnionType, type(typing.Any), type(list[int])), _plain),
+        (types.ModuleType, _module),
+        (types.FunctionType, _function),
+        (type, _class),
+        ((staticmethod, classmethod, functools.cached_property, functools._lru_cache_wrapper), _wrapped),
+        (property, _property),
+        (functools.partial, _partial),
+        (types.MethodType, _method),
+        ((types.BuiltinFunctionType, types.MethodWrapperType), _builtin),
+        ((types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType), _plain),
+        ((types.GetSetDescriptorType, types.MemberDescriptorType), _nothing),
+        ((weakref.ref, type(threading.Lock()), type(threading.RLock())), _nothing),
+        (logging.Logger, _logger),
+    )
+
+
+def _containers() -> tuple[tuple[Any, Any], ...]:
+    import pandas as pd
+
+    return (
+        ((pd.DataFrame, pd.Series, pd.Index), _Walk._frame),
+        ((set, frozenset), _Walk._set),
+        ((dict, types.MappingProxyType), _Walk._mapping),
+        ((list, tuple), _Walk._sequence),
+    )
+
+
+_Walk.TOLD += _containers()

@@ -1,0 +1,324 @@
+"""A sweep's answers: tables, and the networks they were measured on, read from the folder where they are kept."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from toysup.checks import InputError
+from toysup.ensemble import (
+    Stack,
+    Trained,
+    concatenated,
+    initial_values,
+    split,
+    step_key,
+    task_constants,
+    usual_defaults,
+    work,
+)
+from toysup.grid import Grid
+from toysup.identity import identity
+from toysup.setting import describe, rebuild
+from toysup.store import Store, digest_of, measure_key
+
+__all__ = ["Cut", "Job", "Measure", "Results", "jobs_of", "key_of", "load", "measured", "of_rows", "tensors_of"]
+
+Measure = Callable[[Trained], Any]
+Cut = tuple[int, str, bool]  # of one shape: instances of a chunk, engine, whether its step is compiled
+
+
+@dataclass(frozen=True)
+class Job:
+    """One chunk of the sweep: which instances of which stack, how many of them are padding, and where they belong."""
+
+    chunk: int
+    stack: Stack
+    rows: np.ndarray  # rows of the table; shorter than the stack where the last chunk is padded
+    key: str  # jobs with the same key are served by one step function
+    compile: bool
+    engine: str
+
+    def work(self) -> float:
+        return work(self.stack, self.engine)
+
+
+def jobs_of(grid: Grid, device: torch.device, cut: Sequence[Cut]) -> list[Job]:
+    jobs: list[Job] = []
+    for (stack, rows), (size, engine, compile) in zip(grid.groups, cut, strict=True):
+        for number, part in enumerate(split(len(stack), size)):
+            own = rows[part[: min(size, len(rows) - number * size)]]
+            taken = stack.take(part)
+            key = step_key(taken, device) if engine == "general" else f"fused {len(jobs)}"
+            jobs.append(Job(len(jobs), taken, own, key, compile, engine))
+    return jobs
+
+
+def _frame(rows: np.ndarray, trained: Trained, measure: Measure) -> pd.DataFrame:
+    """What a measure finds: `row`, for vectors `feature`, and its column, with `<column>_error` where it gives one."""
+    with usual_defaults():
+        answer = measure(trained)
+    value, error = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+    columns: dict[str, np.ndarray] = {}
+    shape: tuple[int, ...] | None = None
+    for name, tensor in ((measure.__name__, value), (f"{measure.__name__}_error", error)):
+        if tensor is None and name != measure.__name__:
+            continue
+        array = tensor.numpy(force=True) if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
+        fits = array.dtype.kind in "biuf" and array.ndim in (1, 2) and len(array) == len(trained)
+        if not fits or array.shape != (shape or array.shape):
+            got = tuple(array.shape) if array.dtype.kind in "biuf" else repr(tensor)
+            raise InputError(f"expected (instance,) or (instance, feature) with {len(trained)} instances, got {got}")
+        shape, columns[name] = array.shape, array.reshape(-1)
+    if len(shape) == 1:
+        return pd.DataFrame({"row": rows} | columns)
+    index = {"row": np.repeat(rows, shape[1]), "feature": np.tile(np.arange(shape[1]), len(rows))}
+    return pd.DataFrame(index | columns)
+
+
+def measured(rows: np.ndarray, trained: Trained, measure: Measure, kept: str = "") -> pd.DataFrame:
+    """`_frame`, whose errors say which measure failed, and at which row."""
+    try:
+        return _frame(rows, trained, measure)
+    except Exception as error:
+        row, reason = _first_failure(rows, trained, measure, error)
+        said = " ".join(str(reason).split())
+        said = said if isinstance(reason, InputError) else f"{type(reason).__name__}: {said}"
+        raise InputError(f"measure {measure.__name__}, {row}: {said}{kept}") from error
+
+
+def _first_failure(rows: np.ndarray, trained: Trained, measure: Measure, error: Exception) -> tuple[str, Exception]:
+    """The first row that fails alone, and why; where none does, all of them with what they fail of together."""
+    for number, row in enumerate(rows):
+        try:
+            _frame(rows[[number]], trained.take([number]), measure)
+        except Exception as alone:
+            return f"row {row}", alone
+    return f"rows {rows[0]} to {rows[-1]}", error
+
+
+def of_rows(trained: Trained, rows: np.ndarray) -> Trained:
+    object.__setattr__(trained, "rows", rows)  # just made, nobody else has it
+    return trained
+
+
+def tensors_of(trained: Trained) -> dict[str, torch.Tensor]:
+    """What is kept of trained networks. Buffers that are a pure draw are drawn again instead."""
+    drawn = hasattr(trained.setting.build(), "initial")
+    tensors = {f"parameters.{name}": tensor for name, tensor in trained.parameters.items()}
+    for name, tensor in trained.buffers.items():
+        if name in trained.moving:
+            tensors[f"moving.{name}"] = tensor
+        elif not drawn:
+            tensors[f"buffers.{name}"] = tensor
+    tensors |= {"history": trained.history, "diverged_step": trained.diverged_step}
+    for step, kept in trained.snapshots.items():
+        tensors |= {f"snapshots.{step}.{name}": tensor for name, tensor in kept.items()}
+    return tensors
+
+
+def key_of(measure: Measure, code: Callable[[Any], str] = identity) -> str:
+    """What a measure's files are called: its numbers depend on its code, and on what hands it the networks."""
+    return measure_key(measure.__name__, code((measure, Trained)))
+
+
+class Results:
+    """A sweep's answers: `table` (a row per instance), `features` (a row per instance and feature) and the networks."""
+
+    def __init__(
+        self, store: Store, grid: Grid, jobs: list[Job], keys: Mapping[str, str], temporary: Any = None
+    ) -> None:
+        self.store, self.grid, self.jobs, self.keys, self.temporary = store, grid, jobs, dict(keys), temporary
+
+    def __len__(self) -> int:
+        """Instances."""
+        return len(self.grid)
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.store.path
+
+    def still_told(self, measures: Sequence[Measure]) -> bool:
+        """Whether code does what it did when the folder was opened."""
+        kept = self.store.config()["identity"]
+        account = {"setting": describe(self.grid.setting), "axes": describe(self.grid.axes)}
+        keys = [key_of(measure) for measure in measures]
+        same = all(digest_of(kept[name]) == digest_of(found) for name, found in account.items())
+        return same and keys == list(self.keys.values())
+
+    def _gather(self, vectors: bool) -> pd.DataFrame:
+        parts = []
+        for job in self.jobs:
+            frames = [self.store.table(job.chunk, f"{key}.parquet") for key in self.keys.values()]
+            frames = [frame for frame in frames if ("feature" in frame) == vectors]
+            if vectors:
+                if frames:
+                    frames = [frame.set_index(["row", "feature"]) for frame in frames]
+                    parts.append(pd.concat(frames, axis=1).reset_index())
+                continue
+            trained = self.store.table(job.chunk)
+            for frame in [trained, *frames]:
+                if not np.array_equal(frame["row"], job.rows):
+                    raise InputError(f"results: {self.path} holds other rows than chunk {job.chunk} has; move it away")
+            frames = [frame.drop(columns="row") for frame in frames]
+            parts.append(pd.concat([trained[["row"]], *frames, trained.drop(columns="row")], axis=1))
+        if not parts:
+            return pd.DataFrame({"row": pd.Series(dtype=int)})
+        return self.grid.table.merge(pd.concat(parts, ignore_index=True), on="row", validate="one_to_many")
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds spent on training and measuring it, over all runs that had a part in it."""
+        return self.store.seconds()
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Axes, measures and their `_error`s, train_loss, diverged_step (-1: never) and engine, in the grid's order."""
+        return self._gather(False).sort_values("row", ignore_index=True)
+
+    @cached_property
+    def features(self) -> pd.DataFrame:
+        """Axes and vector measures, one row per instance and feature; empty where no measure gives vectors."""
+        return self._gather(True)
+
+    def _find(self, row: int) -> tuple[Job, int]:
+        if not isinstance(row, bool | float):
+            for job in self.jobs:
+                at = np.flatnonzero(job.rows == row)
+                if len(at):
+                    return job, int(at[0])
+        raise InputError(f"results: row must be a whole number in [0, {len(self.grid)}), got {row!r}")
+
+    def part(self, job: Job) -> Trained:
+        """One chunk as it was after training."""
+        stack = job.stack.take(range(len(job.rows)))
+        tensors = self.store.weights(job.chunk)
+        snapshots: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("snapshots."):
+                _, step, rest = name.split(".", 2)
+                snapshots.setdefault(int(step), {})[rest] = tensor
+
+        def under(prefix: str) -> dict[str, torch.Tensor]:
+            return {n.partition(".")[2]: t for n, t in tensors.items() if n.startswith(f"{prefix}.")}
+
+        moving = under("moving")
+        buffers = {**under("buffers"), **moving}
+        names = [name for name, _ in stack.setting.build().named_buffers()]
+        if set(names) - set(buffers):
+            buffers = {**initial_values(stack)[1], **buffers}  # frozen: the same pure draw as at the start
+        order = [name for name, _ in stack.setting.build().named_parameters()]
+        parameters = under("parameters")
+        return Trained(
+            stack,
+            {name: parameters[name] for name in order},
+            {name: buffers[name] for name in names},
+            task_constants(stack),
+            tensors["history"],
+            tensors["diverged_step"],
+            dict(sorted(snapshots.items())),
+            str(self.store.table(job.chunk, columns=["engine"])["engine"].iloc[0]),
+            moving=tuple(name for name in names if name in moving),
+            rows=job.rows,
+        )
+
+    def __iter__(self) -> Iterator[Trained]:
+        """All networks, each once, a part of one shape at a time; its `rows` say which they are."""
+        for job in self.jobs:
+            yield self.part(job)
+
+    def trained(self, *, rows: Sequence[int] | None = None) -> Trained:
+        """The networks as they were after training, all of them or those of some rows, in the order of the rows given.
+
+        InputError where they are of several shapes, which are not one stack: go through the parts then
+        (`for part in results`), or give rows of one shape.
+        """
+        wanted = list(range(len(self.grid))) if rows is None else list(rows)
+        if not wanted:
+            raise InputError("results: rows must be at least one, got none")
+        if rows is None:
+            jobs = self.jobs
+        else:
+            chosen = {job.chunk: job for job in (self._find(row)[0] for row in wanted)}
+            jobs = [chosen[chunk] for chunk in sorted(chosen)]
+        shapes = len({id(job.stack.setting) for job in jobs})
+        if shapes > 1:
+            raise InputError(
+                f"results: the rows are of {shapes} shapes, which are not one stack; go through the parts "
+                "(for part in results), or give rows of one shape"
+            )
+        parts = [self.part(job) for job in jobs]
+        stack = Stack.joined([part.stack for part in parts])
+        found = concatenated(stack, parts)
+        place = {row: number for number, row in enumerate(np.concatenate([part.rows for part in parts]).tolist())}
+        found = of_rows(found, np.array(list(place)))
+        return found.take([place[row] for row in wanted]) if list(place) != wanted else found
+
+    def measure(self, measure: Measure, snapshot: int | None = None) -> pd.DataFrame:
+        """A further measure of all instances from the weights on disk, at the end or at a snapshot.
+
+        A table as in `table` or, for a vector, as in `features`.
+        """
+        parts = []
+        for trained in self:
+            parts.append(measured(trained.rows, trained if snapshot is None else trained.at(snapshot), measure))
+        return self.grid.table.merge(pd.concat(parts, ignore_index=True), on="row")
+
+    def parameters(self, name: str) -> np.ndarray:
+        """One parameter of every instance, (row, ...), where all have it in one shape (InputError otherwise)."""
+        whole = f"parameters.{name}"
+        found = [self.store.weights(job.chunk, [whole]).get(whole) for job in self.jobs]
+        arrays = [tensor.numpy() for tensor in found if tensor is not None]
+        if len(arrays) < len(found) or len({array.shape[1:] for array in arrays}) > 1:
+            raise InputError(f"results: no parameter {name!r} that all instances have in one shape")
+        order = np.argsort(np.concatenate([job.rows for job in self.jobs]))
+        return np.concatenate(arrays)[order]
+
+    def model(self, row: int) -> nn.Module:
+        """The trained network of one row, as an ordinary module."""
+        job, at = self._find(row)
+        return self.part(job).model(at)
+
+    def history(self, row: int) -> np.ndarray:
+        """Training loss of one row, averaged over equal stretches of training."""
+        job, at = self._find(row)
+        return self.store.weights(job.chunk, ["history"])["history"][at].numpy()
+
+
+def load(path: Path | str) -> Results:
+    """A finished sweep from its folder, with every measure that was asked for under its name last.
+
+    InputError where it is unfinished, damaged or needs classes that are not at hand. Where the code of its features,
+    task or model does something else by now, a warning says so: tables are as they were, networks and further measures
+    would be the new code's.
+    """
+    store = Store(Path(path).expanduser())
+    account, arrays = store.identity(), store.arrays()
+    changed: set[str] = set()
+    grid = Grid(rebuild(account["setting"], arrays, changed), rebuild(account["axes"], arrays, changed))
+    jobs = jobs_of(grid, torch.device(account["device"]), account["cut"])
+    missing = {job.chunk for job in jobs} - store.trained()
+    if missing:
+        raise InputError(f"results: {path} lacks {len(missing)} of {len(jobs)} chunks; rerun its sweep to finish it")
+    if any(not np.array_equal(store.table(job.chunk, columns=["row"])["row"], job.rows) for job in jobs):
+        raise InputError(f"results: {path} was cut into other chunks, by another version; rerun its sweep")
+    keys = store.measures()
+    for name, key in keys.items():
+        missing = {job.chunk for job in jobs} - store.measured(key)
+        if missing:
+            said = f"results: {path} lacks measure {name} of {len(missing)} of {len(jobs)} chunks"
+            raise InputError(f"{said}; rerun its sweep to finish it")
+    if changed:
+        said = f"results: {', '.join(sorted(changed))} changed since {path} was made: its tables are as they were, but "
+        warnings.warn(said + "its networks and further measures would be those of the new code", stacklevel=2)
+    return Results(store, grid, jobs, keys)

@@ -1,0 +1,66 @@
+"""What torch keeps for the whole process, kept from deciding anything here: its generator, and its defaults.
+
+A user's program may have set another default dtype or device, may draw from torch's generator in another thread, and
+may train in several threads at once. Networks and their numbers depend on none of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
+import torch
+
+__all__ = ["building", "one_thread", "usual_defaults"]
+
+_LOCK = threading.RLock()
+
+
+def _after_fork() -> None:
+    """A worker starts with a lock that no thread of its parent holds."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextlib.contextmanager
+def usual_defaults() -> Iterator[None]:
+    """torch's default dtype float32, and default device the CPU."""
+    dtype, odd = torch.get_default_dtype(), torch.get_default_device() != torch.device("cpu")
+    if dtype == torch.float32 and not odd:
+        yield
+        return
+    with _LOCK:  # the dtype is the whole process's
+        torch.set_default_dtype(torch.float32)
+        try:
+            with torch.device("cpu") if odd else contextlib.nullcontext():
+                yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
+@contextlib.contextmanager
+def building(seed: int | None = None) -> Iterator[None]:
+    """Modules may draw their values as they are built: from torch's generator seeded by `seed`, one thread at a time;
+    the caller's generator stays as it was."""
+    with _LOCK, torch.random.fork_rng(devices=[]), usual_defaults():
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread: small operations lose more by waiting for each other than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with usual_defaults():
+            yield
+    finally:
+        torch.set_num_threads(before)
