@@ -63,7 +63,7 @@ def test_dead_latents_and_precision_and_recall():
     # of about 3,300 samples with a feature: standard errors below .01
     assert torch.allclose(m.feature_recall(trained)[:, 0], torch.tensor(0.5), atol=0.04)
     assert torch.allclose(m.feature_precision(trained)[:, 0], torch.ones(2), atol=1e-6)
-    either = m.feature_precision(trained)[:, 1:3].amax(1)
+    either = m.feature_precision(trained)[:, 1:3].nan_to_num(0).amax(1)  # the other's latent may be the dead one
     assert torch.allclose(either, torch.tensor(0.1 / 0.19), atol=0.04)
     assert torch.allclose(m.feature_recall(trained)[:, 1:3].amax(1), torch.ones(2), atol=0.01)
 

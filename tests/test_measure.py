@@ -27,6 +27,7 @@ from toysup.measure import (
     r_squared,
     recovered,
     recovered_at,
+    unseen,
 )
 from toysup.measure.held_out import ACTIVE_SAMPLES, BATCH, FEWEST, GROUPS, MOST
 from toysup.models import MLP, ResidualMLP, TiedAutoencoder, UntiedAutoencoder
@@ -261,7 +262,9 @@ def test_the_sum_of_positive_shares_is_unbiased_where_signs_are_clear_and_never_
 def test_a_score_whose_target_never_varies_counts_for_nothing():
     features = SparseBoolean(3, np.array([1.0, 0.5, 0.5]))  # the first is always 1
     trained = by_hand(Stack.of(autoencoder(features, 3), [0]), {"W": np.eye(3), "b": np.zeros(3)})
-    assert r_squared(trained).value.tolist() == [[0, 1, 1]] and recovered(trained).value.tolist() == [2]
+    value, error = (part[0] for part in r_squared(trained))
+    assert value[0].isnan() and error[0].isnan() and value[1:].tolist() == [1, 1]
+    assert recovered(trained).value.tolist() == [2] and unseen(trained).tolist() == [0]  # it never varies: not unseen
 
 
 # -------------------------------------------------------------------------------------------------- sampling errors

@@ -2,6 +2,9 @@
 
 A measure takes a `Trained` and returns a tensor (instance,) or (instance, feature), or an `Estimate` of a value and its
 sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
+
+No evidence is not success: what held-out data show too little of (`held_out.SEEN`) is NaN and in no count, and
+`unseen`, or `unknown` of any measure, is the share of it.
 """
 
 from toysup.measure.adversarial import (
@@ -90,6 +93,8 @@ from toysup.measure.groups import (
 from toysup.measure.held_out import (
     Estimate,
     held_out,
+    unknown,
+    unseen,
 )
 from toysup.measure.neurons import (
     Motifs,
@@ -249,6 +254,8 @@ __all__ = [
     "through",
     "typical_dimensionality",
     "unit_responses",
+    "unknown",
+    "unseen",
     "unseen_loss",
     "vulnerability",
     "weights_of",

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from toysup.checks import InputError, check_interval, check_whole
 from toysup.ensemble import Trained, one_thread
-from toysup.measure.held_out import BATCH, Estimate
+from toysup.measure.held_out import BATCH, Estimate, Evidence, enough
 from toysup.models import TiedAutoencoder
 from toysup.random import Stream, uniforms
 from toysup.tasks import Identity
@@ -221,7 +221,8 @@ def vulnerability(
         samples: held-out inputs attacked in each instance.
         moves: whether the target moves with the attack.
 
-    An instance whose weights are not finite has NaN.
+    An instance whose weights are not finite has NaN. The error is NaN where too few of the samples show anything: at
+    inputs that are all 0 every attack does the same.
 
     Raises InputError for another model than TiedAutoencoder and another task than Identity with squared error.
     """
@@ -238,7 +239,10 @@ def vulnerability(
         harm = trained.kept[key].get(attacker)
         if harm is None:
             raise InputError(f"vulnerability: {attacker!r} with a moving target takes at most {REGION_LIMIT} features")
-        return Estimate(harm.mean(-1), harm.std(-1) / samples**0.5)
+        seen = Evidence()
+        seen.add(trained.batch(0, samples)[0])
+        error = torch.where(enough(seen.shown, samples), harm.std(-1) / samples**0.5, torch.nan)
+        return Estimate(harm.mean(-1), error)
 
     measured.__name__ = f"vulnerability_{attacker}{'_moving' if moves else ''}"
     measured.__doc__ = vulnerability.__doc__

@@ -26,7 +26,7 @@ from torch import Tensor, vmap
 from toysup.checks import InputError, check_interval, check_whole
 from toysup.ensemble import Trained, bound, one_thread
 from toysup.measure.excess import Decoded
-from toysup.measure.held_out import BATCH
+from toysup.measure.held_out import BATCH, Evidence
 from toysup.measure.layers import Of, Target, label_logs, outputs, units_of
 from toysup.measure.participation import readout
 from toysup.measure.probes import Moments, ReluProbe, fit_ridge
@@ -130,7 +130,8 @@ def decode(
 
     The probe of `decodable`: a ridge readout of all units of the set, or with `own` the network's own (a ResidualMLP's
     write and readout weights, times a gain of at least 0 for each output); then, with `curved`, a threshold. Fitted on
-    `batches` * 1024 held-out draws and scored on `scored` * 1024 others. Moments are gathered once for all sets.
+    `batches` * 1024 held-out draws and scored on `scored` * 1024 others. Moments are gathered once for all sets. A
+    target that varies too seldom in either is unknown: its share is NaN, and it is in no count.
 
     Args:
         sets: of parts, by number; every part alone is added.
@@ -166,9 +167,10 @@ def decode(
         return units, called(targets), known
 
     with torch.no_grad(), one_thread():
-        moments, known = Moments(), 0
+        moments, known, fitted, seen = Moments(), 0, Evidence(), Evidence()
         for number in range(batches):
             units, y, known = draw(number)
+            fitted.add(y)
             moments.add(units, y)
         given = own_weights(trained) if own else None
         if own and given.shape[-1] != y.shape[-1]:
@@ -186,12 +188,14 @@ def decode(
         squared, mean, error = 0.0, 0.0, 0.0
         for number in range(batches, batches + scored):
             units, y, _ = draw(number)
+            seen.add(y)
             units = shared.left(units)
             off = [(p.predict(units[..., one]) - y).square().mean(1) for p, one in zip(probes, columns, strict=True)]
             error = error + torch.stack(off, 1) / scored
             squared, mean = squared + y.square().mean(1) / scored, mean + y.mean(1) / scored
-    variance = (squared - mean * mean).unsqueeze(1)
-    share = 1 - error / torch.where(variance > 1e-12, variance, torch.nan)
+    variance = squared - mean * mean
+    told = (variance > 1e-12) & fitted.known() & seen.known()
+    share = 1 - error / torch.where(told, variance, torch.nan).unsqueeze(1)
     return Decoded(wanted, share, (share > threshold).unsqueeze(-1))
 
 

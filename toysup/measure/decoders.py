@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numba
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.special import ndtr
 
@@ -25,7 +25,7 @@ from toysup.checks import InputError, check_interval, check_whole
 from toysup.ensemble import Trained, one_thread
 from toysup.features import SparseUniform
 from toysup.measure.geometry import directions
-from toysup.measure.held_out import BATCH, GROUPS, Estimate, over_groups
+from toysup.measure.held_out import BATCH, GROUPS, Estimate, Evidence, over_groups
 from toysup.measure.recovery import positive_sum
 from toysup.models import unit_rows
 from toysup.random import Stream, uniforms
@@ -89,26 +89,31 @@ class Encoding:
 def decoded(encoding: Encoding, decoder: Decoder, *, samples: int = 4 * BATCH) -> Estimate:
     """R^2 of each feature, (instance, feature), and its standard error, from `samples` held-out draws of each instance.
 
-    R^2_i = 1 - E (x_i - x'_i)^2 / Var x_i, as `r_squared`.
+    R^2_i = 1 - E (x_i - x'_i)^2 / Var x_i, as `r_squared`; NaN for features of which the draws show too little.
     """
-    return over_groups(_shares("decoded", encoding, decoder, samples))
+    shares, known = _shares("decoded", encoding, decoder, samples)
+    return over_groups(torch.where(known, shares, torch.nan))
 
 
 def decoded_count(encoding: Encoding, decoder: Decoder, *, samples: int = 4 * BATCH) -> Estimate:
     """F_eff = sum_i max(0, R^2_i) of a decoder, (instance,), as `recovered` counts a network's own (`positive_sum`)."""
-    return positive_sum(_shares("decoded_count", encoding, decoder, samples))
+    return positive_sum(*_shares("decoded_count", encoding, decoder, samples))
 
 
-def _shares(where: str, encoding: Encoding, decoder: Decoder, samples: int) -> Float[Tensor, "group instance feature"]:
+def _shares(
+    where: str, encoding: Encoding, decoder: Decoder, samples: int
+) -> tuple[Float[Tensor, "group instance feature"], Bool[Tensor, "instance feature"]]:
+    """R^2 by group, and of which features the draws show enough."""
     check_whole(where, "samples", samples, GROUPS)
     size = -(-samples // GROUPS)
-    groups = []
+    groups, evidence = [], Evidence()
     with torch.no_grad(), one_thread():
         for number in range(GROUPS):
             x = encoding.draw(number, size)
+            evidence.add(x)
             guess = decoder(encoding, x @ encoding.W)
             groups.append(1 - (x - guess).square().mean(1) / encoding.variance)
-    return torch.stack(groups)
+    return torch.stack(groups), evidence.known() & (encoding.variance > 0)
 
 
 # ----------------------------------------------------------------------------------------------------------- linear
@@ -308,7 +313,8 @@ def matching_pursuit(encoding: Encoding, h: Tensor, *, most: int | None = None, 
     count, batch = h.shape[:2]
     index = torch.arange(count).view(-1, 1).expand(count, batch)
     basis = h.new_zeros(count, batch, most, width)  # orthonormal rows
-    triangle = torch.eye(most).expand(count, batch, most, most).clone()  # chosen rows in terms of the basis
+    # chosen rows in terms of the basis
+    triangle = torch.eye(most, dtype=h.dtype).expand(count, batch, most, most).clone()
     chosen = torch.zeros(count, batch, most, dtype=torch.long)
     taken = (norms < 1e-6).unsqueeze(1).expand(count, batch, -1).clone()
     residual, going = h.clone(), torch.ones(count, batch, dtype=torch.bool)

@@ -15,7 +15,7 @@ from torch import Tensor, vmap
 
 from toysup.ensemble import Trained, bound, listed, one_thread
 from toysup.measure.geometry import dimensionality
-from toysup.measure.held_out import Estimate
+from toysup.measure.held_out import SEEN, Estimate, Evidence, away, enough, usual
 from toysup.random import Stream
 
 __all__ = ["hidden_vectors", "irregularity", "seen_loss", "typical_dimensionality", "unseen_loss"]
@@ -66,9 +66,19 @@ def seen_loss(trained: Trained) -> Float[Tensor, " instance"]:
 
 
 def unseen_loss(trained: Trained) -> Estimate:
-    """Held-out loss, (instance,): `held_out_loss` without what that gathers for each feature."""
+    """Held-out loss, (instance,): `held_out_loss` without what that gathers for each feature; its error, too, is NaN
+    where too few samples showed anything."""
     found = _losses(trained, Stream.HELD_OUT, BATCH, BATCHES)
-    return Estimate(found.mean(1), found.std(1) / BATCHES**0.5)
+    error = found.std(1) / BATCHES**0.5
+    # batches of unlike loss have unlike samples: where there are enough of them, nobody need look at the samples
+    doubtful = (away(found, usual(found)).sum(1) < SEEN).nonzero().flatten()
+    if len(doubtful) and not hasattr(trained.setting.task, "hits"):
+        part, evidence = trained.take(doubtful.tolist()), Evidence()
+        for number in range(BATCHES):
+            evidence.add(part.batch(number, BATCH)[1])
+        shown = enough(evidence.shown, evidence.samples)
+        error[doubtful] = torch.where(shown, error[doubtful], torch.nan)
+    return Estimate(found.mean(1), error)
 
 
 def typical_dimensionality(V: Float[Tensor, "*stack vector width"]) -> Float[Tensor, "*stack"]:

@@ -18,9 +18,10 @@ __all__ = ["BySize", "Decoded", "by_size", "dealt", "gamma", "subsets"]
 class Decoded(NamedTuple):
     """What a probe of each set of parts (layers, or groups of units) recovers.
 
-    `sets` begins with every part alone. `share` is a feature's held-out R^2 or its label's probability, NaN where the
-    feature never varies. `found` says whether it is recovered; behind that stand, for labels, the answers to "would
-    this wrong label have been found?", once for each, which tell how often luck finds one.
+    `sets` begins with every part alone. `share` is a feature's held-out R^2 or its label's probability, NaN where that
+    is not known: the feature never varies, or was seen to too seldom. `found` says whether it is recovered; behind that
+    stand, for labels, the answers to "would this wrong label have been found?", once for each, which tell how often
+    luck finds one. Counts leave out what is not known (`unknown` is the share), and are NaN where nothing is.
     """
 
     sets: tuple[tuple[int, ...], ...]
@@ -29,11 +30,15 @@ class Decoded(NamedTuple):
 
     def count(self) -> Float[Tensor, "instance set"]:
         """F(S): features recovered from each set jointly, less those that luck finds."""
-        return self._counted(self.found)
+        return self._counted(self.found, self._known())
 
     def union(self) -> Float[Tensor, "instance set"]:
         """Features recovered from at least one part of each set alone, less those that luck finds."""
-        return self._counted(torch.stack([self.found[:, list(one)].any(1) for one in self.sets], 1))
+        known = self._known()
+        return self._counted(
+            torch.stack([self.found[:, list(one)].any(1) for one in self.sets], 1),
+            torch.stack([known[:, list(one)].any(1) for one in self.sets], 1),
+        )
 
     def excess(self) -> Float[Tensor, "instance set"]:
         """X(S) = F(S) - |union over l in S of recovered(l)|; 0 for a part alone."""
@@ -41,20 +46,28 @@ class Decoded(NamedTuple):
 
     def effective(self) -> Float[Tensor, "instance set"]:
         """F_eff(S) = sum_i max(0, share_i): without a threshold, for R^2."""
-        return self.share.clamp(min=0).nansum(-1)
+        return torch.where(self._known().any(-1), self.share.clamp(min=0).nansum(-1), torch.nan)
+
+    def unknown(self) -> Float[Tensor, "instance set"]:
+        """Share of the features that are not known."""
+        return (~self._known()).float().mean(-1)
 
     def best_part(self) -> Float[Tensor, " instance"]:
         """What the best single part recovers alone: what all of them do jointly, less this, is the gap."""
         parts = sum(len(one) == 1 for one in self.sets)
         return self.count()[:, :parts].max(1).values
 
-    def _counted(self, found: Tensor) -> Tensor:
+    def _known(self) -> Bool[Tensor, "instance set feature"]:
+        return ~self.share.isnan()
+
+    def _counted(self, found: Tensor, known: Tensor) -> Tensor:
         """Hits less lucky ones. Where nothing is known all labels are alike: if s of C are found, the right one is
         among them s / C of the time, so that each fact with s wrong ones and not the right stands for s / (C - s)
         lucky hits. Without wrong answers, s = 0, there is no luck to speak of."""
         hit, wrong = found[..., 0], found[..., 1:].sum(-1)
         lucky = torch.where(hit, 0.0, wrong / (found.shape[-1] - wrong))
-        return hit.sum(-1) - lucky.sum(-1)
+        hit, lucky = hit & known, torch.where(known, lucky, 0.0)
+        return torch.where(known.any(-1), hit.sum(-1) - lucky.sum(-1), torch.nan)
 
 
 class BySize(NamedTuple):

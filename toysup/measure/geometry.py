@@ -60,7 +60,7 @@ def dimensionality(W: Float[Tensor, "*stack feature width"]) -> Float[Tensor, "*
     """
     squared = W.square().sum(-1)
     overlap = (W @ (W.mT @ W) * W).sum(-1)  # sum_j (W_i . W_j)^2, without the matrix of all pairs
-    return torch.where(squared > 0, squared.square() / overlap.clamp(min=torch.finfo(W.dtype).tiny), 0.0)
+    return torch.where(squared == 0, 0.0, squared.square() / overlap.clamp(min=torch.finfo(W.dtype).tiny))
 
 
 def feature_norm(trained: Trained) -> Float[Tensor, "instance feature"]:
@@ -73,7 +73,7 @@ def interference(trained: Trained) -> Float[Tensor, "instance feature"]:
     W = directions(trained)
     squared = W.square().sum(-1)
     pressed = (W @ W.mT).square().sum(-1) - squared.square()
-    return torch.where(squared > 0, pressed / squared.clamp(min=torch.finfo(W.dtype).tiny), 0.0)
+    return torch.where(squared == 0, 0.0, pressed / squared.clamp(min=torch.finfo(W.dtype).tiny))
 
 
 def feature_dimensionality(trained: Trained) -> Float[Tensor, "instance feature"]:

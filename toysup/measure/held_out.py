@@ -1,29 +1,38 @@
 """Errors on data no instance was trained on, each with its sampling error.
 
-Held-out draws have a stream of their own. Sparser data is evaluated on more samples: enough that each score (a feature,
-or a group of them with a label) sees about a thousand active ones, but no more than a quarter of the training samples
-(16,384 at least), so that looking never costs more than learning. Each instance's number of samples depends on that
-instance alone.
+Held-out draws have a stream of their own. Sparser data is evaluated on more samples: enough that the mean score (a
+feature, or a group of them with a label) sees about a thousand active ones, but no more than a quarter of the training
+samples (16,384 at least), so that looking never costs more than learning. Each instance's number of samples depends on
+that instance alone.
+
+That is not enough for every score: a feature can be so rare that it is hardly ever active. What was never seen to vary
+agrees with any output, so a score counts as known only if its target was seen away from its usual value, the median, in
+SEEN samples. What is unknown is NaN, is left out of counts, and `unseen` says how much of it there is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, vmap
+from torch.utils._pytree import tree_map
 
 from toysup.ensemble import Trained, bound, one_thread
 from toysup.setting import Setting
 
-__all__ = ["Estimate", "HeldOut", "held_out"]
+__all__ = ["Estimate", "HeldOut", "held_out", "unknown", "unseen"]
 
 BATCH = 1024
 GROUPS = 16  # sampling errors come from the spread of this many independent groups of batches
 FEWEST, MOST = 8 * BATCH * 2, 128 * BATCH
 ACTIVE_SAMPLES = 1000.0
+# fewest samples with something to see: one for each of the GROUPS whose spread is the error, and a mean over fewer is
+# uncertain by a quarter of itself
+SEEN = 16
 
 
 class Estimate(NamedTuple):
@@ -38,7 +47,9 @@ class HeldOut:
     """Held-out sums by group of batches: everything the loss and recovery measures need, gathered in one pass.
 
     `errors` and `hits` (label tasks only) are means over the samples of each group; `loss` likewise; `baseline` is the
-    expected error of the best constant. A diverged instance has NaN or large errors, nothing is hidden.
+    expected error of the best constant. A diverged instance has NaN or large errors, nothing is hidden. `evidence` is
+    in how many samples a score's target was away from its usual value (of a score that adds up several parts, the part
+    that was so least often), `shown` in how many samples any was.
     """
 
     errors: Float[Tensor, "group instance score"]
@@ -46,10 +57,58 @@ class HeldOut:
     loss: Float[Tensor, "group instance"]
     baseline: Float[Tensor, "instance score"]
     samples: Int[Tensor, " instance"]
+    evidence: Int[Tensor, "instance score"]
+    shown: Int[Tensor, " instance"]
+
+    @property
+    def known(self) -> Bool[Tensor, "instance score"]:
+        """Whether there is a baseline, and evidence enough to hold against it."""
+        return (self.baseline > 0) & enough(self.evidence, self.samples.unsqueeze(-1))
+
+
+def enough(evidence: Tensor, samples: Tensor | int) -> Bool[Tensor, "*stack"]:
+    """Whether SEEN of the samples show something, or half of them where there are fewer than twice as many."""
+    return evidence >= (torch.as_tensor(samples) / 2).clamp(max=SEEN)
+
+
+def usual(values: Float[Tensor, "instance batch *rest"]) -> Float[Tensor, "instance 1 *rest"]:
+    """The median: the one value that is taken more often than not, where there is one; else most samples differ."""
+    return _numbers(values).median(1, keepdim=True).values
+
+
+def away(
+    values: Float[Tensor, "instance batch *rest"], rest: Float[Tensor, "instance 1 *rest"]
+) -> Bool[Tensor, "instance batch *rest"]:
+    """Which values are not the usual one."""
+    return _numbers(values) != rest
+
+
+class Evidence:
+    """In how many samples, batch after batch, values were away from their usual one, which the first batch tells:
+    `count` of each value, `shown` of any."""
+
+    def __init__(self) -> None:
+        self.usual, self.count, self.shown, self.samples = None, 0, 0, 0
+
+    def add(self, values: Float[Tensor, "instance batch *rest"]) -> None:
+        self.usual = usual(values) if self.usual is None else self.usual
+        differs = away(values, self.usual)
+        self.count = self.count + differs.sum(1)
+        self.shown = self.shown + differs.flatten(2).any(-1).sum(1)
+        self.samples += values.shape[1]
+
+    def known(self) -> Bool[Tensor, "*instance_and_rest"]:
+        """Where that is enough."""
+        return enough(self.count, self.samples)
+
+
+def _numbers(values: Tensor) -> Tensor:
+    return values.to(torch.uint8) if values.dtype == torch.bool else values  # there is no median of truths
 
 
 def samples_wanted(trained: Trained) -> Int[Tensor, " instance"]:
-    """Held-out samples for each instance: a multiple of GROUPS * BATCH that shows a mean score active ~1000 times."""
+    """Held-out samples for each instance: a multiple of GROUPS * BATCH that shows the mean score active ~1000 times, as
+    far as the limits allow; rarer ones are seen less often, and perhaps too little (`HeldOut.known`)."""
 
     def density_of(setting: Setting, constants: dict[str, Tensor]) -> Tensor:
         scores = setting.task.baseline(setting.features, constants).numel()
@@ -80,14 +139,31 @@ def _evaluate(trained: Trained) -> HeldOut:
         hits = here.hits(output, target).mean(0) if hasattr(here, "hits") else errors.new_zeros(0)
         return errors, hits, here.loss(output, target)
 
+    def telling(values, x, output, target):
+        here, scores = bound(trained.setting, values).task, baseline.shape[-1]
+        parts = here.evidence(x, target)
+        if isinstance(parts, Tensor) and parts.ndim in (2, 3) and parts.shape[:2] == (BATCH, scores):
+            return parts
+        return here.errors(tree_map(_constant, output), target)  # it differs where the target does
+
     shape = (GROUPS, len(trained))
     errors, loss = torch.zeros(*shape, baseline.shape[-1]), torch.zeros(shape)
     hits = torch.zeros(*shape, baseline.shape[-1]) if hasattr(task, "hits") else None
+    evidence, shown, rest = 0, torch.zeros(len(trained), dtype=torch.long), None
     number, remaining = 0, torch.arange(len(trained))
     while len(remaining):
         part = trained if len(remaining) == len(trained) else trained.take(remaining)
         x, target = part.batch(number, BATCH)
-        batch_errors, batch_hits, batch_loss = vmap(score)(part.values, part.forward(x), target)
+        output = part.forward(x)
+        batch_errors, batch_hits, batch_loss = vmap(score)(part.values, output, target)
+        if hits is None:
+            parts = vmap(telling)(part.values, x, output, target)
+            if rest is None:
+                rest = usual(parts)
+                evidence = torch.zeros(len(trained), *parts.shape[2:], dtype=torch.long)
+            differs = away(parts, rest[remaining])
+            evidence[remaining] += differs.sum(1)
+            shown[remaining] += differs.flatten(2).any(-1).sum(1)
         group = number % GROUPS
         errors[group, remaining] += batch_errors
         loss[group, remaining] += batch_loss
@@ -96,10 +172,47 @@ def _evaluate(trained: Trained) -> HeldOut:
         number += 1
         remaining = remaining[samples[remaining] > number * BATCH]
     batches = (samples / (GROUPS * BATCH)).view(1, -1)
-    hits = hits / batches.unsqueeze(-1) if hits is not None else None
-    return HeldOut(errors / batches.unsqueeze(-1), hits, loss / batches, baseline, samples)
+    if hits is None:
+        evidence = evidence.flatten(2).amin(-1) if evidence.ndim > 2 else evidence
+    else:  # every label says something
+        evidence, shown = samples.unsqueeze(-1).expand(baseline.shape), samples
+        hits = hits / batches.unsqueeze(-1)
+    return HeldOut(errors / batches.unsqueeze(-1), hits, loss / batches, baseline, samples, evidence, shown)
+
+
+def _constant(output: Tensor) -> Tensor:
+    """The same output for every sample, of no particular value."""
+    if not output.is_floating_point() or output.ndim < 2:
+        return torch.zeros_like(output)
+    return torch.linspace(0.31, 0.73, output.shape[-1]).to(output).expand(output.shape)
 
 
 def over_groups(values: Float[Tensor, "group instance ..."]) -> Estimate:
     """Mean over groups and its standard error."""
     return Estimate(values.mean(0), values.std(0) / GROUPS**0.5)
+
+
+def unseen(trained: Trained) -> Float[Tensor, " instance"]:
+    """Share of the scores that vary of which held-out data showed too little to be known, (instance,); 0 is good.
+
+    `r_squared` is NaN for those, and `recovered` and its like leave them out. NaN where no score ever varies.
+    """
+    seen = held_out(trained)
+    varies = (seen.baseline > 0) | (seen.evidence > 0)
+    return (varies & ~seen.known).sum(-1) / varies.sum(-1)
+
+
+def unknown(measure: Callable[[Trained], Tensor | Estimate]) -> Callable[[Trained], Tensor]:
+    """A measure: the share of another one's values that are NaN, (instance,), as of a feature's AUC or F1.
+
+    The column is `<measure>_unknown`.
+    """
+
+    def share(trained: Trained) -> Tensor:
+        found = measure(trained)
+        value = found.value if isinstance(found, Estimate) else found
+        return value.flatten(1).isnan().float().mean(-1)
+
+    share.__name__ = f"{measure.__name__}_unknown"
+    share.__doc__ = f"Share of the values of {measure.__name__} that are NaN, (instance,)."
+    return share

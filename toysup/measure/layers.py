@@ -19,7 +19,7 @@ from torch import Tensor, vmap
 
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import Trained, bound, one_thread
-from toysup.measure.held_out import BATCH, GROUPS, Estimate
+from toysup.measure.held_out import BATCH, GROUPS, Estimate, Evidence
 from toysup.measure.probes import Moments, ReluProbe, fit_softmax, predict_softmax
 from toysup.setting import Setting
 from toysup.tasks import Circuit, Memory
@@ -110,9 +110,10 @@ def _scores(trained: Trained, sets: list[list[int]], of: Of, targets: Target, cu
         return _read(trained, x, sets, of), wanted
 
     with torch.no_grad(), one_thread():
-        moments = [Moments() for _ in sets]
+        moments, fitted, scored = [Moments() for _ in sets], Evidence(), Evidence()
         for number in range(batches):
             read, y = draw(number)
+            fitted.add(y)
             for own, units in zip(moments, read, strict=True):
                 own.add(units, y)
         probes = [ReluProbe(own, curved) for own in moments]
@@ -125,11 +126,12 @@ def _scores(trained: Trained, sets: list[list[int]], of: Of, targets: Target, cu
         squared, mean, error = 0.0, 0.0, []
         for number in range(batches, batches + GROUPS):
             read, y = draw(number)
+            scored.add(y)
             off = [(probe.predict(units) - y).square().mean(1) for probe, units in zip(probes, read, strict=True)]
             error.append(torch.stack(off, 1))
             squared, mean = squared + y.square().mean(1) / GROUPS, mean + y.mean(1) / GROUPS
-    variance = (squared - mean * mean).unsqueeze(1)
-    variance = torch.where(variance > 1e-12, variance, torch.nan)
+    variance = squared - mean * mean
+    variance = torch.where((variance > 1e-12) & fitted.known() & scored.known(), variance, torch.nan).unsqueeze(1)
     share = 1 - torch.stack(error) / variance
     return Estimate(share.mean(0), share.std(0) / GROUPS**0.5)
 
@@ -149,7 +151,7 @@ def decodable(
     on 16 * 1024 others, against the variance there. With `curved` it is followed by a + b ReLU(z - t), b >= 0, fitted
     on the same draws. A linear readout of d units has a sum of R^2 of at most d over uncorrelated targets, however
     sparse they are; the threshold takes interference off, as networks' own ReLU outputs do. The standard error is that
-    of the scoring draws. NaN for a target that never varies there.
+    of the scoring draws. NaN for a target that varies too seldom, in those or in the others, to be known.
 
     Args:
         layers: numbers of blocks from 0 for neurons (after their nonlinearity); for the stream 0 is the embedded input

@@ -84,7 +84,7 @@ def effective_features(
     0 where it is dead."""
     slope = slopes(W_in, W_out).clamp(min=0)
     count = slope.sum(-2).square() / slope.square().sum(-2).clamp(min=torch.finfo(slope.dtype).tiny)
-    return torch.where(slope.amax(-2) > SILENT, count, 0.0)
+    return torch.where(slope.amax(-2) <= SILENT, 0.0, count)  # NaN stays NaN
 
 
 def closed_sides(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from toysup.checks import InputError, check_interval, check_whole
 from toysup.ensemble import Trained, one_thread
-from toysup.measure.held_out import BATCH
+from toysup.measure.held_out import BATCH, Evidence
 from toysup.models import ResidualMLP
 from toysup.tasks import Memory
 
@@ -37,11 +37,13 @@ How = Literal["zero", "mean", "resample"]
 class Participation(NamedTuple):
     """Participation ratio averaged over each instance's features, and that of the shuffled null; NaN without features.
 
-    `features` is how many the mean is over."""
+    `features` is how many the mean is over, NaN where nothing is known of any; `unknown` the share of those of which
+    nothing is."""
 
     ratio: Float[Tensor, " instance"]
     null: Float[Tensor, " instance"]
     features: Float[Tensor, " instance"]
+    unknown: Float[Tensor, " instance"]
 
 
 def _tensors(trained: Trained) -> tuple[ResidualMLP, dict[str, Tensor]]:
@@ -55,7 +57,8 @@ def readout(trained: Trained) -> Float[Tensor, "instance width out"]:
     """The linear map from the stream to the outputs (before a bias and ReLU, where the model has those)."""
     module, own = _tensors(trained)
     if module.unembedding == "coordinates":
-        return own["gain"].unsqueeze(-1) * torch.eye(module.shape.width, module.read)
+        gain = own["gain"]
+        return gain.unsqueeze(-1) * torch.eye(module.shape.width, module.read, dtype=gain.dtype)
     return own["W_E" if module.unembedding == "tied" else "W_U"].mT
 
 
@@ -112,28 +115,37 @@ def _facts(trained: Trained) -> Tensor:
     return torch.arange(n).expand(len(trained), n).unsqueeze(-1)
 
 
+def _offered(trained: Trained, values: Float[Tensor, "instance layer fact"]) -> Float[Tensor, "instance layer fact"]:
+    """The values of facts that occur, NaN for the others, which nobody was to learn."""
+    n = trained.setting.features.n_features
+    occurs = trained.per_instance(lambda setting, _: setting.features.activity.expand(n) > 0)
+    return torch.where(occurs.unsqueeze(1), values, torch.nan)
+
+
 def attribution(trained: Trained, *, batches: int = 8) -> Float[Tensor, "instance source feature"]:
     """a_il: what source l (0 the embedded input, then the blocks) contributes to the right answer for feature i.
 
     Regression: Cov(contribution, y_i) / Var(y_i) over `batches` * 1024 held-out draws, which sums over sources to the
     slope of the output on its target, 1 where it is right. Memory of one fact at a time: the right label's logit above
-    the mean of all labels, which sums to that of the output. NaN for a target that never varies.
+    the mean of all labels, which sums to that of the output. NaN for a fact that never occurs, and for a target that
+    varies too seldom in the draws to be known.
     """
     check_whole("attribution", "batches", batches)
     with torch.no_grad(), one_thread():
         if isinstance(trained.setting.task, Memory):
             added = contributions(trained, _facts(trained))  # instance fact source label
             labels = trained.constants["labels"][:, :, None, None].expand(*added.shape[:3], 1)
-            return (added.gather(-1, labels).squeeze(-1) - added.mean(-1)).mT
-        together, alone, mean, squared = 0.0, 0.0, 0.0, 0.0
+            return _offered(trained, (added.gather(-1, labels).squeeze(-1) - added.mean(-1)).mT)
+        together, alone, mean, squared, evidence = 0.0, 0.0, 0.0, 0.0, Evidence()
         for number in range(batches):
             x, y = trained.batch(number, BATCH)
+            evidence.add(y)
             added = contributions(trained, x)
             together = together + torch.einsum("ibso,ibo->iso", added, y) / BATCH / batches
             alone, mean = alone + added.mean(1) / batches, mean + y.mean(1) / batches
             squared = squared + y.square().mean(1) / batches
         variance = squared - mean * mean
-        variance = torch.where(variance > 1e-12, variance, torch.nan)
+        variance = torch.where((variance > 1e-12) & evidence.known(), variance, torch.nan)
         return (together - alone * mean.unsqueeze(1)) / variance.unsqueeze(1)
 
 
@@ -142,7 +154,7 @@ def ablation_drops(trained: Trained, how: How = "zero", *, batches: int = 8) -> 
 
     Each output is given the gain and level that suit the intact network there (1 and 0 for one trained on squares), so
     that constructions, whose outputs are not calibrated, can be measured too. For Memory of one fact at a time, how far
-    the probability of a fact's label falls. Negative where ablation helps; NaN for a target that never varies.
+    the probability of a fact's label falls. Negative where ablation helps; NaN where `attribution` is.
     """
     check_whole("ablation_drops", "batches", batches)
     blocks = range(_tensors(trained)[0].shape.depth)
@@ -154,14 +166,17 @@ def ablation_drops(trained: Trained, how: How = "zero", *, batches: int = 8) -> 
                 return ablated(trained, x, blocks, how).softmax(-1).gather(-1, labels).squeeze(-1)
 
             whole = chance([])
-            return torch.stack([whole - chance([block]) for block in blocks], 1)
+            return _offered(trained, torch.stack([whole - chance([block]) for block in blocks], 1))
         drawn = [trained.batch(number, BATCH) for number in range(batches)]
-        sums = 0.0
+        sums, evidence = 0.0, Evidence()
         for x, y in drawn:
+            evidence.add(y)
             out = ablated(trained, x, [])
             sums = sums + torch.stack([out, y, out * out, out * y, y * y]).mean(2) / batches
         out, y, out_out, out_y, y_y = sums.unbind(0)
-        gain = (out_y - out * y) / (out_out - out * out).clamp(min=1e-12)
+        varied = out_out - out * out
+        gain = torch.where(varied > 1e-12, (out_y - out * y) / varied, 0.0)  # what never varies has none
+        gain = torch.where(varied.isnan(), torch.nan, gain)
         level, variance = y - gain * out, y_y - y * y
 
         def error(x: Tensor, y: Tensor, blocks: Iterable[int]) -> Tensor:
@@ -169,7 +184,8 @@ def ablation_drops(trained: Trained, how: How = "zero", *, batches: int = 8) -> 
             return off.square().mean(1) / batches
 
         rise = [sum(error(x, y, [block]) - error(x, y, []) for x, y in drawn) for block in blocks]
-        return torch.stack(rise, 1) / torch.where(variance > 1e-12, variance, torch.nan).unsqueeze(1)
+        known = (variance > 1e-12) & evidence.known()
+        return torch.stack(rise, 1) / torch.where(known, variance, torch.nan).unsqueeze(1)
 
 
 def participation_ratio(a: Float[Tensor, "*stack layer feature"]) -> Float[Tensor, "*stack feature"]:
@@ -191,12 +207,15 @@ def participation(
     a: Float[Tensor, "instance layer feature"], *, least: float = 0.1, shuffles: int = 8
 ) -> Participation:
     """`participation_ratio` averaged over the features whose clipped a_il sum to more than `least`, and over `shuffles`
-    of those features' values (`shuffled`). Below the null, layers divide features among them; above, they share."""
+    of those features' values (`shuffled`). Below the null, layers divide features among them; above, they share.
+    Features with a NaN are left out."""
     check_interval("participation", "least", least, 0)
     check_whole("participation", "shuffles", shuffles)
     rows = []
     for own in a.clamp(min=0):
+        lost = own.isnan().any(0).to(own.dtype).mean()
         own = own[:, own.sum(0) > least]  # NaN is not
         null = torch.stack([participation_ratio(shuffled(own, seed)) for seed in range(shuffles)])
-        rows.append(torch.stack([participation_ratio(own).mean(), null.nanmean(), torch.tensor(float(own.shape[1]))]))
+        count = torch.where(lost < 1, float(own.shape[1]), torch.nan).to(lost)
+        rows.append(torch.stack([participation_ratio(own).mean(), null.nanmean(), count, lost]))
     return Participation(*torch.stack(rows, 1))

@@ -76,7 +76,7 @@ class ReluProbe:
         self.weights, self.x, self.y, spread = moments.fit()
         self.spread, self.hinge = spread.clamp(min=1e-12).unsqueeze(1), None
         if curved:
-            self.seen = torch.zeros(2, *self.y.shape, BINS)  # samples and sums of the target by bin of the readout
+            self.seen = self.y.new_zeros(2, *self.y.shape, BINS)  # samples and sums of the target by bin of the readout
 
     def _readout(self, x: Tensor) -> Float[Tensor, "instance batch target"]:
         """In its own standard deviations."""
@@ -84,7 +84,7 @@ class ReluProbe:
 
     def calibrate(self, x: Tensor, y: Tensor) -> None:
         bins = ((self._readout(x) - LOWEST) * (BINS / (HIGHEST - LOWEST))).clamp(max=BINS - 1).long().mT
-        for sums, what in zip(self.seen, (torch.ones(bins.shape), y.mT), strict=True):
+        for sums, what in zip(self.seen, (torch.ones_like(y.mT), y.mT), strict=True):
             sums.scatter_add_(-1, bins, what)
 
     def settle(self) -> None:

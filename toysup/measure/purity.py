@@ -17,6 +17,7 @@ from torch.special import ndtr
 
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import Trained, one_thread
+from toysup.features import MAGNITUDES
 from toysup.measure.geometry import REPRESENTED, directions
 from toysup.measure.held_out import BATCH
 
@@ -44,19 +45,23 @@ def purity(trained: Trained, edges: np.ndarray, *, batches: int = 64) -> Purity:
     Features must be of magnitude U[0, 1]; their dependence is free. Features with |W_i|^2 <= 1/4 are left out.
 
     Raises:
-        InputError: edges not ascending, fewer than 2 batches (a sample needs another to be paired with).
+        InputError: features of another magnitude; edges not ascending; fewer than 2 batches (a sample needs another to
+            be paired with).
     """
     check_whole("purity", "batches", batches, 2)
     edges = np.asarray(edges, dtype=np.float64)
     if edges.ndim != 1 or edges.size < 2 or not (np.diff(edges) > 0).all():
         raise InputError(f"purity: edges must be two or more ascending numbers, got {edges}")
+    features = trained.setting.features
+    if getattr(features, "given_active", None) is not MAGNITUDES["uniform"][0]:
+        raise InputError(f"purity: features must be U[0, 1] where they are active, got {features}")
     W = directions(trained)
     squared = W.square().sum(-1)
     on = squared > REPRESENTED
     readout = W / squared.clamp(min=REPRESENTED).unsqueeze(-1)
     gain = W @ readout.mT  # [j, i]: what feature j adds to z_i
-    overlap = gain * (1 - torch.eye(W.shape[1]))
-    n = trained.setting.features.n_features
+    overlap = gain * (1 - torch.eye(W.shape[1], dtype=W.dtype))
+    n = features.n_features
     mean, variance, density = (
         trained.per_instance(lambda setting, _, name=name: getattr(setting.features, name).expand(n))
         for name in ("mean", "variance", "activity")
@@ -64,7 +69,7 @@ def purity(trained: Trained, edges: np.ndarray, *, batches: int = 64) -> Purity:
     shift = torch.einsum("iab,ia->ib", overlap, mean)
     spread = torch.einsum("iab,ia->ib", overlap.square(), variance).sqrt().clamp(min=1e-6)
     levels = len(edges) - 1
-    bounds = torch.as_tensor(edges, dtype=torch.float32)
+    bounds = torch.as_tensor(edges, dtype=W.dtype)
     hits, seen = torch.zeros(2, len(trained), levels), torch.zeros(2, len(trained), levels)
     expected = torch.zeros(len(trained), levels)
     with torch.no_grad(), one_thread():
@@ -87,7 +92,7 @@ def purity(trained: Trained, edges: np.ndarray, *, batches: int = 64) -> Purity:
 
 def _sums(values: Tensor, place: Tensor, levels: int) -> Tensor:
     """(instance, level): values added up by place."""
-    out = torch.zeros(len(values), levels)
+    out = values.new_zeros(len(values), levels)
     return out.scatter_add(1, place.flatten(1), values.flatten(1))
 
 

@@ -3,6 +3,8 @@
 AUC_k = P(output_k is larger where target k is 1 than where it is 0), ties counting half (Mann and Whitney 1947; Hanley
 and McNeil 1982). It asks for an order, not for values, so it counts more than R^2 does: never compare the two. An
 AND is also ranked by a linear readout, x_i + x_j, so a network that counts must be held against one without neurons.
+
+From one or two samples of a class an AUC of 1 is luck: fewer than SEEN of either leave it unknown, NaN and not counted.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from toysup.checks import InputError, check_interval
 from toysup.ensemble import Trained, one_thread
-from toysup.measure.held_out import BATCH, Estimate
+from toysup.measure.held_out import BATCH, Estimate, enough
 from toysup.tasks import Regression
 
 __all__ = ["Ranking", "auc", "rank", "separated"]
@@ -26,7 +28,8 @@ FEWEST, MOST = 8 * BATCH, 256 * BATCH
 
 
 class Ranking(NamedTuple):
-    """`auc` of each output and its standard error, NaN where a class is missing or, the error, has one member."""
+    """`auc` of each output and its standard error, NaN where a class is missing or, the error, has one member; and
+    where a score is NaN."""
 
     auc: Float[Tensor, " out"]
     error: Float[Tensor, " out"]
@@ -60,11 +63,13 @@ def rank(scores: Float[Tensor, "out sample"], on: Bool[Tensor, "out sample"]) ->
 
     spread_of_ones = moments(of_ones, real, ones)[1]
     value, spread_of_zeros = moments(of_zeros, ~on, zeros)
-    return Ranking(value.float(), (spread_of_ones + spread_of_zeros).sqrt().float())
+    error = (spread_of_ones + spread_of_zeros).sqrt()
+    lost = scores.isnan().any(-1)
+    return Ranking(*(one.float().masked_fill(lost, torch.nan) for one in (value, error)))
 
 
 def _samples(trained: Trained) -> Tensor:
-    """Held-out samples for each instance, (instance,): its targets are on ONES times on average."""
+    """Held-out samples for each instance, (instance,): its targets are on ONES times on average, MOST allowing."""
 
     def rate(setting, constants):
         mean = setting.task.target_moments(setting.features, constants)[0]
@@ -75,7 +80,8 @@ def _samples(trained: Trained) -> Tensor:
 
 
 def auc(trained: Trained) -> Estimate:
-    """AUC of each output on held-out draws, (instance, out), with its standard error; NaN where a class never occurs.
+    """AUC of each output on held-out draws, (instance, out), with its standard error; NaN where either class has fewer
+    than SEEN members (`unknown(auc)` is the share of those).
 
     Raises:
         InputError: the task is no regression, or its targets are not 0 or 1 (features must be boolean for AND).
@@ -100,18 +106,22 @@ def _one(trained: Trained, samples: int) -> Ranking:
             raise InputError(f"auc: expected targets 0 or 1 (boolean features), got {value:g}")
         scores.append(trained.forward(x)[0])
         on.append(target[0] == 1)
-    return rank(torch.cat(scores).mT.contiguous(), torch.cat(on).mT.contiguous())
+    on = torch.cat(on).mT.contiguous()
+    found, ones = rank(torch.cat(scores).mT.contiguous(), on), on.sum(-1)
+    known = enough(torch.minimum(ones, samples - ones), samples)
+    return Ranking(*(torch.where(known, one, torch.nan) for one in found))
 
 
 def separated(threshold: float) -> Callable[[Trained], Tensor]:
     """A measure: how many outputs have AUC > threshold, (instance,); its column is `separated_95` for 0.95.
 
-    `threshold` in [0.5, 1). What never occurs is not counted.
+    `threshold` in [0.5, 1). What is not known is not counted, and where nothing is there is no count, but NaN.
     """
     check_interval("separated", "threshold", threshold, 0.5, 1, open_high=True)
 
     def count(trained: Trained) -> Tensor:
-        return (auc(trained).value > threshold).sum(-1).float()
+        value = auc(trained).value
+        return torch.where(value.isnan().all(-1), torch.nan, (value > threshold).sum(-1).float())
 
     count.__name__ = f"separated_{100 * threshold:g}"
     count.__doc__ = f"Outputs with AUC > {threshold}, (instance,)."

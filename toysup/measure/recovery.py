@@ -3,6 +3,9 @@
 R^2_i = 1 - E error_i / baseline_i, the baseline being the best constant. The primary count is F_eff =
 sum_i max(0, R^2_i); for labels the same formula reads bits: F (1 - CE / ln C).
 Never mix R^2 counts with accuracy counts in one comparison.
+
+A score of which too little was seen (`HeldOut.known`) is NaN and in no count; where no score is known, neither is the
+count. `unseen` is the share of them.
 """
 
 from __future__ import annotations
@@ -10,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from toysup.checks import InputError
 from toysup.ensemble import Trained
-from toysup.measure.held_out import Estimate, held_out, over_groups
+from toysup.measure.held_out import Estimate, enough, held_out, over_groups
 
 __all__ = [
     "accuracy_recovered",
@@ -33,18 +36,23 @@ def _weight(trained: Trained) -> torch.Tensor:
 
 
 def _shares(trained: Trained) -> torch.Tensor:
-    """1 - error / baseline, (group, instance, score); 0 for a score whose target never varies."""
+    """1 - error / baseline, (group, instance, score); NaN for a score that is not known."""
     seen = held_out(trained)
-    return torch.where(seen.baseline > 0, 1 - seen.errors / seen.baseline, 0.0)
+    return torch.where(seen.known, 1 - seen.errors / seen.baseline, torch.nan)
 
 
 def held_out_loss(trained: Trained) -> Estimate:
-    """Held-out loss of each instance, (instance,), in the unit of its task's loss."""
-    return over_groups(held_out(trained).loss)
+    """Held-out loss of each instance, (instance,), in the unit of its task's loss.
+
+    The error is NaN where so few samples showed anything that their spread says nothing.
+    """
+    seen = held_out(trained)
+    value, error = over_groups(seen.loss)
+    return Estimate(value, torch.where(enough(seen.shown, seen.samples), error, torch.nan))
 
 
 def r_squared(trained: Trained) -> Estimate:
-    """R^2 of each score (feature, pair or label group), (instance, score), at most 1."""
+    """R^2 of each score (feature, pair or label group), (instance, score), at most 1; NaN where it is not known."""
     return over_groups(_shares(trained))
 
 
@@ -57,7 +65,9 @@ def features_offered(trained: Trained) -> torch.Tensor:
     return trained.per_instance(count)
 
 
-def positive_sum(shares: Float[torch.Tensor, "group instance score"]) -> Estimate:
+def positive_sum(
+    shares: Float[torch.Tensor, "group instance score"], known: Bool[torch.Tensor, "instance score"] | None = None
+) -> Estimate:
     """sum_i max(0, R^2_i), (instance,), from independent groups of samples, without the luck of the draw.
 
     A score that is ignored measures above 0 as often as below. Adding what lies above 0 adds the upper half of that
@@ -65,16 +75,24 @@ def positive_sum(shares: Float[torch.Tensor, "group instance score"]) -> Estimat
     scores that count are chosen on every other group and summed on the rest, both ways (sample splitting; Cox 1975,
     Biometrika 62:441). Scores whose sign is clear are unbiased, and in expectation the sum never exceeds the true one
     but for being set to 0 where it falls below. The standard error keeps the two choices fixed.
+
+    Scores that are not `known` (None: all are) are left out, and where none is the sum is NaN; so it is where one that
+    is known is NaN, as in an instance that diverged.
     """
+    if known is not None:
+        shares = torch.where(known, shares, 0.0)
     even, odd = shares[::2].mean(0) > 0, shares[1::2].mean(0) > 0
     counted = torch.stack([odd, even]).repeat(len(shares) // 2, 1, 1).to(shares.dtype)
     value, error = over_groups((shares * counted).sum(-1))
-    return Estimate(value.clamp(min=0), error)  # NaN stays NaN
+    value = value.clamp(min=0)  # NaN stays NaN
+    if known is None:
+        return Estimate(value, error)
+    return Estimate(*(torch.where(known.any(-1), one, torch.nan) for one in (value, error)))
 
 
 def recovered(trained: Trained) -> Estimate:
     """F_eff = sum_i max(0, R^2_i), (instance,), in features; for labels, stored bits / log2 C, in facts."""
-    value, error = positive_sum(_shares(trained))
+    value, error = positive_sum(_shares(trained), held_out(trained).known)
     weight = _weight(trained)
     return Estimate(weight * value, weight * error)
 
@@ -83,11 +101,22 @@ def recovered_at(threshold: float) -> Callable[[Trained], torch.Tensor]:
     """A measure F(theta): how many features have R^2 > theta, (instance,); its column is `recovered_at_50` for 0.5."""
 
     def count(trained: Trained) -> torch.Tensor:
-        return _weight(trained) * (r_squared(trained).value > threshold).sum(-1)
+        known = held_out(trained).known
+        return _weight(trained) * _counted(r_squared(trained).value, known, lambda share: share > threshold)
 
     count.__name__ = f"recovered_at_{100 * threshold:g}"
-    count.__doc__ = f"Features with R^2 > {threshold}, (instance,)."
+    count.__doc__ = f"Features with R^2 > {threshold}, (instance,), of those whose R^2 is known."
     return count
+
+
+def _counted(
+    values: Float[torch.Tensor, "instance score"],
+    known: Bool[torch.Tensor, "instance score"],
+    holds: Callable[[torch.Tensor], torch.Tensor],
+) -> Float[torch.Tensor, " instance"]:
+    """For how many of the known values something holds; NaN where none is known, or one of them is not a number."""
+    count = (holds(values) & known).sum(-1).to(values.dtype)
+    return torch.where(known.any(-1) & ~(known & values.isnan()).any(-1), count, torch.nan)
 
 
 def accuracy_recovered(trained: Trained) -> Estimate:
@@ -96,4 +125,5 @@ def accuracy_recovered(trained: Trained) -> Estimate:
     if seen.hits is None:
         raise InputError(f"accuracy_recovered: needs a task with labels such as Memory, got {type(task).__name__}")
     chance = 1 / task.n_labels
-    return over_groups(_weight(trained) * ((seen.hits - chance) / (1 - chance)).clamp(min=0).sum(-1))
+    hits = torch.where(seen.errors.isnan(), torch.nan, seen.hits)  # the largest of outputs that are NaN is not a guess
+    return over_groups(_weight(trained) * ((hits - chance) / (1 - chance)).clamp(min=0).sum(-1))

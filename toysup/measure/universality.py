@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from toysup.checks import InputError, check_interval, check_whole
 from toysup.ensemble import Trained, one_thread
-from toysup.measure.held_out import BATCH
+from toysup.measure.held_out import BATCH, away, enough, usual
 from toysup.measure.layers import Of, units_of
 from toysup.tasks import Memory
 
@@ -121,9 +121,8 @@ def unit_responses(
 # ------------------------------------------------------------------------------------------------ in truth coordinates
 
 
-def _residuals(where: str, values: ArrayLike, given: ArrayLike | None, ranks: bool) -> tuple[np.ndarray, int]:
-    """(instance, feature): values, or their ranks, less their least-squares fit on 1 and the controls; and how many
-    numbers that took."""
+def _scores(where: str, values: ArrayLike, given: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """(instance, feature) and (feature, control) as arrays; InputError where the controls don't suit."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2:
         raise InputError(f"{where}: expected (instance, feature), got shape {values.shape}")
@@ -131,21 +130,45 @@ def _residuals(where: str, values: ArrayLike, given: ArrayLike | None, ranks: bo
     controls = np.zeros((n, 0)) if given is None else np.asarray(given, dtype=np.float64).reshape(len(given), -1)
     if len(controls) != n or not np.isfinite(controls).all():
         raise InputError(f"{where}: given must be finite, (feature = {n}, control), got shape {controls.shape}")
-    values = rankdata(values, axis=1, nan_policy="propagate") if ranks else values
-    basis = np.column_stack([np.ones(n), controls])
-    basis, triangle = np.linalg.qr(basis / np.maximum(np.abs(basis).max(0), np.finfo(float).tiny))
-    if n < basis.shape[1] + 2 or np.abs(np.diag(triangle)).min() < 1e-10 * np.abs(triangle).max():
+    if _basis(controls) is None:
         raise InputError(
             f"{where}: {controls.shape[1]} controls are too many for {n} features, or depend on each other"
         )
-    return values - values @ basis @ basis.T, basis.shape[1]
+    return values, controls
+
+
+def _basis(controls: np.ndarray) -> np.ndarray | None:
+    """Orthonormal (feature, number), of the span of 1 and the controls; None where they are too many or dependent."""
+    n = len(controls)
+    basis = np.column_stack([np.ones(n), controls])
+    if n < basis.shape[1] + 2:
+        return None
+    basis, triangle = np.linalg.qr(basis / np.maximum(np.abs(basis).max(0), np.finfo(float).tiny))
+    return None if np.abs(np.diag(triangle)).min() < 1e-10 * np.abs(triangle).max() else basis
+
+
+def _residuals(values: np.ndarray, controls: np.ndarray, ranks: bool) -> np.ndarray:
+    """(instance, feature): values, or their ranks, less their least-squares fit on 1 and the controls; NaN where there
+    are too few features for that."""
+    basis = _basis(controls)
+    if basis is None:
+        return np.full_like(values, np.nan)
+    values = rankdata(values, axis=1, nan_policy="propagate") if ranks else values
+    return values - values @ basis @ basis.T
+
+
+def _alike(values: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(rows, known features) for the rows that know the same features, those that are not NaN."""
+    known, of = np.unique(~np.isnan(values), axis=0, return_inverse=True)
+    return [(np.flatnonzero(of.reshape(-1) == number), own) for number, own in enumerate(known)]
 
 
 def feature_correlation(a: ArrayLike, b: ArrayLike, *, given: ArrayLike | None = None, ranks: bool = True) -> Pairs:
     """Correlation over features of two networks' scores, for each pair, with `given` partialled out.
 
     The correlation of the residuals of least squares on a constant and the controls: for one control the textbook
-    (r_ab - r_ac r_bc) / sqrt((1 - r_ac^2) (1 - r_bc^2)). NaN where a score is NaN or nothing is left of it.
+    (r_ab - r_ac r_bc) / sqrt((1 - r_ac^2) (1 - r_bc^2)). A pair is compared over the features that are known, not NaN,
+    in both; NaN where those are too few (none, in a network that diverged) or nothing is left of a score.
 
     Args:
         a, b: (instance, feature), such as R^2 or bits of each true feature.
@@ -153,28 +176,49 @@ def feature_correlation(a: ArrayLike, b: ArrayLike, *, given: ArrayLike | None =
             scores depend on them in a curve. Not ranked.
         ranks: Spearman's correlation in place of Pearson's.
     """
-    left, right = (_residuals("feature_correlation", values, given, ranks)[0] for values in (a, b))
+    (left, controls), (right, _) = (_scores("feature_correlation", values, given) for values in (a, b))
     if left.shape[1] != right.shape[1]:
         raise InputError(f"feature_correlation: {left.shape[1]} features in a, {right.shape[1]} in b")
-    return torch.from_numpy(_directed(left, a, ranks) @ _directed(right, b, ranks).T)
+    found = np.full((len(left), len(right)), np.nan)
+    for rows, known in _alike(left):
+        for columns, too in _alike(right):
+            both = known & too
+            if both.any():
+                sides = (np.ascontiguousarray(one[:, both]) for one in (left[rows], right[columns]))
+                one, other = (_directed(side, controls[both], ranks) for side in sides)
+                found[np.ix_(rows, columns)] = one @ other.T
+    return torch.from_numpy(found)
 
 
-def _directed(residual: np.ndarray, values: ArrayLike, ranks: bool) -> np.ndarray:
+def _directed(values: np.ndarray, controls: np.ndarray, ranks: bool) -> np.ndarray:
     """Residuals at length 1; NaN where they are rounding errors of what was fitted."""
-    scale = residual.shape[1] if ranks else np.abs(np.asarray(values, dtype=np.float64)).max(1, keepdims=True)
+    residual = _residuals(values, controls, ranks)
     length = np.linalg.norm(residual, axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(length > 1e-10 * scale * residual.shape[1] ** 0.5, residual / length, np.nan)
+        return np.where(length > _rounding(values, ranks), residual / length, np.nan)
+
+
+def _rounding(values: np.ndarray, ranks: bool) -> np.ndarray:
+    """The length of residuals, (instance, 1), that rounding leaves."""
+    scale = values.shape[1] if ranks else np.abs(values).max(1, keepdims=True)
+    return 1e-10 * scale * values.shape[1] ** 0.5
 
 
 def explained(values: ArrayLike, given: ArrayLike, *, ranks: bool = True) -> Float[Tensor, " instance"]:
     """The share of a network's score (of its ranks) over features that the controls explain by least squares: R^2,
-    adjusted for how many controls there are, so that noise explains about nothing."""
-    residual, fitted = _residuals("explained", values, given, ranks)
-    total, _ = _residuals("explained", values, None, ranks)
-    n = residual.shape[1]
-    left = (residual**2).sum(1) / (n - fitted) / ((total**2).sum(1) / (n - 1))
-    return torch.from_numpy(1 - left)
+    adjusted for how many controls there are, so that noise explains about nothing. Features that are not known (NaN)
+    are left out; NaN where too few are left, or a score is the same for all."""
+    values, controls = _scores("explained", values, given)
+    found = np.full(len(values), np.nan)
+    for rows, known in _alike(values):
+        own, mine = np.ascontiguousarray(values[rows][:, known]), controls[known]
+        n, fitted = own.shape[1], 1 + mine.shape[1]
+        if n >= fitted + 2:
+            residual, total = _residuals(own, mine, ranks), _residuals(own, mine[:, :0], ranks)
+            all_of_it = (total**2).sum(1)
+            all_of_it = np.where(np.sqrt(all_of_it) > np.ravel(_rounding(own, ranks)), all_of_it, np.nan)
+            found[rows] = 1 - (residual**2).sum(1) / (n - fitted) / (all_of_it / (n - 1))
+    return torch.from_numpy(found)
 
 
 def gram_similarity(a: Float[Tensor, "instance_a feature _"], b: Float[Tensor, "instance_b feature _"]) -> Pairs:
@@ -221,7 +265,8 @@ def linear_cka(a: Float[Tensor, "instance_a sample _"], b: Float[Tensor, "instan
     HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L)) with K = X X^T (Kornblith et al. 2019, "Similarity of neural network
     representations revisited", eq. 3 and 4; the unbiased estimator of Song et al. 2012, JMLR 13:1393, eq. 5, as Murphy
     et al. 2024, "Correcting biased centered kernel alignment measures", recommend). Needs 4 samples or more. NaN for
-    activations that never vary.
+    activations that never vary, or do in too few of the samples (SEEN, or half of fewer than 32): one common outlier
+    would make any two networks alike.
     """
     _same("linear_cka", a, b, "samples")
     n = a.shape[1]
@@ -231,7 +276,13 @@ def linear_cka(a: Float[Tensor, "instance_a sample _"], b: Float[Tensor, "instan
         a_length, b_length = (
             torch.where(h > 0, h, torch.nan).sqrt() for h in (left.with_itself(), right.with_itself())
         )
-        return left.with_all(right) / (a_length.unsqueeze(1) * b_length)
+        return torch.where(_varied(a, b), left.with_all(right) / (a_length.unsqueeze(1) * b_length), torch.nan)
+
+
+def _varied(a: Tensor, b: Tensor) -> Bool[Tensor, "instance_a instance_b"]:
+    """Whether the activations of both are away from their usual values in samples enough."""
+    left, right = (enough(away(x, usual(x)).any(-1).sum(1), x.shape[1]) for x in (a, b))
+    return left.unsqueeze(1) & right
 
 
 class _Kernel:
@@ -264,7 +315,7 @@ def svcca(
     With variance = 1 (plain CCA; directions within rounding of 0 are left out) no invertible linear map of the units
     changes it, with less of it rotations and scale do not. Over the smaller number of directions, so that a subspace
     matches what holds it. By chance it is about sqrt(units / samples), not 0: take `chance` off. NaN for activations
-    that never vary.
+    that vary too seldom, as in `linear_cka`.
     """
     _same("svcca", a, b, "samples")
     check_interval("svcca", "variance", variance, 0, 1, open_low=True)
@@ -273,7 +324,7 @@ def svcca(
         cross = torch.einsum("asu,bsv->abuv", left, right)
         total = torch.linalg.svdvals(cross.nan_to_num()).clamp(max=1).sum(-1)
     number = torch.minimum(k.unsqueeze(1), m)
-    return torch.where((number > 0) & cross.isfinite().all((-2, -1)), total / number, torch.nan)
+    return torch.where((number > 0) & _varied(a, b) & cross.isfinite().all((-2, -1)), total / number, torch.nan)
 
 
 def _principal(x: Tensor, variance: float) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from toysup.checks import InputError, check_interval, check_whole
@@ -32,11 +32,11 @@ class Code(NamedTuple):
 
 
 class Sparsity(ABC):
-    """From what the encoder reads to latents >= 0 and their cost.
+    """From what the encoder reads to latents, on where they are not 0, and their cost.
 
-    `norm` is |D_j|, the norm of each latent's decoder column, so that norm times latent is what it adds, whatever way
-    the scale is shared between encoder and decoder. A sparsity with a `threshold` learns one for each latent, starting
-    there.
+    Latents of the kinds here are never below 0; your own may be. `norm` is |D_j|, the norm of each latent's decoder
+    column, so that norm times latent is what it adds, whatever way the scale is shared between encoder and decoder. A
+    sparsity with a `threshold` learns one for each latent, starting there.
     """
 
     threshold: ClassVar[float | None] = None
@@ -64,7 +64,8 @@ class L1(Sparsity):
 @dataclass(frozen=True)
 class TopK(Sparsity):
     """The k latents that add most, of those that read more than 0; no cost (Gao et al. 2024, "Scaling and evaluating
-    sparse autoencoders", eq. 2, without their auxiliary loss for dead latents)."""
+    sparse autoencoders", eq. 2, without their auxiliary loss for dead latents). Never more than k: of those that add
+    the same some are taken."""
 
     k: int = 1
 
@@ -77,23 +78,28 @@ class TopK(Sparsity):
 
     def __call__(self, read: Tensor, norm: Tensor, threshold: Tensor | None) -> tuple[Tensor, Tensor]:
         latents = torch.relu(read)
-        adds = latents * norm
-        kept = torch.where(adds >= self.least(adds.detach()), latents, 0.0)
+        kept = torch.where(self.most((latents * norm).detach()), latents, 0.0)
         return kept, torch.zeros_like(kept[..., 0])
 
-    def least(self, adds: Tensor) -> Tensor:
-        """What a latent must add in order to be kept."""
-        return adds.topk(self.k, dim=-1).values[..., -1:]
+    def most(self, adds: Tensor) -> Bool[Tensor, "batch latent"]:
+        """Which latents are kept, by what each adds."""
+        return _largest(adds, self.k)
 
 
 @dataclass(frozen=True)
 class BatchTopK(TopK):
     """k latents for each sample on average: those that add most in the whole batch (Bussmann et al. 2024, "BatchTopK
-    sparse autoencoders"). Where it is measured the batch is the held-out one, in place of a threshold kept in training.
+    sparse autoencoders"), never more, also where samples are alike. Where it is measured the batch is the held-out one,
+    in place of a threshold kept in training.
     """
 
-    def least(self, adds: Tensor) -> Tensor:
-        return adds.flatten().topk(self.k * adds.shape[:-1].numel()).values[-1]
+    def most(self, adds: Tensor) -> Bool[Tensor, "batch latent"]:
+        return _largest(adds.flatten(), self.k * adds.shape[:-1].numel()).view(adds.shape)
+
+
+def _largest(values: Tensor, k: int) -> Bool[Tensor, "*stack"]:
+    """Which are the k largest along the last axis: exactly k, whatever ties."""
+    return torch.zeros_like(values, dtype=torch.bool).scatter(-1, values.topk(k, dim=-1).indices, True)
 
 
 @dataclass(frozen=True)
