@@ -218,8 +218,7 @@ def reading_of(run: report.Run, answers: dict) -> pd.DataFrame:
     m, p = run.pick(default=(32, 0.05), quick=(16, 0.05), smoke=(8, 0.2))
     answer, rows = answers[f"bound_tied_m{m}_p{p:g}"], []
     parts: dict[tuple[str, str], list[float]] = {}
-    for chunk in range(len(answer.jobs)):
-        trained = answer.trained(chunk)
+    for trained in answer:
         if trained.setting.features.n_features != offered(m, p, 1.0):
             continue
         parts.setdefault(("learned", "own_decoder"), []).extend((recovered(trained).value / m).tolist())

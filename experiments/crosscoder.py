@@ -73,7 +73,7 @@ def networks(run: report.Run, name: str, seeds: range, options: dict[str, Any]) 
         setting = pairs_setting(INPUTS, PAIRS, DEPTH, FEW // DEPTH, density=0.1, optimizer=optimizer, steps=steps,
                                 batch=512)  # fmt: skip
         found = sweep({"crosscoder_networks": Grid(setting, {"seed": seeds})}, [r_squared], snapshots=(0,), **options)
-        trained = found["crosscoder_networks"].trained(0)
+        trained = found["crosscoder_networks"].trained()
         return trained if name == "trained" else trained.at(0)
     build = {"scattered": scattered_uand, "single block": single_block_uand, "confined": confined_uand}[name]
     more = {"takes": 3} if name == "confined" else {}

@@ -172,14 +172,15 @@ def traits(
 ) -> dict[str, torch.Tensor]:
     """What the measures compare, of the networks in some rows of a sweep's table; activations on inputs x."""
     found: dict[str, list] = {"activations": [], "units": [], "code": []}
-    for chunk in range(len(answer.jobs)):
-        trained = answer.trained(chunk)
+    order = []
+    for trained in answer:
+        order.append(trained.rows)
         trained = trained if snapshot is None else trained.at(snapshot)
         found["activations"].append(shared_activations(trained, inputs=x, **world.read))
         found["units"].append(unit_responses(trained))
         if world.name == "representation":
             found["code"].append(directions(trained))
-    place = np.argsort(np.concatenate([job.rows for job in answer.jobs]))[rows]
+    place = np.argsort(np.concatenate(order))[rows]
     answers = {name: torch.cat(values)[place] for name, values in found.items() if values}
     if snapshot is None:
         column = world.scores.__name__
@@ -262,7 +263,7 @@ def study(run: report.Run, world: World) -> dict[str, Any]:
     finite = np.isfinite(pool.table[loss])
     rows, partners, gaps = paired(world, ends[long], pool.table[finite])
 
-    x = plain["A"].trained(0).take([0]).batch(0, 2048)[0][0]  # the same for all
+    x = plain["A"].trained(rows=[0]).batch(0, 2048)[0][0]  # the same for all
     a, b = traits(world, x, plain[long], rows), traits(world, x, pool, partners)
     sets = {"equal": (a, b)}
     for name, steps in (("full", full), ("half", full // 2)):

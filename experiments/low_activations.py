@@ -57,8 +57,7 @@ def grid_of(run: report.Run, features: Any) -> Grid:
 def readings(answer: Any, run: report.Run, snapshot: int | None = None) -> pd.DataFrame:
     """Long table: seed, level, and the three purities with the number of readouts."""
     parts = []
-    for chunk in range(len(answer.jobs)):
-        trained = answer.trained(chunk)
+    for trained in answer:
         found = purity(trained if snapshot is None else trained.at(snapshot), EDGES,
                        batches=run.pick(default=32, quick=16, smoke=4))  # fmt: skip
         seeds, levels = np.meshgrid(trained.stack.init_seed, np.arange(len(EDGES) - 1), indexing="ij")

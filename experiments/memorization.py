@@ -239,8 +239,7 @@ def draw(answers: dict[int, Results], endless: Results, statistics: dict) -> plo
 
 def network(answer: Results, row: int) -> Trained:
     """One row's network, alone."""
-    job, at = answer._find(row)
-    return answer.trained(job.chunk).take([at])
+    return answer.trained(rows=[row])
 
 
 def vectors(ax: plots.Axes, V: np.ndarray, colour: str) -> None:

@@ -208,8 +208,7 @@ def readings_of(run: report.Run, answers: dict[str, Results], cells: list[Cell])
         if (cell.width, cell.density, cell.times) != (width, DENSITY, 1) or cell.depth not in (0, 8):
             continue
         answer = answers[f"capacity_{cell}"]
-        for chunk in range(len(answer.jobs)):
-            trained = answer.trained(chunk)
+        for trained in answer:
             code = Encoding.of(trained)
             codes = {f"amp_{cell}": code} | ({"amp_random_code": code.random()} if cell.depth == 0 else {})
             for name, encoding in codes.items():
