@@ -80,18 +80,10 @@ def importable_name(thing: Any) -> str:
     if not isinstance(name, str):
         raise Untold(f"identity: expected a function or class with a name, got {thing!r:.80}")
     module = getattr(thing, "__module__", None)
-    if isinstance(module, str) and _found(sys.modules.get(module), name) is thing:
-        return f"{module}:{name}"
     for alias in ALIASES:  # such as torch.relu, which says that it is torch._C's
         if getattr(alias, thing.__name__, None) is thing:
             return f"{alias.__name__}:{thing.__name__}"
     return f"{module}:{name}"
-
-
-def _found(owner: Any, path: str) -> Any:
-    for part in path.split("."):
-        owner = getattr(owner, part, None)
-    return owner
 
 
 # ---------------------------------------------------------------------------------------------------------- libraries
@@ -451,6 +443,8 @@ class _Walk:
         if dataclasses.is_dataclass(thing):
             self.visit(kind)
             return self.each("fields", (getattr(thing, field.name, None) for field in dataclasses.fields(thing)))
+        if _library(kind.__module__):
+            return self._reduced(thing)
         state = {}
         for owner in kind.__mro__:
             slots = vars(owner).get("__slots__", ())
