@@ -31,6 +31,7 @@ from llvmlite import ir
 from torch import Tensor
 
 from toysup.checks import InputError, check_whole
+from toysup.jit import njit
 from toysup.simd import INT, INT32, LANES, Emit, emitted, source_of
 
 __all__ = ["ROUNDS", "Stream", "philox4x32_torch", "uniforms"]
@@ -171,7 +172,7 @@ def _draw_uniforms(e: Emit, out, at, t, keys, feature, lanes):
 
 
 def _make_fill(source: str):
-    @nb.njit(nogil=True, cache=True)
+    @njit(nogil=True)
     def fill(out, seeds, stream, step):  # out: (instance, sample, feature)
         source  # noqa: B018
         batch, n = out.shape[1], out.shape[2]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.special import ndtr
 
 from toysup.checks import InputError, check_interval, check_whole
+from toysup.jit import njit
 from toysup.theory.solve import bisect
 
 __all__ = ["OneStep", "one_step_r2", "one_step_r2_gaussian", "one_step_ratio", "random_frame"]
@@ -151,7 +151,7 @@ def random_frame(n: int, m: int, rng: np.random.Generator, frame: Frame = "rando
     return columns
 
 
-@numba.njit(cache=True, fastmath=True)
+@njit(fastmath=True)
 def _bin_moments(values, centre, low, per_unit, table):
     """Add 1, v, v^2, v^3 of each v = values[sample, feature] - centre[feature] to its bin of width 1/per_unit."""
     last = table.shape[0] - 1

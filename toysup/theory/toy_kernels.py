@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from toysup.jit import njit
 
 __all__ = ["best_of", "losses_of"]
 
@@ -51,7 +52,7 @@ class _Work(NamedTuple):
     moments: np.ndarray  # (n+1, n+1) the result
 
 
-@numba.njit(cache=True)
+@njit
 def _room(n):
     heap = 2 ** (n + 1)
     return _Work(
@@ -67,7 +68,7 @@ def _room(n):
     )
 
 
-@numba.njit(cache=True)
+@njit
 def _polynomial(k, offset, size, depth, count, one, other, series):
     """I(k, u, x_one x_other) for u >= 0 over the variables from `depth` to `count`; index 0 stands for the factor 1."""
     series[0] = 1.0
@@ -85,7 +86,7 @@ def _polynomial(k, offset, size, depth, count, one, other, series):
     return series[k]
 
 
-@numba.njit(cache=True)
+@njit
 def _fill_polynomial(h, depth, count, work):
     second, first, zeroth = work.second, work.first, work.zeroth
     offset, size, series, constant = work.offset[h], work.size, work.series, np.int64(0)
@@ -98,7 +99,7 @@ def _fill_polynomial(h, depth, count, work):
     zeroth[h] = _polynomial(depth + 2, offset, size, depth, count, constant, constant, series)
 
 
-@numba.njit(cache=True)
+@njit
 def _fill_split(h, depth, count, work):
     second, first, zeroth = work.second, work.first, work.zeroth
     low, high, v = 2 * h, 2 * h + 1, depth + 1
@@ -115,7 +116,7 @@ def _fill_split(h, depth, count, work):
     second[h, v, v] = (second[high, 0, 0] - 2.0 * first[h, v]) * inverse
 
 
-@numba.njit(cache=True)
+@njit
 def _cut_moments(row, count, work):
     """Fill work.moments: [1, x][1, x]^T integrated over {row . [1, x] > 0} in the cube of `count` variables."""
     order, size, offset, kind, moments = work.order, work.size, work.offset, work.kind, work.moments
@@ -191,7 +192,7 @@ def _cut_moments(row, count, work):
 # --------------------------------------------------------------------------------------------------- the exact loss
 
 
-@numba.njit(cache=True)
+@njit
 def _loss_and_gradient(weights, biases, density, importance, by_gram, by_bias, work):
     """Expected loss of one instance; fills its derivatives by b and by the n^2 entries of W W^T, as if independent."""
     n = len(biases)
@@ -245,7 +246,7 @@ def _loss_and_gradient(weights, biases, density, importance, by_gram, by_bias, w
     return loss
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def losses_of(weights, biases, density, importance, out):
     n = biases.shape[1]
     by_gram, by_bias, work = np.zeros((n, n)), np.zeros(n), _room(n)
@@ -255,7 +256,7 @@ def losses_of(weights, biases, density, importance, out):
         )
 
 
-@numba.njit(cache=True)
+@njit
 def _objective(parameters, n, density, importance, gradient, by_gram, by_bias, work):
     """The loss as a function of the flat vector [W, b]; fills `gradient`."""
     width = len(parameters) // n - 1
@@ -271,7 +272,7 @@ def _objective(parameters, n, density, importance, gradient, by_gram, by_bias, w
     return loss
 
 
-@numba.njit(cache=True)
+@njit
 def _dot(left, right):
     total = 0.0
     for i in range(len(left)):
@@ -279,14 +280,14 @@ def _dot(left, right):
     return total
 
 
-@numba.njit(cache=True)
+@njit
 def _restart(inverse):
     for i in range(len(inverse)):
         for j in range(len(inverse)):
             inverse[i, j] = 1.0 if i == j else 0.0
 
 
-@numba.njit(cache=True)
+@njit
 def _descend(x, n, density, importance, iterations, by_gram, by_bias, work):
     """BFGS with backtracking from the flat vector x = [W, b], in place; returns the loss reached."""
     size = len(x)
@@ -348,7 +349,7 @@ def _descend(x, n, density, importance, iterations, by_gram, by_bias, work):
     return loss
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def best_of(starts, n, density, importance, keep, best, losses):
     """For each cell, descend a little from all starts and fully from the `keep` lowest; fills best and losses."""
     by_gram, by_bias, work = np.zeros((n, n)), np.zeros(n), _room(n)
