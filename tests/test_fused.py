@@ -13,7 +13,16 @@ from torch.func import functional_call
 
 from toysup.checks import InputError
 from toysup.ensemble import Stack, fused, initial_values, train
-from toysup.features import Correlated, ExactlyK, Features, PowerLaw, SparseBoolean, SparseNormal, SparseUniform
+from toysup.features import (
+    BitGroups,
+    Correlated,
+    ExactlyK,
+    Features,
+    PowerLaw,
+    SparseBoolean,
+    SparseNormal,
+    SparseUniform,
+)
 from toysup.measure import held_out_loss
 from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
 from toysup.random import uniforms
@@ -33,6 +42,8 @@ CASES = {
     "few, always one of two": (Correlated(4, 2, 0.5, anti=True), Identity(), TIED(2), 130),
     "narrow, in sets": (Correlated(20, 10, 0.9, signed=True), Identity(2.0 ** -np.arange(20)), TIED(10), 500),
     "narrow, one of five": (Correlated(20, 5, 0.01, anti=True), Identity(), TIED(5), 1000),
+    "narrow, groups of bits": (BitGroups(20, 4, 0.1), Identity(), TIED(5), 300),
+    "narrow, groups of ones": (BitGroups(20, 5, 0.1, anti=True, signed=False), Identity(), TIED(5), 300),
     "narrow": (SparseUniform(20, 0.2), Identity(0.7 ** np.arange(20)), TIED(5), 512),
     "narrow, sparse": (SparseUniform(20, 0.01), Identity(), TIED(5), 1000),
     "narrow, power law": (PowerLaw(9, 1.0, 0.2), Identity(), TIED(3), 77),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from toysup.ensemble import listed, residual, shallow
 from toysup.ensemble.plan import Plan, scratch
+from toysup.ensemble.rates import multipliers
 from toysup.ensemble.stack import Stack, initial_values, task_constants
 
 __all__ = ["plan_of", "prepare", "run", "unfit"]
@@ -24,22 +25,32 @@ FAMILIES = (shallow, residual, listed)
 _PREPARED: set[Any] = set()  # kinds of kernels
 
 
+def _family(stack: Stack) -> tuple[Any, str]:
+    """(the first family of kernels that is proved to know a stack, or None; why the others don't)."""
+    reasons: dict[str, None] = {}
+    for family in FAMILIES:
+        reason = family.unfit(stack)
+        if reason is None:
+            return family, ""
+        reasons[reason] = None
+    return None, "; ".join(reasons)
+
+
 def unfit(stack: Stack) -> str | None:
     """Why no fused kernel can train a stack, in a few words; None where one can."""
-    reasons = [family.unfit(stack) for family in FAMILIES]
-    return None if None in reasons else "; ".join(dict.fromkeys(reasons))
+    family, reason = _family(stack)
+    return reason if family is None else None
 
 
 def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     """The plan for a stack that is not `unfit`; dtype is that of the kernel's arithmetic."""
-    return next(family.plan_of(stack, dtype) for family in FAMILIES if family.unfit(stack) is None)
+    return _family(stack)[0].plan_of(stack, dtype)
 
 
 def prepare(stacks: Sequence[Stack]) -> None:
     """Compile the kernels that stacks need, or load them from disk: once, before workers are forked."""
     for stack in stacks:
-        family = next(family for family in FAMILIES if family.unfit(stack) is None)
-        kind = family.kind_of(stack)
+        kind = _family(stack)[0].kind_of(stack)
         if kind in _PREPARED:
             continue
         _PREPARED.add(kind)
@@ -64,7 +75,7 @@ def run(
     names = ("lr", "weight_decay", "beta1", "beta2", "eps")
     columns = [np.asarray(stack.varying.get(f"optimizer.{name}", getattr(optimizer, name)), float) for name in names]
     rates = np.stack([np.broadcast_to(column, count) for column in columns], axis=1)
-    schedule = np.array([optimizer.schedule(step, steps) for step in range(steps)], dtype=float)
+    schedule = multipliers(optimizer, steps)
     start, marks = plan.theta.copy(), np.array(sorted(step for step in set(snapshots) if step > 0), dtype=np.int64)
     history = np.zeros((count, len(edges) - 1), np.float32)
     kept = np.zeros((len(marks), *plan.theta.shape), plan.theta.dtype)

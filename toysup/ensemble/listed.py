@@ -10,37 +10,53 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from toysup.ensemble.known import (
+    UNIT_LENGTH,
+    is_whole,
+    shape_of,
+    unfit_features,
+    unfit_model,
+    unfit_rest,
+    unfit_task,
+    unfit_varying,
+)
 from toysup.ensemble.plan import Plan, scratch
-from toysup.ensemble.shallow import _per_feature
+from toysup.ensemble.shallow import _per_feature, power_of
 from toysup.ensemble.stack import Stack, initial_values
-from toysup.features import UnitLength
 from toysup.kernels import listed as kernels
 from toysup.kernels.listed import Kind
 from toysup.models import TiedAutoencoder
 from toysup.random import Stream
-from toysup.setting import Adam
 from toysup.simd import LANES
 from toysup.tasks import Identity
 
 WIDEST = 8  # neurons: sums for each feature and neuron are to stay in registers
 
 
+ARGUMENTS = {
+    TiedAutoencoder: {"width": is_whole, "relu": lambda relu: relu is True, "hidden_relu": lambda bent: bent is False}
+}
+
+
 def unfit(stack: Stack) -> str | None:
     """Why a stack cannot be trained by the listed kernel, in a few words; None where it can."""
     setting, model = stack.setting, stack.setting.model
-    if type(setting.features) is not UnitLength:
-        return f"features are {type(setting.features).__name__}"
-    if type(setting.task) is not Identity:
-        return f"the task is {type(setting.task).__name__}"
-    if np.any(stack.varying.get("task.exponent", np.asarray(setting.task.exponent)) != 2):
-        return "the exponent is not 2 for all"
-    if type(setting.optimizer) is not Adam:
-        return f"the optimizer is {type(setting.optimizer).__name__}"
-    if model.build is not TiedAutoencoder or not model.arguments.get("relu", True):
-        return f"the model is {model!r}"
+    reason = unfit_features(setting.features, (UNIT_LENGTH,)) or unfit_task(setting.task, (Identity,))
+    reason = reason or unfit_model(model, ARGUMENTS)
+    if reason:
+        return reason
     if model.arguments["width"] > WIDEST:
         return f"features are UnitLength and the model is wider than {WIDEST}"
-    return None
+    if power_of(stack) != 2:
+        return "the exponent is not 2 for all"
+    n, importance = setting.features.n_features, shape_of(setting.task.importance)
+    if importance not in ((), (1,), (n,)):
+        return f"the importance has shape {importance}"
+    density = np.asarray(stack.varying.get("features.density", setting.features.density), float)
+    if not np.all((density >= 0) & (density <= 1)):  # lists are as long as these say
+        return "densities lie outside [0, 1]"
+    read = {"features.density": 1, "task.importance": n, "task.exponent": n}
+    return unfit_rest(setting) or unfit_varying(stack, read)
 
 
 def kind_of(stack: Stack) -> Kind:

@@ -3,60 +3,82 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from toysup.ensemble import shallow
+from toysup.ensemble.known import (
+    INDEPENDENT,
+    ONE_PER_GROUP,
+    anything,
+    is_flag,
+    is_text,
+    is_whole,
+    magnitude_of,
+    shape_of,
+    unfit_features,
+    unfit_model,
+    unfit_rest,
+    unfit_task,
+    unfit_varying,
+)
 from toysup.ensemble.plan import Plan
-from toysup.ensemble.shallow import TARGETS, _magnitude, _per_feature
+from toysup.ensemble.shallow import TARGETS, _per_feature, power_of, unfit_data
 from toysup.ensemble.stack import Stack, initial_values, task_constants
-from toysup.features import Correlated, OnePerGroup
 from toysup.features.base import as_tensor
 from toysup.kernels import residual as kernels
 from toysup.kernels.residual import Kind, Layout
-from toysup.models import ResidualMLP, TiedAutoencoder, UntiedAutoencoder
+from toysup.models import ResidualMLP, UntiedAutoencoder
 from toysup.random import BLOCK, KEYS, TABLE
-from toysup.setting import Adam, Model
+from toysup.shapes import Shape
 from toysup.simd import LANES
 from toysup.tasks import Memory
 
 WIDEST = 512  # stream or hidden layer; 2 to 3 times the compiled general path there, and nothing wider was measured
 FOLDED = 256  # stream, where the general path folds the embedding and soon has much less to do
+KINDS = (INDEPENDENT,)
+ARGUMENTS = {  # what a network's arguments may be; where they are settings of a built module, `unfit` looks at that
+    UntiedAutoencoder: {"width": is_whole, "depth": lambda depth: is_whole(depth, 0),
+                        "hidden": lambda hidden: hidden is None or is_whole(hidden)},
+    ResidualMLP: {"shape": lambda shape: type(shape) is Shape, "embedding": is_text, "unembedding": is_text,
+                  "blocks": is_text, "hidden_bias": is_flag, "row_norm": anything, "relu": is_flag},
+}  # fmt: skip
 
 
 def unfit(stack: Stack) -> str | None:
     """Why a stack cannot be trained by the residual kernel, in a few words; None where it can."""
     setting = stack.setting
-    if setting.model.build not in (ResidualMLP, UntiedAutoencoder):
-        return f"the model is {setting.model!r}"
+    memory = type(setting.task) is Memory
+    reason = unfit_model(setting.model, ARGUMENTS) or (_unfit_facts(stack) if memory else unfit_data(stack, KINDS))
+    if reason:
+        return reason
     module = setting.build()
-    if not list(module.parameters()):
+    shape, trained = module.shape, dict(module.named_parameters())
+    if not trained:
         return "nothing is trained"
     if isinstance(module.b_in, list):
         return "neurons have no biases"
-    memory, shape = isinstance(setting.task, Memory), module.shape
     if max(shape.width, shape.hidden) > WIDEST:
         return f"the shape is {shape}, wider than {WIDEST}"
     if not memory and shape.width > FOLDED and module.folds(setting.batch):
         return f"the shape is {shape}, which the general path folds"
-    if not memory:
-        if module.unembedding == "coordinates":
-            return "the outputs of a regression are coordinates"
-        if isinstance(setting.features, Correlated):
-            return f"features are {type(setting.features).__name__}"
-        own = replace(setting, model=Model(TiedAutoencoder, width=1))
-        return shallow.unfit(replace(stack, setting=own))  # what it says of features, task and optimizer
-    if type(setting.task) is not Memory:
-        return f"the task is {type(setting.task).__name__}"
-    if type(setting.features) is not OnePerGroup:
-        return f"features are {type(setting.features).__name__}"
-    if type(setting.optimizer) is not Adam:
-        return f"the optimizer is {type(setting.optimizer).__name__}"
-    if "W_E" in dict(module.named_parameters()) or module.unembedding == "tied" or module.b_out is not None:
+    if not memory and module.unembedding == "coordinates":
+        return "the outputs of a regression are coordinates"
+    if memory and ("W_E" in trained or module.unembedding == "tied" or module.b_out is not None):
         return "keys are trained, tied or answered by a ReLU"
     return None
+
+
+def _unfit_facts(stack: Stack) -> str | None:
+    """Why a kernel for facts cannot train a stack, whatever its network is."""
+    setting = stack.setting
+    reason = unfit_task(setting.task, (Memory,)) or unfit_features(setting.features, (ONE_PER_GROUP,))
+    if reason:
+        return reason
+    shape = shape_of(setting.features.offered)
+    if shape not in ((), (1,)):
+        return f"what is offered has shape {shape}"
+    return unfit_rest(setting) or unfit_varying(stack, {"features.offered": 1})
 
 
 def _round(number: int, to: int) -> int:
@@ -67,7 +89,7 @@ def _layout(stack: Stack, places: dict[str, int], count: int, frozen: int) -> tu
     """(layout, scratch needed), for parameters and frozen matrices at the places given."""
     setting = stack.setting
     module, features, task, batch = setting.build(), setting.features, setting.task, setting.batch
-    memory = isinstance(task, Memory)
+    memory = type(task) is Memory
     d, h, depth = module.shape.width, module.shape.hidden, module.shape.depth
     n, n_out = (features.n_active if memory else features.n_features), task.n_outputs(features)
     rows = {
@@ -115,18 +137,17 @@ def _layout(stack: Stack, places: dict[str, int], count: int, frozen: int) -> tu
 def kind_of(stack: Stack) -> Kind:
     """Which kernel trains a stack."""
     setting, task = stack.setting, stack.setting.task
-    if isinstance(task, Memory):
+    if type(task) is Memory:
         return Kind(True)
-    exponent = int(np.unique(stack.varying.get("task.exponent", task.exponent))[0])
     relu = setting.build().b_out is not None
-    return Kind(False, relu, exponent, TARGETS[type(task)], _magnitude(setting.features))
+    return Kind(False, relu, power_of(stack), TARGETS[type(task)], magnitude_of(setting.features))
 
 
 def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     """The plan for a stack that is not `unfit`; dtype is that of the kernel's arithmetic."""
     setting, many = stack.setting, len(stack)
     task, module = setting.task, setting.build()
-    memory = isinstance(task, Memory)
+    memory = type(task) is Memory
     parameters, buffers = ({k: v.numpy() for k, v in values.items()} for values in initial_values(stack))
     start = {name: value.reshape(many, -1) for name, value in parameters.items()}
     ends = dict(zip(start, itertools.accumulate(value.shape[1] for value in start.values()), strict=True))

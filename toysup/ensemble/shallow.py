@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,28 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from toysup.ensemble.known import (
+    CORRELATED,
+    INDEPENDENT,
+    Known,
+    anything,
+    is_flag,
+    is_whole,
+    magnitude_of,
+    shape_of,
+    unfit_features,
+    unfit_model,
+    unfit_rest,
+    unfit_task,
+    unfit_varying,
+)
 from toysup.ensemble.plan import Plan
 from toysup.ensemble.stack import Stack, _as_tensors, bound, initial_values
-from toysup.ensemble.step import one_thread
-from toysup.features import Correlated
-from toysup.features.base import MAGNITUDES, Features, Independent, Sparse
+from toysup.safely import one_thread
+from toysup.features import Correlated, Features
 from toysup.kernels import shallow, tiles
 from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
-from toysup.setting import Adam, Model, Setting
+from toysup.setting import Model, Setting
 from toysup.simd import LANES
 from toysup.tasks import AbsoluteValue, Identity, XPlusRelu
 
@@ -27,42 +42,38 @@ WIDE = 24  # neurons from which layouts are wide; at 30 neither is faster where 
 
 def unfit(stack: Stack) -> str | None:
     """Why a stack cannot be trained by a fused kernel, in a few words; None where it can."""
-    setting = stack.setting
-    features, task, model = setting.features, setting.task, setting.model
-    if type(task) not in TARGETS:
-        return f"the task is {type(task).__name__}"
-    if not _plain(features) or features.magnitude == "normal":
-        return f"features are {type(features).__name__}"
-    exponents = np.unique(stack.varying.get("task.exponent", task.exponent))
-    if len(exponents) > 1 or exponents[0] not in (2, 4):
+    return unfit_model(stack.setting.model, ARGUMENTS) or unfit_data(stack, (INDEPENDENT, CORRELATED))
+
+
+def unfit_data(stack: Stack, kinds: Sequence[Known]) -> str | None:
+    """Why a kernel for regression on distributions of some kinds cannot train a stack, whatever its network is."""
+    setting, n = stack.setting, stack.setting.features.n_features
+    reason = unfit_task(setting.task, TARGETS) or unfit_features(setting.features, kinds)
+    if reason:
+        return reason
+    if power_of(stack) is None:
         return "the exponent is not 2 or 4 for all"
-    if type(setting.optimizer) is not Adam:
-        return f"the optimizer is {type(setting.optimizer).__name__}"
-    shallow = model.build in (TiedAutoencoder, MLP, UntiedAutoencoder)
-    if not shallow or model.arguments.get("depth", model.build is MLP) != (model.build is MLP):
-        return f"the model is {model!r}"
-    return None
+    shape = shape_of(setting.task.importance)
+    if shape not in ((), (1,), (n,)):
+        return f"the importance has shape {shape}"
+    densities = 1 if isinstance(setting.features, Correlated) else n
+    read = {"features.density": densities, "task.importance": n, "task.exponent": n}
+    return unfit_rest(setting) or unfit_varying(stack, read)
 
 
-def _plain(features: Features) -> bool:
-    """Whether features are drawn as `Independent` or `Correlated` says, whatever their activity."""
-    own = type(features)
-    return any(
-        isinstance(features, kind)
-        and all(getattr(own, name) is getattr(kind, name) for name in ("transform", "n_uniforms", "given_active"))
-        for kind in (Independent, Correlated)
-    )
+def power_of(stack: Stack) -> int | None:
+    """The exponent of the loss, where it is 2 or 4 for all instances; else None."""
+    own = stack.setting.task.exponent
+    if "task.exponent" not in stack.varying and not isinstance(own, numbers.Real):
+        return None  # an array or a tensor: the general path knows what it does with one
+    found = np.unique(stack.varying.get("task.exponent", own))
+    return int(found[0]) if len(found) == 1 and found[0] in (2, 4) else None
 
 
-def _grouped(features: Sparse) -> int:
+def _grouped(features: Features) -> int:
     if not isinstance(features, Correlated):
         return tiles.ALONE
     return tiles.IN_TURN if features.anti else tiles.TOGETHER
-
-
-def _magnitude(features: Sparse) -> int:
-    uniform = features.given_active is MAGNITUDES["uniform"][features.signed]
-    return (tiles.UNIFORM, tiles.SIGNED, tiles.BOOLEAN, tiles.SIGN)[2 * (not uniform) + features.signed]
 
 
 def _per_feature(stack: Stack, pick: Callable[[Setting], Any]) -> np.ndarray:
@@ -84,10 +95,22 @@ NAMES = {  # the kernel's matrices and biases -> the model's; a hidden bias may 
 }
 
 
+ARGUMENTS = {  # what a network's arguments may be; an `open_start` counts at the start only, which is the network's
+    TiedAutoencoder: {"width": is_whole, "relu": is_flag, "hidden_relu": is_flag},
+    MLP: {"width": is_whole, "depth": lambda depth: is_whole(depth) and depth == 1, "relu": is_flag,
+          "hidden_bias": is_flag, "open_start": anything},
+    UntiedAutoencoder: {"width": is_whole, "depth": lambda depth: is_whole(depth, 0) and depth == 0,
+                        "hidden": anything},
+}  # fmt: skip
+
+
 def _hidden(model: Model) -> tuple[bool, bool]:
     """Whether the hidden layer has a ReLU, and whether it has a bias."""
-    mlp = model.build is MLP
-    return mlp or model.arguments.get("hidden_relu", False), mlp and model.arguments.get("hidden_bias", True)
+    return {
+        TiedAutoencoder: (model.arguments.get("hidden_relu", False), False),
+        MLP: (True, model.arguments.get("hidden_bias", True)),
+        UntiedAutoencoder: (False, False),
+    }[model.build]
 
 
 def kind_of(stack: Stack) -> shallow.Kind:
@@ -101,9 +124,9 @@ def kind_of(stack: Stack) -> shallow.Kind:
         hidden=hidden,
         bias=bias,
         relu=arguments.get("relu", True),
-        power=int(np.unique(stack.varying.get("task.exponent", setting.task.exponent))[0]),
+        power=power_of(stack),
         target=TARGETS[type(setting.task)],
-        magnitude=_magnitude(setting.features),
+        magnitude=magnitude_of(setting.features),
         grouped=_grouped(setting.features),
         wide=m >= WIDE,
         n=n * few,

@@ -8,7 +8,8 @@ Float fields (density, exponent, ...) may vary by instance: the engine puts tens
 their place, under vmap and compile. Fields that are int, str or bool fix sizes and kinds, and a stack shares them.
 
 To add independent features with another activity, subclass `Independent`; with another dependence, `Sparse`; with
-magnitudes that depend on what is active, `Features`. To add a magnitude, add a line to `MAGNITUDES`.
+magnitudes that depend on what is active, `Features`. To add a magnitude, add a line to `MAGNITUDES`. What no
+fused kernel is proved to know (another magnitude, a `transform` of one's own) is trained by the general path.
 """
 
 from toysup.features.base import MAGNITUDES, Features, Independent, Magnitude, Sparse

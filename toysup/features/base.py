@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,16 +50,15 @@ class Magnitude(NamedTuple):
     fourth_moment: float
 
 
-# Name -> (unsigned, signed).
+UNIFORM = Magnitude(lambda v: v, 1 / 2, 1 / 3, 1 / 2, 1 / 3, 1 / 5)  # U(0, 1)
+SIGNED = Magnitude(lambda v: 2 * v - 1, 0, 1 / 3, 1 / 2, 1 / 6, 1 / 5)  # U(-1, 1)
+BOOLEAN = Magnitude(torch.ones_like, 1, 1, 1, 1, 1)  # 1
+SIGN = Magnitude(lambda v: torch.copysign(torch.ones_like(v), v - 0.5), 0, 1, 1, 1 / 2, 1)  # -1 or 1 evenly
+
+# Name -> (unsigned, signed). Fused kernels know the four above, as objects; the general path trains any other.
 MAGNITUDES: dict[str, tuple[Magnitude, Magnitude]] = {
-    "uniform": (  # U(0, 1); U(-1, 1)
-        Magnitude(lambda v: v, 1 / 2, 1 / 3, 1 / 2, 1 / 3, 1 / 5),
-        Magnitude(lambda v: 2 * v - 1, 0, 1 / 3, 1 / 2, 1 / 6, 1 / 5),
-    ),
-    "boolean": (  # 1; -1 or 1 evenly
-        Magnitude(torch.ones_like, 1, 1, 1, 1, 1),
-        Magnitude(lambda v: torch.copysign(torch.ones_like(v), v - 0.5), 0, 1, 1, 1 / 2, 1),
-    ),
+    "uniform": (UNIFORM, SIGNED),
+    "boolean": (BOOLEAN, SIGN),
     "normal": (  # |N(0, 1)|, through the lower tail, where float32 is finest; N(0, 1)
         Magnitude(lambda v: -ndtri(below_one(v) / 2), math.sqrt(2 / math.pi), 1, math.sqrt(2 / math.pi), 1, 3),
         Magnitude(lambda v: ndtri(below_one(v)), 0, 1, math.sqrt(2 / math.pi), 1 / 2, 3),
@@ -148,8 +146,8 @@ class Features(ABC):
         if array is not None and array.ndim > per_feature:
             expected = f"one number or {self.n_features}" if per_feature else "one number"
             raise InputError(f"{where}: {name} has shape {array.shape}, expected {expected}")
-        if isinstance(value, numbers.Real):  # so that density=1 is a float field, which may vary, not a static int
-            object.__setattr__(self, name, float(value))
+        if not isinstance(value, Tensor) and not array.ndim:  # so that density=1 may vary too: an int would be static
+            object.__setattr__(self, name, float(array))
         elif not isinstance(value, Tensor):
             object.__setattr__(self, name, np.array(array))  # a copy: the caller may change or lock theirs
 
@@ -174,7 +172,7 @@ class Sparse(Features):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_flag("signed")
-        if self.magnitude not in MAGNITUDES:
+        if not isinstance(self.magnitude, str) or self.magnitude not in MAGNITUDES:
             known = ", ".join(MAGNITUDES)
             raise InputError(f"{type(self).__name__}: magnitude must be one of {known}, got {self.magnitude!r}")
 

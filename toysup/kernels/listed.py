@@ -22,6 +22,7 @@ import numpy as np
 from llvmlite import ir
 
 from toysup import random
+from toysup.jit import njit
 from toysup.kernels import tiles
 from toysup.kernels.tiles import UNIFORM, adam, clear, draw, scale, sound, up
 from toysup.random import BLOCK, KEYS, M0, TABLE, feature_tables, key_table, lane_products, lane_tables
@@ -162,7 +163,7 @@ def kernel(kind: Kind) -> Callable[..., None]:
 
 
 def _make(source, m, weighted):
-    @nb.njit(nogil=True, cache=True, error_model="numpy")
+    @njit(nogil=True, error_model="numpy")
     def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, sizes, s, t):
         source  # noqa: B018
         density, importance = own
@@ -187,7 +188,7 @@ def _make(source, m, weighted):
                 s[j] = theta0[i, j]
             for f in range(n):
                 p = density[i, f]
-                s[limit + f] = p * np.float32(2147483648.0) if p < 1 else np.inf
+                s[limit + f] = np.inf if p >= 1 else p * np.float32(2147483648.0)
                 s[inverse + f] = (np.float32(1) / p) * np.float32(4.656612873077393e-10)
                 s[weight + f] = importance[i, f]
             seed = seeds[i]

@@ -26,6 +26,7 @@ import numpy as np
 from llvmlite import ir
 
 from toysup import random
+from toysup.jit import njit
 from toysup.kernels import tiles
 from toysup.kernels.tiles import ABSOLUTE, PLUS_RELU, adam, clear, contract, draw, sound, squeeze, up
 from toysup.random import BLOCK, KEYS, M0, TABLE, feature_tables, key_table, lane_products, lane_tables
@@ -420,7 +421,7 @@ def kernel(kind: Kind) -> Callable[..., None]:
 
 
 def _make(source, memory, relu, power, target, magnitude):
-    @nb.njit(nogil=True, cache=True, error_model="numpy")
+    @njit(nogil=True, error_model="numpy")
     def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, p, s, t):
         source  # noqa: B018
         frozen, first_own, second_own, keys = own  # facts: n used, labels, keys; features: density, importance, -
@@ -438,7 +439,7 @@ def _make(source, memory, relu, power, target, magnitude):
             if not memory:
                 for f in range(n):
                     q = first_own[i, f]
-                    s[p.limit + f] = q * np.float32(2147483648.0) if q < 1 else np.inf
+                    s[p.limit + f] = np.inf if q >= 1 else q * np.float32(2147483648.0)
                     s[p.inverse + f] = (np.float32(1) / q) * np.float32(4.656612873077393e-10)
                     s[p.importance + f] = second_own[i, f]
                     empty *= 1.0 - np.float64(q)

@@ -31,6 +31,7 @@ import numpy as np
 from llvmlite import ir
 
 from toysup import random
+from toysup.jit import njit
 from toysup.kernels import tiles
 from toysup.kernels.tiles import (
     ABSOLUTE,
@@ -240,7 +241,7 @@ def kernel(kind: Kind) -> Callable[..., None]:
 
 
 def _make(source, tied, hidden, bias, relu, power, target, magnitude, grouped, wide, few, neurons):
-    @nb.njit(nogil=True, cache=True, error_model="numpy")
+    @njit(nogil=True, error_model="numpy")
     def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, sizes, s, t):
         source  # noqa: B018
         density, importance = own
@@ -290,7 +291,7 @@ def _make(source, tied, hidden, bias, relu, power, target, magnitude, grouped, w
             empty, active = 1.0, 0.0
             for f in range(n):
                 p = density[i, f]
-                s[limit + f] = p if grouped else p * np.float32(2147483648.0) if p < 1 else np.inf
+                s[limit + f] = p if grouped else np.inf if p >= 1 else p * np.float32(2147483648.0)
                 s[inverse + f] = (np.float32(1) / p) * np.float32(4.656612873077393e-10)
                 s[weight + f] = importance[i, f]
                 if not grouped:

@@ -240,6 +240,21 @@ def adam(e: Emit, s, theta, gradient, first, second, count, share1, share2, eps,
 # ------------------------------------------------------------------------------------------------------------- data
 
 
+def _valued(e: Emit, v: ir.Value, magnitude: int) -> ir.Value:
+    """Values of active features from v, uniform on (0, 1)."""
+    one = e.constant(1.0, random.FLOATS)
+    if magnitude == UNIFORM:
+        return v
+    if magnitude == SIGNED:
+        return e.b.fsub(e.b.fadd(v, v), one)
+    if magnitude == BOOLEAN:
+        return one
+    if magnitude == SIGN:
+        half = e.constant(0.5, random.FLOATS)
+        return e.b.select(e.b.fcmp_ordered("<", v, half), e.constant(-1.0, random.FLOATS), one)
+    raise ValueError(f"no such magnitude: {magnitude}")
+
+
 @emitted
 @answers
 def draw(e: Emit, s, at, t, keys, feature, lanes, threshold, inverse, magnitude, capped):
@@ -249,7 +264,7 @@ def draw(e: Emit, s, at, t, keys, feature, lanes, threshold, inverse, magnitude,
     """
     b, floats = e.b, random.FLOATS
     limit, factor = (e.splat(e.single(e.scalar(s, place))) for place in (threshold, inverse))
-    zero, one = e.constant(0.0, floats), e.constant(1.0, floats)
+    zero = e.constant(0.0, floats)
     mask = e.int(0)
     for position, word in enumerate(random.words(e, t, keys, feature, lanes)):
         u = random.scaled(e, word)
@@ -257,14 +272,7 @@ def draw(e: Emit, s, at, t, keys, feature, lanes, threshold, inverse, magnitude,
         if capped:
             top = e.constant(random.TOP_SCALED, floats)
             u = b.select(b.fcmp_ordered("<", u, top), u, top)
-        v = b.fmul(u, factor)
-        if magnitude == SIGNED:
-            v = b.fsub(b.fadd(v, v), one)
-        elif magnitude == BOOLEAN:
-            v = one
-        elif magnitude == SIGN:
-            half = e.constant(0.5, floats)
-            v = b.select(b.fcmp_ordered("<", v, half), e.constant(-1.0, floats), one)
+        v = _valued(e, b.fmul(u, factor), magnitude)
         e.store(e.widened(b.select(active, v, zero)), s, e.add(at, LANES * position))
         bits = b.zext(b.bitcast(active, ir.IntType(LANES)), INT)
         mask = b.or_(mask, b.shl(bits, e.int(LANES * position)))
@@ -290,9 +298,7 @@ def draw_member(e: Emit, s, at, t, keys, feature, lanes, which, member, magnitud
     mask = e.int(0)
     for position, word in enumerate(random.words(e, t, keys, feature, lanes)):
         active = b.fcmp_ordered("==", e.load(s, e.add(which, LANES * position)), asked)
-        v = random.uniform(e, word)
-        if magnitude == SIGNED:
-            v = b.fsub(b.fadd(v, v), e.constant(1.0, floats))
+        v = _valued(e, random.uniform(e, word), magnitude)
         e.store(e.widened(b.select(active, v, e.constant(0.0, floats))), s, e.add(at, LANES * position))
         bits = b.zext(b.bitcast(active, ir.IntType(LANES)), INT)
         mask = b.or_(mask, b.shl(bits, e.int(LANES * position)))
