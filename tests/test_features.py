@@ -578,7 +578,7 @@ REFUSED = {
     "SparseBoolean: density must lie in (0, 1], got 2": lambda: SparseBoolean(2, torch.tensor(2.0)),
     "SparseUniform: density has 3 entries, expected one number or 4": lambda: SparseUniform(4, [0.1, 0.2, 0.3]),
     "SparseUniform: density has shape (2, 4), expected one number or 4": lambda: SparseUniform(4, np.full((2, 4), 0.1)),
-    "expected a number or an array of numbers, got 'rare'": lambda: SparseUniform(4, "rare"),
+    "SparseUniform: density must be a number or an array of numbers, got 'rare'": lambda: SparseUniform(4, "rare"),
     "SparseUniform: signed must be True or False, got 'yes'": lambda: SparseUniform(4, signed="yes"),
     "PowerLaw: exponent must lie in [0, inf], got -1": lambda: PowerLaw(4, -1, 0.1),
     "PowerLaw: exponent has shape (4,), expected one number": lambda: PowerLaw(4, [1.0] * 4, 0.1),

@@ -16,16 +16,47 @@ class InputError(ValueError):
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """The numbers in `value` as an array, or None where they are not known yet (a tensor under vmap or compile)."""
+    """The numbers in `value` as an array, or None where they are not known yet (a tensor under vmap or compile).
+
+    Raises InputError for anything but real numbers: text, bytes, True and False (in lists too), complex numbers.
+    """
+    if type(value) is float:
+        return np.asarray(value)
     torch = sys.modules.get("torch")  # a tensor can only have come from where torch was imported
-    if torch is not None and isinstance(value, torch.Tensor):
-        if torch._C._functorch.is_functorch_wrapped_tensor(value) or type(value) is not torch.Tensor:
-            return None
-        return value.detach().cpu().numpy()
+    tensor = torch is not None and isinstance(value, torch.Tensor)
+    if tensor and (
+        torch._C._functorch.is_functorch_wrapped_tensor(value) or type(value) not in (torch.Tensor, torch.nn.Parameter)
+    ):
+        return None
+    if tensor:
+        value = value.detach().cpu()
+        value = value.float() if value.dtype == torch.bfloat16 else value  # numpy has none
     try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"expected a number or an array of numbers, got {value!r}") from None
+        array = value.numpy() if tensor else np.asarray(value)
+        known = array.dtype.kind in "iuf"
+        if array.dtype.kind == "O" and not hasattr(value, "dtype"):  # fractions, whole numbers beyond 64 bits
+            known = all(isinstance(one, numbers.Real) for one in array.flat)
+        if known and not _has_flag(value):
+            return array if tensor else array.astype(np.float64, copy=False)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        pass
+    raise InputError(f"expected a number or an array of numbers, got {_told(value)}")
+
+
+FLAGS = (bool, np.bool_)
+
+
+def _has_flag(value: Any) -> bool:
+    """Whether True or False is in there, which numpy takes for numbers where others stand beside it."""
+    if isinstance(value, list | tuple):
+        return any(map(_has_flag, value))
+    return isinstance(value, FLAGS) or "bool" in str(getattr(value, "dtype", ""))
+
+
+def _told(value: Any) -> str:
+    """A value in one line, cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def check_whole(where: str, name: str, value: Any, at_least: int = 1) -> None:
@@ -45,15 +76,28 @@ def check_interval(
     open_high: bool = False,
     length: int | None = None,
 ) -> None:
-    """Refuse numbers outside [low, high], an end excluded if open, and arrays that are not of `length`."""
-    array = concrete(value)
+    """Refuse numbers outside [low, high], an end excluded if open, and arrays that are not of `length`.
+
+    Training is in float32, so a number must be finite there too, and one above an open low end must stay above it: a
+    density of 1e-46 is 0.
+    """
+    try:
+        array = concrete(value)
+    except InputError:
+        raise InputError(f"{where}: {name} must be a number or an array of numbers, got {_told(value)}") from None
     if array is None:
         return
+    interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
     bad = ~np.isfinite(array) | (array > high) | (array < low)
     bad |= (open_low & (array == low)) | (open_high & (array == high))
     if bad.any():
-        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
         worst = np.asarray(array)[bad].flat[0]
         raise InputError(f"{where}: {name} must lie in {interval}, got {worst:g}")
+    with np.errstate(over="ignore", under="ignore"):
+        single = np.asarray(array, np.float32)
+    lost = ~np.isfinite(single) | (open_low & (single <= np.float32(low)))
+    if lost.any():
+        given, there = float(np.asarray(array)[lost].flat[0]), single[lost].flat[0]
+        raise InputError(f"{where}: {name} must lie in {interval} in float32, got {given!r}, which is {there:g} there")
     if length is not None and array.ndim and array.shape[-1] not in (1, length):
         raise InputError(f"{where}: {name} has {array.shape[-1]} entries, expected one number or {length}")

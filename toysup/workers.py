@@ -30,8 +30,12 @@ _NEWS: list[int] = []
 
 
 def usable_workers(wanted: int | None) -> int:
-    """How many processes to use: `wanted`, or one for each core; 1 where forking is not safe."""
+    """How many processes to use: `wanted`, or one for each core; 1 where forking is not safe or not allowed.
+
+    A daemonic process, such as a worker of `multiprocessing.Pool`, may have no children.
+    """
     safe = sys.platform == "linux" and threading.current_thread() is threading.main_thread()
+    safe = safe and not multiprocessing.current_process().daemon
     return (wanted or len(os.sched_getaffinity(0))) if safe else 1
 
 

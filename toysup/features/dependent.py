@@ -106,6 +106,7 @@ class Hierarchy(Sparse):
         check_interval(where, "n_roots", self.n_roots, 1, self.n_features)
         self._check_float("density")
         self._check_float("child_density")
+        check_interval(where, "every activity", self.activity, 0, 1, open_low=True)
 
     def _level_sizes(self) -> list[int]:
         """Features of depth 0, 1, ...; the last level may be cut short."""
@@ -199,7 +200,7 @@ class OnePerGroup(ExactlyK):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_divides("n_active")
-        check_interval(type(self).__name__, "offered", self.offered, 0, 1, open_low=True)
+        self._check_float("offered")
 
     @property
     def n_offered(self) -> Float[Tensor, ""]:

@@ -65,6 +65,7 @@ class PowerLaw(Independent):
         self._check_float("density")
         self._check_float("exponent", 0, math.inf, open_low=False)
         check_interval(type(self).__name__, "the largest activity, p_1,", self.activity, 0, 1)
+        check_interval(type(self).__name__, "every activity", self.activity, 0, 1, open_low=True)
 
     @property
     def activity(self) -> Float[Tensor, " n_features"]:
@@ -93,12 +94,15 @@ class GaussianCopula(Independent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        where, array = type(self).__name__, concrete(self.loadings)
+        where = type(self).__name__
+        check_interval(where, "loadings", self.loadings)
+        array = concrete(self.loadings)
         if array is None:
             return
         if array.ndim != 2 or array.shape[0] != self.n_features or array.shape[1] < 1:
             raise InputError(f"{where}: loadings have shape {array.shape}, expected ({self.n_features}, rank >= 1)")
-        check_interval(where, "1 - |a_i|^2, a the loadings,", 1 - (array**2).sum(axis=1), 0, 1, open_low=True)
+        short = 1 - np.square(array, dtype=np.float32).sum(axis=1)  # as samples are: its root is taken
+        check_interval(where, "1 - |a_i|^2, a the loadings,", short, 0, 1, open_low=True)
         if not isinstance(self.loadings, Tensor):
             object.__setattr__(self, "loadings", np.array(array))
 
