@@ -296,7 +296,7 @@ def test_what_cannot_be_told_is_refused_in_one_line(thing):
     if thing is itertools.count:  # a library's class is known by its name
         assert identity(uses)
         return
-    with pytest.raises(Untold, match="cannot tell what .* does, so its results could not be recognised") as caught:
+    with pytest.raises(Untold, match=r"cannot tell what .* does, so its results could not be recognised") as caught:
         identity(uses)
     assert "\n" not in str(caught.value)
     if hasattr(thing, "close"):

@@ -227,7 +227,7 @@ class Grid:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per instance, one column per axis: its last name, or the whole path where that is another column's."""
+        """One row per instance, one column per axis: its last name, or its path where that is another column's."""
         last = [path.rpartition(".")[2] for axis in self._axes for path in axis.paths]
         columns: dict[str, Any] = {"row": np.arange(len(self))}
         for number, axis in enumerate(self._axes):

@@ -13,6 +13,7 @@ stand beside every result), every other installed distribution by the checksums 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import dis
 import enum
@@ -131,8 +132,8 @@ def _module_of(thing: Any) -> str:
 
 @lru_cache(maxsize=8192)
 def _instructions(code: types.CodeType) -> tuple[tuple[str, str, Any], ...]:
-    """(operation, kind of argument, argument) without what is layout; kinds are local, global, attribute, constant, jump,
-    import and plain."""
+    """(operation, kind of argument, argument) without what is layout. Kinds are local, global, attribute, constant,
+    jump, import and plain."""
     kept: list[dis.Instruction] = []
     place: dict[int, int] = {}  # offset -> number among those kept
     for one in dis.get_instructions(code, adaptive=False):
@@ -438,6 +439,8 @@ class _Walk:
             return self._dispatcher(thing)
         if kind.__module__.partition(".")[0] == "numba" and hasattr(thing, "_defn"):
             return self._wrapped(thing)
+        if isinstance(thing, contextlib._GeneratorContextManagerBase):  # as a decorator
+            return self.each("context", (thing.func, thing.args, thing.kwds))
         if kind.__module__.partition(".")[0] == "llvmlite":
             return self._llvm(thing)
         if dataclasses.is_dataclass(thing):

@@ -23,11 +23,11 @@ from toysup.ensemble import (
     split,
     step_key,
     task_constants,
-    usual_defaults,
     work,
 )
 from toysup.grid import Grid
 from toysup.identity import identity
+from toysup.safely import under_usual_defaults
 from toysup.setting import describe, rebuild
 from toysup.store import Store, digest_of, measure_key
 
@@ -65,8 +65,7 @@ def jobs_of(grid: Grid, device: torch.device, cut: Sequence[Cut]) -> list[Job]:
 
 def _frame(rows: np.ndarray, trained: Trained, measure: Measure) -> pd.DataFrame:
     """What a measure finds: `row`, for vectors `feature`, and its column, with `<column>_error` where it gives one."""
-    with usual_defaults():
-        answer = measure(trained)
+    answer = measure(trained)
     value, error = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
     columns: dict[str, np.ndarray] = {}
     shape: tuple[int, ...] | None = None
@@ -199,6 +198,7 @@ class Results:
                     return job, int(at[0])
         raise InputError(f"results: row must be a whole number in [0, {len(self.grid)}), got {row!r}")
 
+    @under_usual_defaults
     def part(self, job: Job) -> Trained:
         """One chunk as it was after training."""
         stack = job.stack.take(range(len(job.rows)))
@@ -237,6 +237,7 @@ class Results:
         for job in self.jobs:
             yield self.part(job)
 
+    @under_usual_defaults
     def trained(self, *, rows: Sequence[int] | None = None) -> Trained:
         """The networks as they were after training, all of them or those of some rows, in the order of the rows given.
 
@@ -264,6 +265,7 @@ class Results:
         found = of_rows(found, np.array(list(place)))
         return found.take([place[row] for row in wanted]) if list(place) != wanted else found
 
+    @under_usual_defaults
     def measure(self, measure: Measure, snapshot: int | None = None) -> pd.DataFrame:
         """A further measure of all instances from the weights on disk, at the end or at a snapshot.
 
@@ -295,6 +297,7 @@ class Results:
         return self.store.weights(job.chunk, ["history"])["history"][at].numpy()
 
 
+@under_usual_defaults
 def load(path: Path | str) -> Results:
     """A finished sweep from its folder, with every measure that was asked for under its name last.
 

@@ -7,13 +7,15 @@ may train in several threads at once. Networks and their numbers depend on none 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
-__all__ = ["building", "one_thread", "usual_defaults"]
+__all__ = ["building", "one_thread", "under_usual_defaults", "usual_defaults"]
 
 _LOCK = threading.RLock()
 
@@ -42,6 +44,17 @@ def usual_defaults() -> Iterator[None]:
                 yield
         finally:
             torch.set_default_dtype(dtype)
+
+
+def under_usual_defaults(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function run under `usual_defaults`."""
+
+    @functools.wraps(function)
+    def inside(*arguments: Any, **options: Any) -> Any:
+        with usual_defaults():
+            return function(*arguments, **options)
+
+    return inside
 
 
 @contextlib.contextmanager

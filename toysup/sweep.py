@@ -35,6 +35,7 @@ from toysup.grid import RESERVED, Grid
 from toysup.identity import Untold, identity
 from toysup.measure import held_out_loss, recovered
 from toysup.results import Cut, Job, Measure, Results, jobs_of, key_of, load, measured, of_rows, tensors_of
+from toysup.safely import under_usual_defaults
 from toysup.setting import describe
 from toysup.store import Store
 from toysup.workers import Tell, in_parallel, usable_workers
@@ -111,6 +112,7 @@ class _Temporary:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
+@under_usual_defaults
 def sweep(
     grid: Grid | Mapping[str, Grid],
     measures: Sequence[Measure] = (held_out_loss, recovered),

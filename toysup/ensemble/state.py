@@ -82,8 +82,8 @@ def _same(one: Any, other: Any) -> bool:
 def parts_of(stack: Stack) -> Parts:
     """The roles of the tensors of a stack's modules, found by trying the first instance.
 
-    Raises InputError for a module that draws random numbers in training (dropout), keeps state that is neither parameter
-    nor buffer, holds tensors drawn at random outside both, or has parameters that are lazy or complex.
+    Raises InputError for a module that draws random numbers in training (dropout), keeps state that is neither
+    parameter nor buffer, holds tensors drawn at random outside both, or has parameters that are lazy or complex.
     """
     setting = stack.setting
     name = getattr(setting.model.build, "__name__", "the model")

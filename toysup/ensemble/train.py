@@ -30,7 +30,7 @@ from toysup.ensemble.stack import (
 )
 from toysup.ensemble.step import Step, _keep_freed_memory, _Rates, _state, _step_for, _update, private
 from toysup.random import Stream, uniforms
-from toysup.safely import one_thread
+from toysup.safely import one_thread, under_usual_defaults
 from toysup.setting import Setting
 
 Engine = Literal["auto", "general", "fused"]
@@ -71,6 +71,7 @@ class Trained:
     def setting(self) -> Setting:
         return self.stack.setting
 
+    @under_usual_defaults
     def model(self, instance: int) -> nn.Module:
         """One instance as an ordinary module, in evaluation mode: a copy, with shared tensors shared."""
         module = self.setting.build()
@@ -95,6 +96,7 @@ class Trained:
         buffers = self.buffers | {name: kept[name] for name in self.moving}
         return dataclasses.replace(self, parameters=parameters, buffers=buffers, kept={})
 
+    @under_usual_defaults
     def take(self, instances: Sequence[int]) -> Trained:
         """Some of the instances, in the order given."""
         index = torch.as_tensor(np.asarray(instances))
@@ -121,10 +123,12 @@ class Trained:
         return self._by_thread[mine]
 
     @cached_property
+    @under_usual_defaults
     def values(self) -> dict[str, Tensor]:
         """The fields that differ by instance, as tensors."""
         return _as_tensors(self.stack, torch.device("cpu"))
 
+    @under_usual_defaults
     def per_instance(self, function: Callable[[Setting, dict[str, Tensor]], Any]) -> Any:
         """`function(setting, constants)` for each instance, its fields bound, stacked over instances."""
         setting = self._here()[1]
@@ -135,6 +139,7 @@ class Trained:
         with one_thread():
             return vmap(one)(self.values, self.constants, torch.zeros(len(self)))
 
+    @under_usual_defaults
     def forward(self, x: Tensor, record: bool = False) -> Any:
         """Every instance's output on its own inputs x (instance, batch, ...), in evaluation mode."""
         module = self._here()[0]
@@ -148,6 +153,7 @@ class Trained:
         with torch.no_grad(), one_thread():
             return vmap(one)(self.parameters, self.buffers, x)
 
+    @under_usual_defaults
     def batch(self, number: int, size: int = 1024, stream: Stream = Stream.HELD_OUT) -> tuple[Tensor, Tensor]:
         """Every instance's (input, target) for batch `number` of a stream, by default of data it was not trained on."""
         setting = self._here()[1]
@@ -161,6 +167,7 @@ class Trained:
             return vmap(one)(self.values, self.constants, draws)
 
 
+@under_usual_defaults
 def train(
     stack: Stack,
     *,
@@ -198,6 +205,7 @@ def train(
     return concatenated(stack, parts)
 
 
+@under_usual_defaults
 def train_chunk(
     stack: Stack,
     *,
