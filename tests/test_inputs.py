@@ -1,6 +1,7 @@
 """What is not a number is refused in one line that says what it was, what was expected and where; and where an
 installation cannot be written to, or a process may have no children, there is still a way."""
 
+import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from torch.func import vmap
 
 import toysup
+from toysup import jit
 from toysup.checks import InputError, check_interval, check_whole, concrete
 from toysup.features import (
     BitGroups,
@@ -226,6 +229,35 @@ def test_an_installation_that_cannot_be_written_to_warns_once_and_works(tmp_path
     assert look("", "compile") == ["[True]", "4"]
     assert look(str(tmp_path / "kept")) == ["[]"]  # the advice is sound
     assert any((tmp_path / "kept").iterdir())
+
+
+def test_compiled_files_that_are_torn_or_cannot_be_written_cost_time_only(tmp_path, monkeypatch):
+    source, kept = tmp_path / "mine.py", tmp_path / "kept"
+    source.write_text("from toysup.jit import njit\n\n\n@njit\ndef doubled(x):\n    return 2 * x\n")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(kept))
+    jit._warn.cache_clear()
+
+    def fresh():
+        spec = importlib.util.spec_from_file_location("mine", source)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.doubled
+
+    def found(function):
+        assert function(2) == 4
+        return sum(function.stats.cache_hits.values())
+
+    assert found(fresh()) == 0 and found(fresh()) == 1  # the control: kept, then found
+    for pattern in ("*.nbi", "*.nbc"):
+        for file in kept.rglob(pattern):
+            file.write_bytes(b"torn")
+        assert found(fresh()) == 0 and found(fresh()) == 1
+    function = fresh()
+    shutil.rmtree(kept)
+    kept.touch()  # a file where the folder was
+    with pytest.warns(RuntimeWarning, match="set NUMBA_CACHE_DIR"):
+        assert found(function) == 0
+    assert found(fresh()) == 0  # it was said
 
 
 def _workers(_):

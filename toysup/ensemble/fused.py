@@ -17,6 +17,7 @@ from toysup.ensemble import listed, residual, shallow
 from toysup.ensemble.plan import Plan, scratch
 from toysup.ensemble.rates import multipliers
 from toysup.ensemble.stack import Stack, initial_values, task_constants
+from toysup.setting import Adam
 
 __all__ = ["plan_of", "prepare", "run", "unfit"]
 
@@ -55,7 +56,7 @@ def prepare(stacks: Sequence[Stack]) -> None:
             continue
         _PREPARED.add(kind)
         one = stack.take([0])
-        setting = dataclasses.replace(stack.setting, steps=1, batch=1, examples=None)
+        setting = dataclasses.replace(stack.setting, steps=1, batch=1, examples=None, optimizer=Adam())  # any schedule
         one = dataclasses.replace(one, setting=setting)
         run(one, plan_of(one), np.array([0, 1]))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import numbers
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType, FunctionType
 from typing import Any
@@ -95,6 +96,19 @@ def attribute(kind: type, name: str) -> Any:
     return _found(_spaces(kind), name)
 
 
+def _native(kind: type, name: str) -> bool:
+    """Whether what a class of this package has under a name was written there, not put there before this file ran."""
+    owner = next((c for c in kind.__mro__ if name in vars(c) and c is not nn.Module), object)
+    if not owner.__module__.startswith("toysup."):
+        return True
+    function = _function(vars(owner)[name])
+    return (
+        type(function) is FunctionType
+        and function.__globals__ is vars(sys.modules[owner.__module__])
+        and function.__code__.co_qualname == f"{owner.__qualname__}.{name}"
+    )
+
+
 @dataclasses.dataclass(eq=False)
 class Known:
     """A class as it was when this package was imported, and the attributes of it that training uses.
@@ -117,7 +131,9 @@ class Known:
         own = dataclasses.fields(self.kind) if dataclasses.is_dataclass(self.kind) else ()
         self.fields = {*(field.name for field in own), *self.read}
         names = {*dir(self.kind), *HOOKS} - MAKING - self.fields - set(self.free) | {*["__init__"] * self.made}
-        self.marks = {name: _Mark(attribute(self.kind, name)) for name in sorted(names)}
+        self.marks = {
+            name: _Mark(attribute(self.kind, name) if _native(self.kind, name) else object()) for name in names
+        }
         self.helpers: dict[tuple[int, str], tuple[dict[str, Any], str, _Mark]] = {}
         for mark in self.marks.values():
             self._follow(mark.function)
