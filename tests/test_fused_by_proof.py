@@ -169,6 +169,7 @@ FEATURES = {
     "own activity": (lambda _, power: Tilted(N, 0.1 * power), True),
     "own activity, odd": (lambda _, power: subclass(SparseUniform, activity=property(
         lambda self: torch.linspace(-0.5, power, N)))(N, 0.2), True),
+    "a density that could be trained": (lambda _, power: SparseUniform(N, nn.Parameter(torch.full((N,), 0.2))), True),
     "own moments": (lambda _, power: subclass(SparseUniform, mean=power, variance=power)(N, 0.2), True),
     "a magnitude under another name": (_renamed, True),
     "a mixin that is never asked": (_harmless_mixin, True),

@@ -28,10 +28,10 @@ from toysup.ensemble.known import (
 )
 from toysup.ensemble.plan import Plan
 from toysup.ensemble.stack import Stack, _as_tensors, bound, initial_values
-from toysup.safely import one_thread
 from toysup.features import Correlated, Features
 from toysup.kernels import shallow, tiles
 from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
+from toysup.safely import one_thread
 from toysup.setting import Model, Setting
 from toysup.simd import LANES
 from toysup.tasks import AbsoluteValue, Identity, XPlusRelu
@@ -85,7 +85,7 @@ def _per_feature(stack: Stack, pick: Callable[[Setting], Any]) -> np.ndarray:
 
     with one_thread():
         found = vmap(one)(_as_tensors(stack, torch.device("cpu")), torch.zeros(len(stack)))
-    return found.contiguous().numpy()
+    return found.detach().contiguous().numpy()
 
 
 NAMES = {  # the kernel's matrices and biases -> the model's; a hidden bias may be missing there
