@@ -166,7 +166,7 @@ def test_amp_recovers_a_large_random_code_and_fails_past_its_threshold():
     shares = {}
     for m in (200, 50):
         encoding = Encoding.of(train(stack_of(800, m, seeds=[0]))).random()
-        shares[m] = float(decoded(encoding, bayes_amp, samples=512).value.nanmean())  # some are on too seldom
+        shares[m] = float(decoded(encoding, bayes_amp, samples=128).value.nanmean())  # NaN: never on
     assert shares[200] > 0.99 and shares[50] < 0.8
 
 

@@ -67,8 +67,9 @@ class HeldOut:
 
 
 def enough(evidence: Tensor, samples: Tensor | int) -> Bool[Tensor, "*stack"]:
-    """Whether SEEN of the samples show something, or half of them where there are fewer than twice as many."""
-    return evidence >= (torch.as_tensor(samples) / 2).clamp(max=SEEN)
+    """Whether SEEN of the samples show something; where there are fewer than FEWEST, as large a share of them, and one
+    at least: who asks for a quick look gets one."""
+    return evidence >= (torch.as_tensor(samples) * (SEEN / FEWEST)).clamp(1, SEEN)
 
 
 def usual(values: Float[Tensor, "instance batch *rest"]) -> Float[Tensor, "instance 1 *rest"]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from toysup.checks import InputError, check_interval
 from toysup.ensemble import Trained, one_thread
-from toysup.measure.held_out import BATCH, Estimate, enough
+from toysup.measure.held_out import BATCH, SEEN, Estimate
 from toysup.tasks import Regression
 
 __all__ = ["Ranking", "auc", "rank", "separated"]
@@ -108,7 +108,7 @@ def _one(trained: Trained, samples: int) -> Ranking:
         on.append(target[0] == 1)
     on = torch.cat(on).mT.contiguous()
     found, ones = rank(torch.cat(scores).mT.contiguous(), on), on.sum(-1)
-    known = enough(torch.minimum(ones, samples - ones), samples)
+    known = torch.minimum(ones, samples - ones) >= SEEN
     return Ranking(*(torch.where(known, one, torch.nan) for one in found))
 
 

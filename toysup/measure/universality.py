@@ -23,7 +23,7 @@ from torch import Tensor
 
 from toysup.checks import InputError, check_interval, check_whole
 from toysup.ensemble import Trained, one_thread
-from toysup.measure.held_out import BATCH, away, enough, usual
+from toysup.measure.held_out import BATCH, SEEN, away, usual
 from toysup.measure.layers import Of, units_of
 from toysup.tasks import Memory
 
@@ -281,7 +281,7 @@ def linear_cka(a: Float[Tensor, "instance_a sample _"], b: Float[Tensor, "instan
 
 def _varied(a: Tensor, b: Tensor) -> Bool[Tensor, "instance_a instance_b"]:
     """Whether the activations of both are away from their usual values in samples enough."""
-    left, right = (enough(away(x, usual(x)).any(-1).sum(1), x.shape[1]) for x in (a, b))
+    left, right = (away(x, usual(x)).any(-1).sum(1) >= min(SEEN, x.shape[1] / 2) for x in (a, b))
     return left.unsqueeze(1) & right
 
 
