@@ -102,9 +102,10 @@ def _native(kind: type, name: str) -> bool:
     if not owner.__module__.startswith("toysup."):
         return True
     function = _function(vars(owner)[name])
+    if type(function) is not FunctionType:
+        return type(function) in (bool, int, float, str, tuple, type(None))
     return (
-        type(function) is FunctionType
-        and function.__globals__ is vars(sys.modules[owner.__module__])
+        function.__globals__ is vars(sys.modules[owner.__module__])
         and function.__code__.co_qualname == f"{owner.__qualname__}.{name}"
     )
 
@@ -296,7 +297,7 @@ def unfit_varying(stack: Stack, paths: Mapping[str, int]) -> str | None:
             continue
         part, _, name = path.partition(".")
         head = name.partition(".")[0]
-        if part != "features" or not isinstance(features, Independent):
+        if part != "features" or not head or not isinstance(features, Independent):
             return f"{path} differs by instance"
         if head in INDEPENDENT.marks or head in INDEPENDENT.fields or head in VALUES:
             return f"{path} differs by instance"
