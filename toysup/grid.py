@@ -125,7 +125,9 @@ class Grid:
             texts = [self._static_key(axis, point) for point in range(len(axis.values))]
             first = {text: position for position, text in reversed(list(enumerate(texts)))}
             keys[number] = np.array([first[text] for text in texts])[self._index[number]]
-        _, group = np.unique(keys, axis=1, return_inverse=True)
+        sizes = [len(axis.values) for axis in self._axes]
+        together = np.ravel_multi_index(list(keys), sizes) if sizes else np.zeros(1, dtype=int)
+        _, group = np.unique(together, return_inverse=True)
         order = dict.fromkeys(group.tolist())
         return [self._stack(np.flatnonzero(group == number)) for number in order]
 
@@ -136,7 +138,7 @@ class Grid:
         columns: dict[str, np.ndarray] = {}
         numbers_of: list[np.ndarray] = []  # which value of each path that differs a row has
         for number, axis in enumerate(self._axes):
-            used, inverse = np.unique(self._index[number, rows], return_inverse=True)
+            used, inverse = _used(self._index[number, rows], len(axis.values))
             for position, path in enumerate(axis.paths):
                 if not self._dynamic(path):
                     continue
@@ -163,7 +165,10 @@ class Grid:
         """The values that some axes have together in any of the rows: path -> value, each combination once."""
         if not axes:
             return
-        for points in np.unique(self._index[list(axes)][:, rows], axis=1).T:
+        sizes = [len(self._axes[number].values) for number in axes]
+        together = np.ravel_multi_index(list(self._index[list(axes)][:, rows]), sizes)
+        used = np.unique(together) if len(axes) > 1 else _used(together, sizes[0])[0]
+        for points in np.stack(np.unravel_index(used, sizes), axis=1):
             yield {
                 path: value
                 for number, point in zip(axes, points, strict=True)
@@ -210,8 +215,15 @@ class Grid:
 
     def _check_instances(self, rows: np.ndarray, numbers_of: np.ndarray) -> None:
         """Refuse rows that are one and the same instance, such as seeds under a fixed data_seed and init_seed."""
-        order = np.lexsort(numbers_of)
-        same = (np.diff(numbers_of[:, order], axis=1) == 0).all(0)
+        least = numbers_of.min(1, keepdims=True)
+        sizes = (numbers_of.max(1, keepdims=True) - least + 1)[:, 0].tolist()
+        if math.prod(sizes) < 2**62:  # one number for each row
+            key = np.ravel_multi_index(list(numbers_of - least), sizes)
+            order = np.argsort(key, kind="stable")
+            same = np.diff(key[order]) == 0
+        else:
+            order = np.lexsort(numbers_of)
+            same = (np.diff(numbers_of[:, order], axis=1) == 0).all(0)
         if same.any():
             one, other = sorted(rows[order[same.argmax() + np.arange(2)]].tolist())
             raise InputError(f"Grid: rows {one} and {other} are the same instance, and would look like two")
@@ -247,6 +259,13 @@ class Grid:
                         if all(isinstance(v, int | float | str) for v in own) and f.name not in RESERVED:
                             columns.setdefault(f.name, _column(own)[self._index[number]])
         return pd.DataFrame(columns)
+
+
+def _used(points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers below `size` that occur, ascending; where each point stands among them)."""
+    occurs = np.zeros(size, dtype=bool)
+    occurs[points] = True
+    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[points]
 
 
 def _below(values: Mapping[str, Any], head: str) -> dict[str, Any]:
