@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import toysup.ensemble
-from toysup.checks import InputError
+from toysup.checks import InputError, concrete
 from toysup.ensemble import Stack, chunks, train
 from toysup.features import PowerLaw, Sparse, SparseUniform
 from toysup.measure import feature_norm, held_out_loss, r_squared, recovered
@@ -30,6 +30,20 @@ SMALL = Setting(SparseUniform(4, 0.3), Identity(), Model(TiedAutoencoder, width=
 
 def run(grid, measures=(held_out_loss,), **options):
     return sweep(grid, measures, progress=False, **{"workers": 1, "device": "cpu"} | options)
+
+
+@dataclass(frozen=True)
+class Least(Identity):
+    """Needs features that are dense enough."""
+
+    least: float = 0.0
+
+    def __post_init__(self):
+        pass
+
+    def check(self, features):
+        if concrete(self.least) is not None and (concrete(features.density) < concrete(self.least)).any():
+            raise InputError(f"Least: density must be at least {self.least}")
 
 
 # ------------------------------------------------------------------------------------------------------------- grids
@@ -151,6 +165,26 @@ BAD_GRIDS = {
     "steps must be a whole number >= 1, got 0": {"steps": [3, 0]},
     "task must be a Task, got 3": {"task": [Identity(), 3]},
     "a setting may hold numbers, arrays": {"model.width": [object()]},
+    "axis 'features.density' is a part of what axis 'features' sets": {
+        "features": [SparseUniform(4, 0.1), SparseUniform(5, 0.2)],
+        "features.density": [0.3, 0.4],
+    },
+    "axis 'model.width' is a part of what axis 'model' sets": {"model": [SMALL.model], "model.width": [1]},
+    "axis seed holds 1 twice": {"seed": [0, 1, 1]},
+    "axis features.density holds 0.2 twice": {"features.density": [0.1, 0.2, 0.2]},
+    "axis model.width holds 2 twice": {"model.width": [2, 2]},
+    "axis features holds SparseUniform": {"features": [SparseUniform(4, 0.1), SparseUniform(4, 0.1)]},
+    "axis seed, features.density holds (1, 0.1) twice": {("seed", "features.density"): [(1, 0.1), (2, 0.1), (1, 0.1)]},
+    "rows 0 and 1 are the same instance": {"data_seed": [3], "init_seed": [4], "seed": [0, 1]},
+    "rows 0 and 3 are the same instance": {("seed", "data_seed"): [(0, None), (1, 0)], "init_seed": [5, 6, 7]},
+    "density must be a number": {"features.density": ["0.1"]},
+    "density must be a number or an array of numbers, got True": {"features.density": [True]},
+    "beta1 must lie in [0, 1), got 1": {"optimizer.beta1": [0.9, 1.0]},
+    "density must lie in (0, 1] in float32": {"features.density": [1e-50]},
+    "seed must be a whole number >= 0, got True": {"seed": [True]},
+    "seed must be a whole number >= 0, got 1.0": {"seed": [1.0, 2.0]},
+    "seed must be a whole number >= 0, got '3'": {"seed": ["3"]},
+    "init_seed must lie in [0, 2^32)": {"init_seed": [0, 2**32]},
 }
 
 
@@ -159,6 +193,71 @@ def test_bad_grids_are_refused_in_one_line_when_they_are_declared(message):
     with pytest.raises(InputError) as caught:
         Grid(SMALL, BAD_GRIDS[message])
     assert message.strip() in str(caught.value) and "\n" not in str(caught.value)
+
+
+def setting_with(features, task):
+    return Setting(features, task, Model(TiedAutoencoder, width=2), steps=8, batch=16)
+
+
+ZIPF = setting_with(PowerLaw(16, 0.0, 0.01), Identity())
+DENSE = {"features.density": [0.01, 0.5]}
+TOO_ACTIVE = "the largest activity, p_1, must lie in"
+
+
+@pytest.mark.parametrize(
+    ("setting", "axes", "message"),
+    [
+        (ZIPF, {"features.exponent": [0.0, 2.0], **DENSE}, TOO_ACTIVE),
+        (ZIPF, {("features.exponent", "optimizer.lr"): [(0.0, 0.1), (2.0, 0.2)], **DENSE}, TOO_ACTIVE),
+        (ZIPF, {("features.exponent", "task.exponent"): [(0.0, 2.0), (2.0, 4.0)], **DENSE}, TOO_ACTIVE),
+        (
+            setting_with(SparseUniform(4, 0.1), Least(0.1)),
+            {"features.density": [0.1, 0.5], "task.least": [0.05, 0.3]},
+            "density must be at least 0.3",
+        ),
+    ],
+)
+def test_every_combination_of_a_grid_must_be_allowed(setting, axes, message):
+    for name, values in axes.items():
+        if isinstance(name, str):  # each alone is
+            Grid(setting, {name: values[:1]})
+    with pytest.raises(InputError, match=message):
+        Grid(setting, axes)
+
+
+def test_a_column_that_has_a_name_of_the_tables_own_is_called_by_its_path():
+    class Row(nn.Module):
+        def __init__(self, n_in, n_out, *, row, engine=1, feature=1):
+            super().__init__()
+            self.a, self.b = nn.Linear(n_in, row), nn.Linear(row, n_out)
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    setting = dataclasses.replace(SMALL, model=Model(Row, row=1))
+    axes = {"model.row": [3, 1], "model.engine": [7], "model.feature": [8]}
+    answer = run(Grid(setting, axes), [held_out_loss, r_squared], compile=False)
+    assert list(answer.table)[:4] == ["row", "model.row", "model.engine", "model.feature"]
+    assert answer.table["row"].tolist() == [0, 1] and answer.table["model.row"].tolist() == [3, 1]
+    assert answer.features["feature"].tolist() == [0, 1, 2, 3] * 2 and set(answer.features["model.feature"]) == {8}
+    assert answer.table["engine"].tolist() == ["general, eager"] * 2
+
+
+def test_none_beside_numbers_stays_none_and_numbers_stay_numbers():
+    table = Grid(SMALL, {"examples": [None, 64, 32], "data_seed": [None, 7]}).table
+    assert table["examples"].tolist() == [None, None, 64, 64, 32, 32] and (table["examples"] == 64).sum() == 2
+    assert table["data_seed"].tolist() == [None, 7] * 3
+    labels = Grid(SMALL, {"features.density": {1: 0.1, "b": 0.2}}).table["density"]
+    assert labels.tolist() == [1, "b"]
+
+
+def test_stacks_refuse_seeds_that_are_none():
+    for seeds, message in (([0.2, 0.9], "0.2"), ([0, 2**32], "4294967296"), ([-1], "-1"), ([True, False], "True"),
+                           (["1"], "'1'"), ([0, 1, 0], "seed 0 is given twice"), ([[0]], r"\(1, 1\)")):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            Stack.of(SMALL, seeds)
+    with pytest.raises(InputError, match="init_seed must be whole numbers"):
+        Stack(SMALL, np.arange(2), np.array([0.5, 1.5]))
 
 
 # ------------------------------------------------------------------------------------------------------------ sweeps
@@ -217,6 +316,27 @@ def test_a_chunk_for_every_instance_changes_nothing(results, monkeypatch):
     cut = run(GRID, MEASURES)
     assert len(list(cut.path.glob("*.safetensors"))) == len(GRID)
     pd.testing.assert_frame_equal(cut.table, results.table, rtol=1e-4)
+
+
+def test_whole_sweeps_parts_and_rows(results):
+    parts = list(results)
+    assert sorted(np.concatenate([part.rows for part in parts]).tolist()) == list(range(len(GRID)))
+    with pytest.raises(InputError, match=r"rows are of 2 shapes, .* go through the parts"):
+        results.trained()
+    with pytest.raises(InputError, match="rows must be at least one, got none"):
+        results.trained(rows=[])
+    with pytest.raises(TypeError):
+        results.trained(0)  # a chunk, once
+    chosen = [7, 0, 3]
+    some = results.trained(rows=chosen)
+    assert some.rows.tolist() == chosen
+    assert held_out_loss(some).value.tolist() == pytest.approx(
+        results.table["held_out_loss"][chosen].tolist(), rel=1e-5
+    )
+    one_shape = run(Grid(SMALL, {"seed": range(7)}))
+    whole = one_shape.trained()
+    assert whole.rows.tolist() == list(range(7)) == whole.stack.data_seed.tolist()
+    assert held_out_loss(whole).value.tolist() == pytest.approx(one_shape.table["held_out_loss"].tolist(), rel=1e-5)
 
 
 def test_padding_is_dropped():

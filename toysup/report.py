@@ -136,8 +136,8 @@ def _prepare(path: Path, question: Any, options: Options) -> Run:
     if options.workers is not None:
         check_whole("command line", "--workers", options.workers)
     root = path.parent.parent if path.parent.name == "experiments" else path.parent
-    results = options.results or root / "results"
-    figures = options.figures or (results / "figures" if mode in SCRATCH else root / "figures")
+    results = (options.results or root / "results").expanduser()
+    figures = (options.figures or (results / "figures" if mode in SCRATCH else root / "figures")).expanduser()
     if mode in SCRATCH:
         _spare(figures, path.stem, mode)
     for flag, folder in (("--results", results), ("--figures", figures)):

@@ -33,7 +33,7 @@ from toysup.ensemble import (
 )
 from toysup.grid import RESERVED, Grid
 from toysup.identity import Untold, identity
-from toysup.measure import held_out_loss, recovered
+from toysup.measure import held_out_loss, recovered, unseen
 from toysup.results import Cut, Job, Measure, Results, jobs_of, key_of, load, measured, of_rows, tensors_of
 from toysup.safely import under_usual_defaults
 from toysup.setting import describe
@@ -115,7 +115,7 @@ class _Temporary:
 @under_usual_defaults
 def sweep(
     grid: Grid | Mapping[str, Grid],
-    measures: Sequence[Measure] = (held_out_loss, recovered),
+    measures: Sequence[Measure] = (held_out_loss, recovered, unseen),
     *,
     results: Path | str | None = None,
     name: str = "sweep",
