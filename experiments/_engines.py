@@ -14,7 +14,6 @@ from functools import partial
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 
-import numba as nb
 import numpy as np
 import oracles
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 from toysup import stats
 from toysup.ensemble import Stack, initial_values, train
 from toysup.features import SparseUniform
+from toysup.jit import njit
 from toysup.models import ResidualMLP, TiedAutoencoder
 from toysup.random import uniforms
 from toysup.setting import Adam, Model, Setting
@@ -173,7 +173,7 @@ DRAWS = ROUNDS * LANES
 SIZES = {"flops": 2 * CHAIN * DRAWS, "xoshiro": CHAIN * DRAWS, "own_draws": DRAWS, "torch_rand": DRAWS}  # of one step
 
 
-@nb.njit(fastmath={"contract"}, cache=True)
+@njit(fastmath={"contract"})
 def _multiply_add(values, rounds):
     factor, term = np.float32(0.999), np.float32(1e-3)
     for _ in range(rounds):
@@ -184,7 +184,7 @@ def _multiply_add(values, rounds):
             values[lane] = x
 
 
-@nb.njit(fastmath=True, cache=True)
+@njit(fastmath=True)
 def _xoshiro(rounds):
     """Sums of sparse uniforms from xoshiro128+ (Blackman and Vigna 2021), one generator a lane."""
     state, sums = np.empty((4, LANES), np.uint32), np.zeros(LANES, np.float32)

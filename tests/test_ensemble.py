@@ -14,6 +14,7 @@ from torch.func import jacrev
 from toysup import ensemble
 from toysup.checks import InputError
 from toysup.ensemble import Stack, Trained, chunks, resolve_device, task_constants, train, train_chunk
+from toysup.ensemble.state import parts_of
 from toysup.features import Features, OnePerGroup, SparseBoolean, SparseUniform
 from toysup.measure import held_out_loss
 from toysup.models import MLP, ResidualMLP, TiedAutoencoder
@@ -81,8 +82,9 @@ SAME = 1e-5
 
 
 def steps_arguments(stack):
-    step = ensemble.step._update(stack.setting, stack.setting.build())
-    parameters, *rest = ensemble.step._first_arguments(stack, CPU)
+    parts = parts_of(stack)
+    step = ensemble.step._update(stack.setting, stack.setting.build(), parts)
+    parameters, *rest = ensemble.step._first_arguments(stack, CPU, parts)
     return step, parameters, rest
 
 
@@ -100,7 +102,7 @@ def steps_arguments(stack):
 def test_no_instance_has_a_gradient_in_another(setting):
     """d loss_j / d parameters_i is exactly zero for i != j, and is what the optimiser gets for i = j."""
     step, parameters, rest = steps_arguments(Stack.of(setting, range(4)))
-    _, first, _, _, _ = step(parameters, *rest)
+    _, first, *_ = step(parameters, *rest)
     jacobian = jacrev(lambda p: step(p, *rest)[4])(parameters)
     others = ~torch.eye(4, dtype=torch.bool)
     for name, value in jacobian.items():  # (loss, instance, ...)
@@ -279,7 +281,7 @@ def test_the_fused_optimizer_is_torchs(schedule, weight_decay):
     for t in range(steps):
         gradients = torch.randn(instances, 1, 8, generator=generator) * torch.logspace(-6, 2, 8)
         gradients *= torch.rand(gradients.shape, generator=generator) < 0.7
-        parameters, first, second, alive, _ = step(parameters, first, second, alive, frozen, gradients, rates.at(t))
+        parameters, first, second, alive, *_ = step(parameters, first, second, alive, frozen, gradients, rates.at(t))
         if t == 0:  # beta1 = 0: the gradient is the one given
             assert torch.equal(first["p"][0], gradients[0, 0])
         for i, (reference, optimizer, scheduler) in enumerate(zip(references, optimizers, schedulers, strict=True)):

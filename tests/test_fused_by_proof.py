@@ -451,8 +451,6 @@ UNFIT = {
     "unit length, dense": ("unit length", {"features.density": np.array([0.1, 2.0])}, "outside"),
     "one number": ("one hidden layer", {"task": SumOfSquares(), "features": SparseUniform(N, 0.1, signed=True)},
                    "SumOfSquares"),
-    "a model's axis": ("untied", {"model.width": np.array([8.0, 9.0])}, "model.width differs"),
-    "a schedule's axis": ("untied", {"optimizer.schedule.final": np.array([0.1, 0.9])}, "schedule.final differs"),
     "a law's axis": ("untied", {"features.given_active": np.array([0.1, 0.9])}, "given_active differs"),
     "the features' axis": ("untied", {"features": np.array([0.1, 0.9])}, "features differs"),
     "powers": ("untied", {"task.exponent": np.array([2.0, 4.0])}, "exponent"),

@@ -36,6 +36,7 @@ from toysup.features import (
     SparseUniform,
     UnitLength,
 )
+from toysup.identity import identity
 from toysup.measure import held_out_loss, r_squared, recovered, recovered_at
 from toysup.models import (
     MLP,
@@ -48,7 +49,6 @@ from toysup.models import (
     UnrolledDecoder,
     UntiedAutoencoder,
 )
-from toysup.identity import identity
 from toysup.random import uniforms
 from toysup.setting import (
     Adam,

@@ -20,7 +20,7 @@ from toysup.ensemble import Stack, chunks, train
 from toysup.features import PowerLaw, Sparse, SparseUniform
 from toysup.measure import feature_norm, held_out_loss, r_squared, recovered
 from toysup.models import MLP, ResidualMLP, TiedAutoencoder
-from toysup.setting import Model, Setting, get_path, set_paths
+from toysup.setting import Adam, Cosine, Model, Setting, get_path, set_paths
 from toysup.shapes import Shape
 from toysup.sweep import Grid, sweep
 from toysup.tasks import AbsoluteValue, Identity, Regression
@@ -116,6 +116,15 @@ def test_stacks_hold_what_setting_of_says_for_every_row(axes):
 )
 def test_only_static_axes_split_a_grid_into_shapes(axes, groups):
     assert len(Grid(SMALL, axes).groups) == groups
+
+
+def test_a_schedules_fields_are_an_axis():
+    setting = dataclasses.replace(SMALL, optimizer=Adam(0.1, schedule=Cosine()))
+    grid = Grid(setting, {"optimizer.schedule.final": [0.0, 1.0], "seed": [0, 1]})
+    assert len(grid.groups) == 2
+    together = run(grid).table["train_loss"]
+    alone = [run(Grid(grid.setting_of(row), {"seed": [row % 2]})).table["train_loss"][0] for row in range(4)]
+    assert together.tolist() == alone and alone[0] != alone[2]
 
 
 def test_table_columns_have_last_names_unless_two_clash():
@@ -256,6 +265,9 @@ def test_stacks_refuse_seeds_that_are_none():
                            (["1"], "'1'"), ([0, 1, 0], "seed 0 is given twice"), ([[0]], r"\(1, 1\)")):  # fmt: skip
         with pytest.raises(InputError, match=message):
             Stack.of(SMALL, seeds)
+    for path in ("model.width", "steps", "optimizer.schedule.final", "optimizer.schedule", "seed"):
+        with pytest.raises(InputError, match=f"{path} cannot differ by instance inside a stack"):
+            Stack(SMALL, np.arange(2), np.arange(2), {path: np.array([0.1, 0.9])})
     with pytest.raises(InputError, match="init_seed must be whole numbers"):
         Stack(SMALL, np.arange(2), np.array([0.5, 1.5]))
 

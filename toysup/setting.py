@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 SEEDS = ("seed", "data_seed", "init_seed")
+RATES = ("lr", "weight_decay", "beta1", "beta2", "eps")  # of the optimizer, all floats
 
 
 class Model:
@@ -126,7 +127,7 @@ class Adam:
         check_interval("Adam", "beta1", self.beta1, 0, 1, open_high=True)
         check_interval("Adam", "beta2", self.beta2, 0, 1, open_high=True)
         check_interval("Adam", "eps", self.eps, 0)
-        for name in ("lr", "weight_decay", "beta1", "beta2", "eps"):
+        for name in RATES:
             if isinstance(getattr(self, name), numbers.Real):  # lr=1 is a float field too, which may vary
                 object.__setattr__(self, name, float(getattr(self, name)))
         if not callable(self.schedule):
@@ -237,10 +238,12 @@ def set_paths(owner: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 def is_dynamic(path: str, value: Any) -> bool:
-    """Whether a field may differ by instance within one stack: seeds, floats and float arrays outside the model."""
+    """Whether a field may differ by instance within one stack: seeds, rates of the optimizer, and floats and float
+    arrays of the features and the task."""
+    head, _, rest = path.partition(".")
     if path in SEEDS:
         return True
-    if path.startswith("model"):
+    if head not in ("features", "task") and not (head == "optimizer" and rest in RATES):
         return False
     if isinstance(value, float | np.floating):
         return True
@@ -288,7 +291,7 @@ def describe(value: Any, arrays: dict[str, np.ndarray] | None = None, code: Call
             digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
             if arrays is not None:
                 arrays[digest] = array
-            return {"array": digest}
+            return {"tensor" if isinstance(value, torch.Tensor) else "array": digest}
         if isinstance(value, list | tuple):
             return [told(v) for v in value]
         if isinstance(value, Mapping):
@@ -323,6 +326,8 @@ def rebuild(account: Any, arrays: Mapping[str, np.ndarray], changed: set[str] | 
             return account
         if "array" in account:
             return arrays[account["array"]]
+        if "tensor" in account:
+            return torch.from_numpy(np.array(arrays[account["tensor"]]))
         if "mapping" in account:
             return {_hashable(made(k)): made(v) for k, v in account["mapping"]}
         if "method" in account:

@@ -15,7 +15,7 @@ from torch.func import vmap
 from toysup.checks import InputError
 from toysup.random import Stream, uniforms
 from toysup.safely import building, usual_defaults
-from toysup.setting import Setting, bind
+from toysup.setting import RATES, Setting, bind
 
 CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
 FUSED_GAIN = 30  # over the eager general path, about
@@ -43,6 +43,9 @@ class Stack:
         for name in ("data_seed", "init_seed"):
             object.__setattr__(self, name, whole_seeds(f"Stack: {name}", getattr(self, name)))
         for name, values in {"init_seed": self.init_seed, **self.varying}.items():
+            head, _, rest = name.partition(".")
+            if name != "init_seed" and head not in ("features", "task") and not (head == "optimizer" and rest in RATES):
+                raise InputError(f"Stack: {name} cannot differ by instance inside a stack; it needs a stack of its own")
             if len(values) != len(self):
                 raise InputError(f"Stack: {name} has {len(values)} instances, data_seed has {len(self)}")
 

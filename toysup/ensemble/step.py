@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from toysup.ensemble.rates import multipliers
 from toysup.ensemble.stack import Stack, _as_tensors, bound, initial_values, task_constants
 from toysup.ensemble.state import Parts, Reading, parts_of
 from toysup.identity import Untold, identity
@@ -71,7 +72,7 @@ def _state(stack: Stack, device: torch.device, parts: Parts) -> tuple[Any, ...]:
 
 def _first_arguments(stack: Stack, device: torch.device, parts: Parts) -> tuple[Any, ...]:
     draws = uniforms(stack.data_seed, 0, stack.setting.batch, stack.setting.features.n_uniforms, device=device)
-    return *_state(stack, device, parts), draws, _Rates(stack).at(0).to(device)
+    return *_state(stack, device, parts), draws, _Rates(stack, np.ones(1)).at(0).to(device)
 
 
 def _update(setting: Setting, module: nn.Module, parts: Parts) -> Callable[..., Any]:
@@ -124,9 +125,9 @@ def _update(setting: Setting, module: nn.Module, parts: Parts) -> Callable[..., 
 class _Rates:
     """Per-instance coefficients of AdamW at each step, formed in float64 as torch.optim does."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, schedule: np.ndarray | None = None) -> None:
         optimizer = stack.setting.optimizer
-        self.schedule, self.steps = optimizer.schedule, stack.setting.steps
+        self.schedule = multipliers(optimizer, stack.setting.steps) if schedule is None else schedule
         names = ("lr", "weight_decay", "beta1", "beta2", "eps")
         for name in names:
             value = stack.varying.get(f"optimizer.{name}", getattr(optimizer, name))
@@ -134,10 +135,11 @@ class _Rates:
 
     def at(self, step: int) -> Tensor:
         """(6, instance): 1 - beta1, 1 - beta2, eps, step size, 1 / sqrt(1 - beta2^t), 1 - lr * decay."""
-        t, lr = step + 1, self.lr * self.schedule(step, self.steps)
+        t, lr = step + 1, self.lr * self.schedule[step]
         size, root = lr / (1 - self.beta1**t), 1 / np.sqrt(1 - self.beta2**t)
         rates = np.stack([1 - self.beta1, 1 - self.beta2, self.eps, size, root, 1 - lr * self.weight_decay])
-        return torch.from_numpy(rates.astype(np.float32))
+        with np.errstate(over="ignore"):  # an instance whose rate is infinite diverges, and says so
+            return torch.from_numpy(rates.astype(np.float32))
 
 
 def step_key(stack: Stack, device: torch.device, code: Callable[[Any], Any] = id) -> str:

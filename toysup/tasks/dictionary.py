@@ -66,11 +66,10 @@ class Reconstruction(Task):
         """The module, whose own values are never used, and the size of one layer."""
         sizes = self.trained_on.n_inputs(features), self.trained_on.n_outputs(features)
         if sizes not in self._built:
-            with building():
+            with building(), torch.no_grad():
                 module = self.network(*sizes).eval()
-            half = torch.full((1, features.n_uniforms), 0.5)
-            x, _ = self.trained_on.batch(features, self._drawn_by_task(features), half)
-            with torch.no_grad():
+                half = torch.full((1, features.n_uniforms), 0.5)
+                x, _ = self.trained_on.batch(features, self._drawn_by_task(features), half)
                 recorded = module(x, record=True)[1]
             units = recorded.residual if self.of == "stream" else recorded.neurons
             self._built[sizes] = module, units.shape[-2], units.shape[-1]
@@ -138,7 +137,7 @@ class Reconstruction(Task):
         x, _ = self.trained_on.batch(features, self._drawn_by_task(features), half)
         if not x.is_floating_point() or x.shape[-1] != n:
             raise InputError(f"directions: {type(self.trained_on).__name__} does not hand features to its network")
-        h = self.read(features, constants, torch.cat([torch.eye(n), torch.zeros(1, n)]))
+        h = self.read(features, constants, torch.cat([torch.eye(n), torch.zeros(1, n)]).to(x))
         return h[:-1] - h[-1:]
 
     def loss(self, output: Any, target: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toysup.checks import InputError, check_interval, check_whole, concrete
-from toysup.features import Features, GaussianCopula
+from toysup.features import Features
 from toysup.features.base import Independent
 from toysup.tasks.base import Constants, Task
 
@@ -202,7 +202,8 @@ class SumOfSquares(Task):
 
     def check(self, features: Features) -> None:
         check_interval("SumOfSquares", "importance", self.importance, 0, length=features.n_features)
-        if not isinstance(features, Independent) or isinstance(features, GaussianCopula):
+        own = type(features)
+        if not isinstance(features, Independent) or own.transform is not Independent.transform:
             raise InputError(f"SumOfSquares: features must be independent, got {type(features).__name__}")
         mean = concrete(features.mean)
         if mean is not None and mean.any():
