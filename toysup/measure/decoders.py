@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numba
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +24,8 @@ from torch.special import ndtr
 from toysup.checks import InputError, check_interval, check_whole
 from toysup.ensemble import Trained, one_thread
 from toysup.features import SparseUniform
+from toysup.features.base import UNIFORM
+from toysup.jit import njit
 from toysup.measure.geometry import directions
 from toysup.measure.held_out import BATCH, GROUPS, Estimate, Evidence, over_groups
 from toysup.measure.recovery import positive_sum
@@ -65,7 +67,7 @@ class Encoding:
         InputError unless features are SparseUniform, unsigned: the decoders know that x >= 0, and one the prior.
         """
         features = trained.setting.features
-        if type(features) is not SparseUniform or features.signed:
+        if type(features) is not SparseUniform or features.given_active is not UNIFORM:
             raise InputError(f"Encoding: features must be SparseUniform, unsigned, got {type(features).__name__}")
         n = features.n_features
         moments = [
@@ -219,7 +221,7 @@ def l1_homotopy(encoding: Encoding, h: Tensor) -> Tensor:
     return torch.from_numpy(found).to(encoding.W)
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@njit(nogil=True, fastmath={"reassoc", "contract"})
 def _paths(gram: np.ndarray, aligned: np.ndarray, found: np.ndarray, rank: int) -> None:
     """Follow each sample's path. gram: W W^T (feature, feature); aligned: h W^T (sample, feature); found is filled."""
     n, most = len(gram), min(rank, len(gram))

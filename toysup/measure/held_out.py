@@ -49,7 +49,7 @@ class HeldOut:
     `errors` and `hits` (label tasks only) are means over the samples of each group; `loss` likewise; `baseline` is the
     expected error of the best constant. A diverged instance has NaN or large errors, nothing is hidden. `evidence` is
     in how many samples a score's target was away from its usual value (of a score that adds up several parts, the part
-    that was so least often), `shown` in how many samples any was.
+    that was so least often), `shown` in how many samples any was; counting ends where all have SEEN.
     """
 
     errors: Float[Tensor, "group instance score"]
@@ -147,6 +147,9 @@ def _evaluate(trained: Trained) -> HeldOut:
             return parts
         return here.errors(tree_map(_constant, output), target)  # it differs where the target does
 
+    def satisfied(instances: Tensor) -> bool:
+        return bool((evidence[instances] >= SEEN).all() and (shown[instances] >= SEEN).all())
+
     shape = (GROUPS, len(trained))
     errors, loss = torch.zeros(*shape, baseline.shape[-1]), torch.zeros(shape)
     hits = torch.zeros(*shape, baseline.shape[-1]) if hasattr(task, "hits") else None
@@ -157,7 +160,7 @@ def _evaluate(trained: Trained) -> HeldOut:
         x, target = part.batch(number, BATCH)
         output = part.forward(x)
         batch_errors, batch_hits, batch_loss = vmap(score)(part.values, output, target)
-        if hits is None:
+        if hits is None and (rest is None or not satisfied(remaining)):
             parts = vmap(telling)(part.values, x, output, target)
             if rest is None:
                 rest = usual(parts)

@@ -17,7 +17,7 @@ from torch.special import ndtr
 
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import Trained, one_thread
-from toysup.features import MAGNITUDES
+from toysup.features.base import UNIFORM
 from toysup.measure.geometry import REPRESENTED, directions
 from toysup.measure.held_out import BATCH
 
@@ -53,7 +53,7 @@ def purity(trained: Trained, edges: np.ndarray, *, batches: int = 64) -> Purity:
     if edges.ndim != 1 or edges.size < 2 or not (np.diff(edges) > 0).all():
         raise InputError(f"purity: edges must be two or more ascending numbers, got {edges}")
     features = trained.setting.features
-    if getattr(features, "given_active", None) is not MAGNITUDES["uniform"][0]:
+    if getattr(features, "given_active", None) is not UNIFORM:
         raise InputError(f"purity: features must be U[0, 1] where they are active, got {features}")
     W = directions(trained)
     squared = W.square().sum(-1)
