@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
