@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -246,6 +247,98 @@ def test_the_code_that_trains_is_part_of_the_identity(original, copied, monkeypa
     monkeypatch.setattr("toysup.ensemble.stack.uniforms", lambda *a, **k: 1 - uniforms(*a, **k))
     again = run(results=copied.parent)
     assert again.path != copied and len(list(copied.parent.iterdir())) == 2
+
+
+def test_load_says_when_code_changed_since(original, copied, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(copied)
+    monkeypatch.setattr("toysup.models.feedforward.TiedAutoencoder.forward", lambda self, x, record=False: x)
+    with pytest.warns(UserWarning, match="TiedAutoencoder.* changed since .* tables are as they were"):
+        again = load(copied)
+    pd.testing.assert_frame_equal(again.table[original.table.columns], original.table, check_exact=True)
+    monkeypatch.undo()
+    monkeypatch.setattr("toysup.ensemble.stack.uniforms", lambda *a, **k: 1 - uniforms(*a, **k))
+    with pytest.warns(UserWarning, match="the code that trains changed since"):
+        load(copied)
+
+
+class Acting(torch.nn.Module):
+    def __init__(self, n_in, n_out, *, act):
+        super().__init__()
+        self.a, self.act = torch.nn.Linear(n_in, n_out), act
+
+    def forward(self, x):
+        return self.act(self.a(x))
+
+
+def test_functions_of_torch_in_a_setting_are_loaded_again(tmp_path):
+    functions = [torch.relu, torch.tanh, torch.nn.functional.gelu]
+    setting = Setting(SparseUniform(4, 0.3), Identity(), Model(Acting, act=torch.relu), steps=8, batch=16)
+    results = run(Grid(setting, {"model.act": functions}), [held_out_loss], results=tmp_path, compile=False)
+    loaded = load(results.path)
+    assert [loaded.grid.setting_of(row).model.arguments["act"] for row in range(3)] == functions
+    pd.testing.assert_frame_equal(loaded.table, results.table, check_exact=True)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = run(Grid(SMALL), [], results="~/toys").path
+    assert path.parent == tmp_path / "toys" and not (tmp_path / "~").exists()
+    assert len(load(f"~/toys/{path.name}").table) == 1
+
+
+CELL = """
+from dataclasses import dataclass
+import torch
+from toysup.features import Features
+
+@dataclass(frozen=True)
+class Ramp(Features):
+    density: float = 0.2
+    activity = property(lambda self: torch.as_tensor(self.density))
+    mean = property(lambda self: self.activity / (1 + {power}))
+    second_moment = property(lambda self: self.activity / (1 + 2 * {power}))
+
+    def transform(self, u):
+        return torch.where(u < self.density, (u / self.density) ** {power}, 0.0)
+"""
+
+
+def test_a_notebooks_cell_that_was_edited_and_run_again(tmp_path):
+    import __main__
+
+    def told(power, **options):
+        exec(compile(CELL.format(power=power), f"<cell {power}>", "exec"), vars(__main__))
+        setting = Setting(__main__.Ramp(4), Identity(), Model(TiedAutoencoder, width=2), steps=8, batch=16)
+        return run(Grid(setting), [held_out_loss], **options).table["held_out_loss"][0]
+
+    first, second = (told(power, results=tmp_path) for power in (1, 4))
+    assert first != second and (first, second) == (told(1), told(4))
+    assert told(1, results=tmp_path) == first and len(list(tmp_path.iterdir())) == 2
+
+
+DRIVER = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_store import MEASURES, many_chunks
+from toysup.sweep import sweep
+print(sweep(many_chunks(), MEASURES[: {measures}], results={results!r}, workers=1, progress=False, device="cpu").path)
+"""
+
+
+def test_several_processes_on_one_folder_find_the_same(tmp_path):
+    """As several nodes would, each with measures of its own."""
+    scripts = [DRIVER.format(tests=str(Path(__file__).parent), measures=n, results=str(tmp_path)) for n in (1, 3, 2)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    drivers = [subprocess.Popen([sys.executable, "-c", script], **pipes) for script in scripts]
+    said = [driver.communicate(timeout=120) for driver in drivers]
+    assert all(driver.returncode == 0 for driver in drivers), said
+    assert len({out for out, _ in said}) == 1
+    loaded = load(said[0][0].strip())
+    assert not list(loaded.path.glob(".*"))  # nothing half-written
+    same(loaded, run(many_chunks()))
 
 
 def doubled(trained):

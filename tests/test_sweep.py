@@ -234,22 +234,17 @@ def test_every_combination_of_a_grid_must_be_allowed(setting, axes, message):
         Grid(setting, axes)
 
 
-def test_a_column_that_has_a_name_of_the_tables_own_is_called_by_its_path():
-    class Row(nn.Module):
-        def __init__(self, n_in, n_out, *, row, engine=1, feature=1):
-            super().__init__()
-            self.a, self.b = nn.Linear(n_in, row), nn.Linear(row, n_out)
-
-        def forward(self, x):
-            return self.b(self.a(x))
-
-    setting = dataclasses.replace(SMALL, model=Model(Row, row=1))
-    axes = {"model.row": [3, 1], "model.engine": [7], "model.feature": [8]}
-    answer = run(Grid(setting, axes), [held_out_loss, r_squared], compile=False)
-    assert list(answer.table)[:4] == ["row", "model.row", "model.engine", "model.feature"]
-    assert answer.table["row"].tolist() == [0, 1] and answer.table["model.row"].tolist() == [3, 1]
-    assert answer.features["feature"].tolist() == [0, 1, 2, 3] * 2 and set(answer.features["model.feature"]) == {8}
-    assert answer.table["engine"].tolist() == ["general, eager"] * 2
+@pytest.mark.parametrize("name", ["row", "feature", "engine", "train_loss", "diverged_step"])
+def test_an_axis_is_not_called_as_a_column_that_every_table_has(name):
+    namespace = {"TiedAutoencoder": TiedAutoencoder}
+    init = f"def __init__(self, n_in, n_out, *, {name}):\n    TiedAutoencoder.__init__(self, n_in, n_out, width={name})"
+    exec(init, namespace)
+    setting = dataclasses.replace(
+        SMALL, model=Model(type("Own", (TiedAutoencoder,), {"__init__": namespace["__init__"]}), **{name: 1})
+    )
+    for axes in ({f"model.{name}": [3, 1]}, {("seed", f"model.{name}"): [(0, 3), (1, 1)]}):
+        with pytest.raises(InputError, match=f"axis 'model.{name}' would be a column '{name}', which every table has"):
+            Grid(setting, axes)
 
 
 def test_none_beside_numbers_stays_none_and_numbers_stay_numbers():

@@ -45,9 +45,9 @@ class Grid:
     move together to tuples of values. Values may be given as a mapping from label to value; the label goes into the
     table. The first axis varies slowest.
 
-    Raises InputError, before anything is trained, for an unknown path, an axis that is empty or holds a value twice, an
-    axis over a part of another's values, tuples of the wrong length, any value or combination of values that the
-    setting refuses, and combinations that are one and the same instance.
+    Raises InputError, before anything is trained, for an unknown path, an axis that is empty, holds a value twice, sets
+    a part of what another axis sets or is called as a column that every table has, tuples of the wrong length, any
+    value or combination of values that the setting refuses, and combinations that are one and the same instance.
     """
 
     setting: Setting
@@ -62,6 +62,11 @@ class Grid:
         for axis in self._axes:
             for path in axis.paths:
                 get_path(self.setting, path)
+                name = path.rpartition(".")[2]
+                if name in RESERVED:
+                    raise InputError(
+                        f"Grid: axis {path!r} would be a column {name!r}, which every table has; rename it"
+                    )
                 if path in seen:
                     raise InputError(f"Grid: axis {path!r} is given twice")
                 seen.add(path)
@@ -246,7 +251,7 @@ class Grid:
             points = self._index[number]
             for position, path in enumerate(axis.paths):
                 name = path.rpartition(".")[2]
-                name = path if last.count(name) > 1 or name in RESERVED else name
+                name = path if last.count(name) > 1 else name
                 values = [row[position] for row in axis.values]
                 label = list(axis.labels) if axis.labels and position == 0 else [_cell(value) for value in values]
                 columns[name] = _column(label)[points]

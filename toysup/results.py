@@ -18,6 +18,7 @@ from toysup.checks import InputError
 from toysup.ensemble import (
     Stack,
     Trained,
+    code_of,
     concatenated,
     initial_values,
     split,
@@ -31,7 +32,19 @@ from toysup.safely import under_usual_defaults
 from toysup.setting import describe, rebuild
 from toysup.store import Store, digest_of, measure_key
 
-__all__ = ["Cut", "Job", "Measure", "Results", "jobs_of", "key_of", "load", "measured", "of_rows", "tensors_of"]
+__all__ = [
+    "Cut",
+    "Job",
+    "Measure",
+    "Results",
+    "jobs_of",
+    "key_of",
+    "load",
+    "measured",
+    "of_rows",
+    "tensors_of",
+    "trainer_of",
+]
 
 Measure = Callable[[Trained], Any]
 Cut = tuple[int, str, bool]  # of one shape: instances of a chunk, engine, whether its step is compiled
@@ -123,6 +136,12 @@ def tensors_of(trained: Trained) -> dict[str, torch.Tensor]:
     for step, kept in trained.snapshots.items():
         tensors |= {f"snapshots.{step}.{name}": tensor for name, tensor in kept.items()}
     return tensors
+
+
+def trainer_of(grid: Grid, cut: Sequence[Cut]) -> str:
+    """Identity of the code that trains a grid."""
+    own = [code_of(stack, engine) for (stack, _), (_, engine, _) in zip(grid.groups, cut, strict=True)]
+    return identity(*dict.fromkeys(function for functions in own for function in functions))
 
 
 def key_of(measure: Measure, code: Callable[[Any], str] = identity) -> str:
@@ -321,6 +340,11 @@ def load(path: Path | str) -> Results:
         if missing:
             said = f"results: {path} lacks measure {name} of {len(missing)} of {len(jobs)} chunks"
             raise InputError(f"{said}; rerun its sweep to finish it")
+    try:
+        same = trainer_of(grid, account["cut"]) == account["code"]
+    except StopIteration:  # no kernel fits any more
+        same = False
+    changed |= set() if same else {"the code that trains"}
     if changed:
         said = f"results: {', '.join(sorted(changed))} changed since {path} was made: its tables are as they were, but "
         warnings.warn(said + "its networks and further measures would be those of the new code", stacklevel=2)

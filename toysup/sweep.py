@@ -21,7 +21,6 @@ from toysup.ensemble import (
     Engine,
     check_snapshots,
     chunks,
-    code_of,
     engine_for,
     load_compiler,
     prepare,
@@ -34,7 +33,7 @@ from toysup.ensemble import (
 from toysup.grid import RESERVED, Grid
 from toysup.identity import Untold, identity
 from toysup.measure import held_out_loss, recovered, unseen
-from toysup.results import Cut, Job, Measure, Results, jobs_of, key_of, load, measured, of_rows, tensors_of
+from toysup.results import Cut, Job, Measure, Results, jobs_of, key_of, load, measured, of_rows, tensors_of, trainer_of
 from toysup.safely import under_usual_defaults
 from toysup.setting import describe
 from toysup.store import Store
@@ -232,7 +231,6 @@ def _open(
         check_snapshots(stack.setting, snapshots)
     code = identity if results is not None else _identity_if_told
     cut = _cut(grid, device, engine, compile)
-    trainers = [code_of(stack, used) for (stack, _), (_, used, _) in zip(grid.groups, cut, strict=True)]
     arrays: dict[str, np.ndarray] = {}
     account = {
         "setting": describe(grid.setting, arrays, code),
@@ -240,7 +238,7 @@ def _open(
         "snapshots": snapshots,
         "device": device.type,
         "cut": cut,
-        "code": identity(*dict.fromkeys(function for own in trainers for function in own)),
+        "code": trainer_of(grid, cut),
     }
     temporary = _Temporary() if results is None else None
     store = Store.create(Path(temporary.path if temporary else results), name, account, arrays)
