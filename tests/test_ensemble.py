@@ -640,3 +640,18 @@ def test_no_network_beats_the_true_optimum():
     ideal: Trained = dataclasses.replace(trained, parameters=weights, kept={})
     loss, error = held_out_loss(ideal)
     assert ((loss - best).abs() < 5 * error).all() and (error < 0.2 * best).all()
+
+
+def test_where_the_c_library_is_not_glibc_training_goes_on(monkeypatch):
+    """Windows: ctypes.CDLL(None) raises TypeError there."""
+    setting = tied(steps=3)
+    expected = train(Stack.of(setting, [0]), engine="general", compile=False).history
+    for error in (TypeError, OSError, AttributeError):
+
+        def refuse(self, name, *args, error=error, **kwargs):
+            raise error("argument of type 'NoneType' is not iterable")
+
+        monkeypatch.setattr("ctypes.CDLL.__init__", refuse)
+        ensemble.step._keep_freed_memory.cache_clear()
+        assert torch.equal(train(Stack.of(setting, [0]), engine="general", compile=False).history, expected)
+    ensemble.step._keep_freed_memory.cache_clear()
