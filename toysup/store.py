@@ -21,6 +21,7 @@ import os
 import platform
 import re
 import subprocess
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")  # nobody else's, in any thread
     try:
         write(beside)
         os.replace(beside, path)

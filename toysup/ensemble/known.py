@@ -25,7 +25,7 @@ from toysup.features import Correlated, Features, Magnitude, OnePerGroup, PowerL
 from toysup.features.base import Independent
 from toysup.kernels import tiles
 from toysup.models import MLP, ResidualMLP, TiedAutoencoder, UntiedAutoencoder
-from toysup.setting import Adam, Model, Setting
+from toysup.setting import RATES, Adam, Model, Setting
 from toysup.tasks import AbsoluteValue, Identity, Memory, XPlusRelu
 
 __all__ = ["Known", "magnitude_of", "unfit_features", "unfit_model", "unfit_rest", "unfit_task", "unfit_varying"]
@@ -197,7 +197,6 @@ MAGNITUDES: tuple[tuple[Magnitude, int], ...] = (
     (base.BOOLEAN, tiles.BOOLEAN),
     (base.SIGN, tiles.SIGN),
 )
-RATES = ("lr", "weight_decay", "beta1", "beta2", "eps")
 
 
 def magnitude_of(features: Features) -> int | None:
