@@ -1,50 +1,31 @@
-"""What code does, as a hash: things are told apart by what they are, not by what they are called.
-
-`identity(thing)` walks whatever a function, class or object reaches: bytecode, constants, defaults, closures, bases,
-attributes, and the globals and helpers that the code names, recursively. Numbers and arrays count by value. Names of
-local variables, comments, docstrings, layout, annotations, and code that is not reached do not count.
-
-Bytecode is read from the objects in memory, so a notebook's cells and an edited file that was not imported again are
-told as they run, not as they stand on disk. It differs between versions of Python.
-
-Libraries are not walked. The standard library and this package's own dependencies are known by name (their versions
-stand beside every result), every other installed distribution by the checksums of its installed files.
-"""
+"""The walk through whatever a function, class or object reaches."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import dis
 import enum
 import functools
 import hashlib
 import importlib
-import importlib.metadata
+import importlib.util
 import inspect
 import logging
 import struct
-import sys
 import threading
 import types
 import typing
 import weakref
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from toysup.checks import InputError
+from toysup.identity.bytecode import instructions, is_prose
+from toysup.identity.libraries import library_of, module_of
+from toysup.identity.untold import Untold
 
-__all__ = ["Untold", "identity", "importable_name"]
-
-KNOWN = {  # by name only: what this package is built on, and what is part of no number
-    *("torch", "numpy", "scipy", "pandas", "numba", "llvmlite", "pyarrow", "safetensors", "jaxtyping", "beartype"),
-    *("matplotlib", "seaborn", "tqdm", "tyro", "ruptures", "typing_extensions", "pytest", "_pytest", "hypothesis"),
-    *("IPython", "ipykernel", "traitlets"),
-}
 ATOMS = (type(None), bool, int, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 NO_NUMBER = {  # of a class's namespace: prose, and what Python writes there itself
     *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__firstlineno__"),
@@ -52,14 +33,7 @@ NO_NUMBER = {  # of a class's namespace: prose, and what Python writes there its
     *("__dataclass_params__", "__dataclass_fields__", "__match_args__", "__annotate__", "__annotate_func__"),
     *("__annotations_cache__", "__slotnames__", "__type_params__", "__slots__", "__repr__", "__str__"),
 }
-SKIPPED = {"NOP", "CACHE", "RESUME", "EXTENDED_ARG", "MAKE_CELL", "COPY_FREE_VARS", "LOAD_CLOSURE", "PRECALL"}
 CHAINED = {"LOAD_ATTR", "LOAD_METHOD"}
-PROSE = {"__doc__", "__firstlineno__", "__static_attributes__"}
-ALIASES = (torch, torch.nn.functional, torch.special, torch.linalg, torch.fft, np, np.linalg)
-
-
-class Untold(InputError):
-    """What something does cannot be told."""
 
 
 def identity(*things: Any, by_name: Iterable[Any] = ()) -> str:
@@ -72,107 +46,6 @@ def identity(*things: Any, by_name: Iterable[Any] = ()) -> str:
     for thing in things:
         walk.visit(thing)
     return walk.digest.hexdigest()
-
-
-def importable_name(thing: Any) -> str:
-    """ "module:qualified name" under which a function or class can be imported; of one that cannot, what it calls
-    itself. Untold for what has no name."""
-    name = getattr(thing, "__qualname__", None)
-    if not isinstance(name, str):
-        raise Untold(f"identity: expected a function or class with a name, got {thing!r:.80}")
-    module = getattr(thing, "__module__", None)
-    for alias in ALIASES:  # such as torch.relu, which says that it is torch._C's
-        if getattr(alias, thing.__name__, None) is thing:
-            return f"{alias.__name__}:{thing.__name__}"
-    return f"{module}:{name}"
-
-
-# ---------------------------------------------------------------------------------------------------------- libraries
-
-
-@lru_cache(maxsize=4096)
-def _library(module: str) -> str | None:
-    """How a library that a module belongs to is known; None for code that is walked: this package's and the user's."""
-    top = module.partition(".")[0]
-    if top == "toysup":
-        return None
-    if top in sys.stdlib_module_names or top in sys.builtin_module_names or top in KNOWN:
-        return None if top == "__main__" else top
-    if top == "__main__":
-        return None
-    file = getattr(sys.modules.get(top), "__file__", None) or ""
-    if "site-packages" not in file and "dist-packages" not in file:
-        return None
-    owners = _distributions().get(top)
-    if not owners:
-        return None  # a file put there by hand
-    return f"{top} {','.join(_installed(owner) for owner in sorted(set(owners)))}"
-
-
-@lru_cache(maxsize=1)
-def _distributions() -> Mapping[str, list[str]]:
-    return importlib.metadata.packages_distributions()
-
-
-@lru_cache(maxsize=256)
-def _installed(name: str) -> str:
-    record = importlib.metadata.distribution(name).read_text("RECORD") or importlib.metadata.version(name)
-    return hashlib.sha256(record.encode()).hexdigest()
-
-
-def _module_of(thing: Any) -> str:
-    """The module whose code a function or class is: not what a decorator says in its place."""
-    own = getattr(thing, "__globals__", None)
-    name = own.get("__name__") if isinstance(own, dict) else getattr(thing, "__module__", None)
-    return name if isinstance(name, str) else "builtins"
-
-
-# -------------------------------------------------------------------------------------------------------------- code
-
-
-@lru_cache(maxsize=8192)
-def _instructions(code: types.CodeType) -> tuple[tuple[str, str, Any], ...]:
-    """(operation, kind of argument, argument) without what is layout. Kinds are local, global, attribute, constant,
-    jump, import and plain."""
-    kept: list[dis.Instruction] = []
-    place: dict[int, int] = {}  # offset -> number among those kept
-    for one in dis.get_instructions(code, adaptive=False):
-        place[one.offset] = len(kept)
-        if one.opname not in SKIPPED:
-            kept.append(one)
-    told = []
-    for one in kept:
-        name, argument = one.opname, one.argval
-        if one.opcode in dis.hasjrel or one.opcode in dis.hasjabs:
-            told.append((name, "jump", place[argument]))
-        elif one.opcode in dis.haslocal or one.opcode in dis.hasfree:
-            told.append((name, "local", argument if isinstance(argument, tuple) else (argument,)))
-        elif name in ("LOAD_GLOBAL", "LOAD_NAME"):
-            told.append((name, "global", argument))
-        elif name == "IMPORT_NAME":
-            told.append((name, "import", argument))
-        elif one.opcode in dis.hasname:
-            told.append((name, "attribute", argument))
-        elif one.opcode in dis.hasconst:
-            told.append((name, "constant", argument))
-        else:
-            told.append((name, "plain", one.arg))
-    for entry in getattr(dis.Bytecode(code), "exception_entries", ()):
-        ends = [place.get(offset, len(kept)) for offset in (entry.start, entry.end, entry.target)]
-        told.append(("except", "plain", (*ends, entry.depth, entry.lasti)))
-    return tuple(told)
-
-
-def _is_prose(told: tuple, at: int) -> bool:
-    """Whether an instruction is one of the pair that gives a class body its docstring."""
-    return any(
-        0 <= first and first + 1 < len(told)
-        and told[first][1] == "constant" and told[first + 1][0] == "STORE_NAME" and told[first + 1][2] in PROSE
-        for first in (at - 1, at)
-    )  # fmt: skip
-
-
-# -------------------------------------------------------------------------------------------------------------- walk
 
 
 class _Walk:
@@ -263,7 +136,7 @@ class _Walk:
         self.emit("library", library, getattr(thing, "__module__", ""), getattr(thing, "__qualname__", repr(thing)))
 
     def _module(self, module: types.ModuleType) -> None:
-        library = _library(module.__name__)
+        library = library_of(module.__name__)
         if library:
             return self.emit("module", library, module.__name__)
         names = sorted(name for name in vars(module) if not name.startswith("__"))
@@ -272,7 +145,7 @@ class _Walk:
             self.visit(vars(module)[name])
 
     def _function(self, function: types.FunctionType) -> None:
-        library = _library(_module_of(function))
+        library = library_of(module_of(function))
         if library:  # a decorator's own code around somebody's function is known by name, the function is not
             self._named(function, library)
             for cell in function.__closure__ or ():
@@ -298,7 +171,7 @@ class _Walk:
 
     def _code(self, code: types.CodeType, names: Mapping[str, Any], outer: dict[str, int]) -> dict[str, int]:
         """Tell a function's code; variable -> its number. Free variables have those of the function around."""
-        told, local = _instructions(code), dict(outer)
+        told, local = instructions(code), dict(outer)
         for own in (
             *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount],
             *code.co_varnames,
@@ -313,7 +186,7 @@ class _Walk:
         for name in code.co_varnames[:arguments]:
             local[name] = len(local)
         for at, (operation, kind, argument) in enumerate(told):
-            if _is_prose(told, at):
+            if is_prose(told, at):
                 continue
             self.emit(operation)
             if kind == "local":
@@ -358,7 +231,7 @@ class _Walk:
         level = told[at - 2][2] if at >= 2 and told[at - 2][1] == "constant" else 0
         package = names.get("__package__") if isinstance(level, int) and level else None
         full = importlib.util.resolve_name("." * level + name, package) if package else name
-        if _library(full):
+        if library_of(full):
             return
         try:
             module = importlib.import_module(full)
@@ -383,15 +256,15 @@ class _Walk:
             taken = at < len(told) and told[at][0] in CHAINED and told[at][2]
             if not taken or not hasattr(value, taken):
                 break
-            library = _library(value.__name__)
+            library = library_of(value.__name__)
             self.emit("of", library or value.__name__)
             value, at = getattr(value, taken), at + 1
-        foreign = isinstance(value, types.FunctionType | type) and not _library(_module_of(value))
+        foreign = isinstance(value, types.FunctionType | type) and not library_of(module_of(value))
         if not library or foreign or isinstance(value, types.ModuleType):
             self.visit(value)
 
     def _class(self, kind: type) -> None:
-        library = _library(_module_of(kind))
+        library = library_of(module_of(kind))
         if library:
             return self._named(kind, library)
         self.emit("class", kind.__name__)
@@ -446,7 +319,7 @@ class _Walk:
         if dataclasses.is_dataclass(thing):
             self.visit(kind)
             return self.each("fields", (getattr(thing, field.name, None) for field in dataclasses.fields(thing)))
-        if _library(kind.__module__):
+        if library_of(kind.__module__):
             return self._reduced(thing)
         state = {}
         for owner in kind.__mro__:
