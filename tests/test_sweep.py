@@ -247,6 +247,23 @@ def test_an_axis_is_not_called_as_a_column_that_every_table_has(name):
             Grid(setting, axes)
 
 
+def class_of(factor):
+    class Own(TiedAutoencoder):
+        def forward(self, x, record=False):
+            return super().forward(factor * x, record)
+
+    return Own
+
+
+def test_values_that_differ_are_called_differently():
+    models = [Model(class_of(factor), width=2) for factor in (1, 2, 3)]
+    table = Grid(SMALL, {"model": models}).table
+    assert table["model"].tolist() == ["Model(Own, width=2)", "Model(Own, width=2) #2", "Model(Own, width=2) #3"]
+    arrays = [np.ones(40), np.ones(40) + 1e-9 * np.arange(40)]
+    setting = dataclasses.replace(SMALL, features=SparseUniform(40, 0.3))
+    assert Grid(setting, {"task.importance": arrays}).table["importance"].nunique() == 2
+
+
 def test_none_beside_numbers_stays_none_and_numbers_stay_numbers():
     table = Grid(SMALL, {"examples": [None, 64, 32], "data_seed": [None, 7]}).table
     assert table["examples"].tolist() == [None, None, 64, 64, 32, 32] and (table["examples"] == 64).sum() == 2
@@ -541,6 +558,8 @@ def density(trained):
         ({"measures": [density]}, "a measure is called density, as another column of the table is"),
         ({"measures": ["recovered"]}, "a measure must be a named function of a Trained, got 'recovered'"),
         ({"workers": 0}, "workers must be a whole number >= 1, got 0"),
+        ({"snapshots": [1.7]}, "snapshots must be a whole number >= 0, got 1.7"),
+        ({"compile": "yes"}, "compile must be True, False or None, got 'yes'"),
         ({"snapshots": [9]}, "snapshots must lie in [0, steps=8], got 9"),
         ({"device": "nowhere"}, "device: expected one of"),
     ],

@@ -253,7 +253,7 @@ class Grid:
                 name = path.rpartition(".")[2]
                 name = path if last.count(name) > 1 else name
                 values = [row[position] for row in axis.values]
-                label = list(axis.labels) if axis.labels and position == 0 else [_cell(value) for value in values]
+                label = list(axis.labels) if axis.labels and position == 0 else _cells(values)
                 columns[name] = _column(label)[points]
         for number, axis in enumerate(self._axes):
             for position in range(len(axis.paths)):
@@ -295,6 +295,18 @@ def _listed(key: Any, values: Any) -> list[Any]:
         return list(values)
     except TypeError:
         raise InputError(f"Grid: axis {key!r} needs a list of values, got {values!r}") from None
+
+
+def _cells(values: list[Any]) -> list[Any]:
+    """What values are called in the table: those that differ are called differently, also where they print alike (two
+    classes of one name, long arrays)."""
+    cells, known = [_cell(value) for value in values], {}
+    for number, (value, cell) in enumerate(zip(values, cells, strict=True)):
+        if isinstance(cell, str) and not isinstance(value, str):
+            same = known.setdefault(cell, {})
+            place = same.setdefault(json.dumps(describe(value, code=id)), len(same) + 1)
+            cells[number] = cell if place == 1 else f"{cell} #{place}"
+    return cells
 
 
 def _cell(value: Any) -> Any:

@@ -147,7 +147,11 @@ def sweep(
     device = resolve_device(device)
     if workers is not None:
         check_whole("sweep", "workers", workers)
-    snapshots = [int(step) for step in snapshots]
+    if compile is not None and not isinstance(compile, bool):
+        raise InputError(f"sweep: compile must be True, False or None, got {compile!r}")
+    for step in snapshots:
+        check_whole("sweep", "snapshots", step, 0)
+    snapshots = sorted({int(step) for step in snapshots})
     answers = {
         name: _open(one, measures, results, name, device, engine, compile, snapshots) for name, one in grid.items()
     }
