@@ -138,15 +138,15 @@ def tensors_of(trained: Trained) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def trainer_of(grid: Grid, cut: Sequence[Cut]) -> str:
+def trainer_of(grid: Grid, cut: Sequence[Cut], code: Callable[..., str] = identity) -> str:
     """Identity of the code that trains a grid."""
     own = [code_of(stack, engine) for (stack, _), (_, engine, _) in zip(grid.groups, cut, strict=True)]
-    return identity(*dict.fromkeys(function for functions in own for function in functions))
+    return code(*dict.fromkeys(function for functions in own for function in functions))
 
 
-def key_of(measure: Measure, code: Callable[[Any], str] = identity) -> str:
+def key_of(measure: Measure, code: Callable[..., str] = identity) -> str:
     """What a measure's files are called: its numbers depend on its code, and on what hands it the networks."""
-    return measure_key(measure.__name__, code((measure, Trained)))
+    return measure_key(measure.__name__, code(measure, Trained))
 
 
 class Results:
@@ -166,11 +166,11 @@ class Results:
         """The folder."""
         return self.store.path
 
-    def still_told(self, measures: Sequence[Measure]) -> bool:
+    def still_told(self, measures: Sequence[Measure], code: Callable[..., str]) -> bool:
         """Whether code does what it did when the folder was opened."""
         kept = self.store.config()["identity"]
-        account = {"setting": describe(self.grid.setting), "axes": describe(self.grid.axes)}
-        keys = [key_of(measure) for measure in measures]
+        account = {"setting": describe(self.grid.setting, code=code), "axes": describe(self.grid.axes, code=code)}
+        keys = [key_of(measure, code) for measure in measures]
         same = all(digest_of(kept[name]) == digest_of(found) for name, found in account.items())
         return same and keys == list(self.keys.values())
 

@@ -31,7 +31,7 @@ from toysup.ensemble import (
     worth_compiling,
 )
 from toysup.grid import RESERVED, Grid
-from toysup.identity import Untold, identity
+from toysup.identity import Once
 from toysup.measure import held_out_loss, recovered, unseen
 from toysup.results import Cut, Job, Measure, Results, jobs_of, key_of, load, measured, of_rows, tensors_of, trainer_of
 from toysup.safely import under_usual_defaults
@@ -152,8 +152,10 @@ def sweep(
     for step in snapshots:
         check_whole("sweep", "snapshots", step, 0)
     snapshots = sorted({int(step) for step in snapshots})
+    code = Once(None if results is not None else "untold")  # nobody will look for what is kept nowhere
     answers = {
-        name: _open(one, measures, results, name, device, engine, compile, snapshots) for name, one in grid.items()
+        name: _open(one, measures, results, name, device, engine, compile, snapshots, code)
+        for name, one in grid.items()
     }
 
     todo: list[tuple[Job, Results]] = []
@@ -196,11 +198,12 @@ def sweep(
 
         started = time.perf_counter()
         in_parallel([[piece(job) for job in queue] for queue in _queues(jobs, count)], count, tell)
+    afterwards = Once()
     elapsed, whole = time.perf_counter() - started, sum(job.work() for job in jobs)
     for name, answer in answers.items():
         mine = sum(job.work() for job in jobs if of[id(job)] is answer)
         answer.store.seconds(elapsed * mine / whole if mine else 0.0)
-        if mine and results is not None and not answer.still_told(measures):
+        if mine and results is not None and not answer.still_told(measures, afterwards):
             said = f"{name}: its code changed as it ran (a counter, or a cache among its globals?), so "
             warnings.warn(said + "that its results will not be found again", stacklevel=2)
         diverged = int((answer.table["diverged_step"] >= 0).sum())
@@ -219,6 +222,7 @@ def _open(
     engine: Engine,
     compile: bool | None,
     snapshots: list[int],
+    code: Once,
 ) -> Results:
     """Check everything that can be checked, and the folder with whatever it holds already."""
     for measure in measures:
@@ -233,7 +237,6 @@ def _open(
         raise InputError(f"sweep: a measure is called {clash[0]}, as another column of the table is")
     for stack, _ in grid.groups:
         check_snapshots(stack.setting, snapshots)
-    code = identity if results is not None else _identity_if_told
     cut = _cut(grid, device, engine, compile)
     arrays: dict[str, np.ndarray] = {}
     account = {
@@ -242,18 +245,10 @@ def _open(
         "snapshots": snapshots,
         "device": device.type,
         "cut": cut,
-        "code": trainer_of(grid, cut),
+        "code": trainer_of(grid, cut, code),
     }
     temporary = _Temporary() if results is None else None
     store = Store.create(Path(temporary.path if temporary else results), name, account, arrays)
     keys = {measure.__name__: key_of(measure, code) for measure in measures}
     store.ask(keys)
     return Results(store, grid, jobs_of(grid, device, cut), keys, temporary)
-
-
-def _identity_if_told(thing: Any) -> str:
-    """`identity` for results that nobody will look for."""
-    try:
-        return identity(thing)
-    except Untold:
-        return "untold"

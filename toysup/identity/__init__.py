@@ -15,6 +15,6 @@ from __future__ import annotations
 
 from toysup.identity.libraries import importable_name
 from toysup.identity.untold import Untold
-from toysup.identity.walk import identity
+from toysup.identity.walk import Once, identity
 
-__all__ = ["Untold", "identity", "importable_name"]
+__all__ = ["Once", "Untold", "identity", "importable_name"]

@@ -48,6 +48,27 @@ def identity(*things: Any, by_name: Iterable[Any] = ()) -> str:
     return walk.digest.hexdigest()
 
 
+class Once:
+    """`identity` for a while in which nothing changes: what was asked for before is answered from memory.
+
+    `untold` stands for what cannot be told, where that is no reason to stop."""
+
+    def __init__(self, untold: str | None = None) -> None:
+        self.untold, self.known = untold, {}
+
+    def __call__(self, *things: Any) -> str:
+        key = tuple(map(id, things))
+        if key not in self.known:
+            try:
+                told = identity(*things)
+            except Untold:
+                if self.untold is None:
+                    raise
+                told = self.untold
+            self.known[key] = told, things  # held, so that nobody else gets their ids
+        return self.known[key][0]
+
+
 class _Walk:
     """One walk from its roots: what was seen before is told by its number, so circles end."""
 
