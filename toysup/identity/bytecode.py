@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dis
+import itertools
+import struct
 import types
 from functools import lru_cache
 from typing import Any
@@ -11,43 +13,59 @@ SKIPPED = {"NOP", "CACHE", "RESUME", "EXTENDED_ARG", "MAKE_CELL", "COPY_FREE_VAR
 PROSE = {"__doc__", "__firstlineno__", "__static_attributes__"}
 
 
+ATOMS = (type(None), bool, int, complex, str, bytes, type(Ellipsis), type(NotImplemented))
+
+
+def encoded(*parts: Any) -> bytes:
+    """Parts as bytes, each with its length before it."""
+    pieces = [part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass") for part in parts]
+    return b"".join(struct.pack("<Q", len(piece)) + piece for piece in pieces)
+
+
+def atom(thing: Any) -> bytes | None:
+    """How a number, text or the like is told; None for anything else."""
+    kind = type(thing)
+    if kind in ATOMS:
+        return encoded(kind.__name__, repr(thing))
+    return encoded("float", thing.hex() if thing == thing else "nan") if kind is float else None
+
+
 @lru_cache(maxsize=8192)
-def instructions(code: types.CodeType) -> tuple[tuple[str, str, Any], ...]:
-    """(operation, kind of argument, argument) without what is layout. Kinds are local, global, attribute, constant,
-    jump, import and plain."""
+def instructions(code: types.CodeType) -> tuple[tuple[str, str, Any, bytes], ...]:
+    """(operation, kind of argument, argument, what is told of it whoever runs it), without what is layout or prose.
+
+    Kinds are local, global, import, constant (code, or several in one), attribute, and plain.
+    """
+    real = [one for one in dis.get_instructions(code, adaptive=False) if one.opname not in SKIPPED]
+    prose = set()  # pairs that give a class body its docstring
+    for one, following in itertools.pairwise(real):
+        if one.opcode in dis.hasconst and following.opname == "STORE_NAME" and following.argval in PROSE:
+            prose |= {one.offset, following.offset}
     kept: list[dis.Instruction] = []
     place: dict[int, int] = {}  # offset -> number among those kept
     for one in dis.get_instructions(code, adaptive=False):
         place[one.offset] = len(kept)
-        if one.opname not in SKIPPED:
+        if one.opname not in SKIPPED and one.offset not in prose:
             kept.append(one)
     told = []
     for one in kept:
-        name, argument = one.opname, one.argval
+        name, argument, own = one.opname, one.argval, encoded(one.opname)
         if one.opcode in dis.hasjrel or one.opcode in dis.hasjabs:
-            told.append((name, "jump", place[argument]))
+            told.append((name, "plain", None, own + encoded(place[argument])))
         elif one.opcode in dis.haslocal or one.opcode in dis.hasfree:
-            told.append((name, "local", argument if isinstance(argument, tuple) else (argument,)))
+            told.append((name, "local", argument if isinstance(argument, tuple) else (argument,), own))
         elif name in ("LOAD_GLOBAL", "LOAD_NAME"):
-            told.append((name, "global", argument))
+            told.append((name, "global", argument, own))
         elif name == "IMPORT_NAME":
-            told.append((name, "import", argument))
+            told.append((name, "import", argument, own))
         elif one.opcode in dis.hasname:
-            told.append((name, "attribute", argument))
+            told.append((name, "attribute", argument, own + encoded(argument)))
         elif one.opcode in dis.hasconst:
-            told.append((name, "constant", argument))
+            simple = atom(argument)
+            told.append((name, "constant" if simple is None else "plain", argument, own + (simple or b"")))
         else:
-            told.append((name, "plain", one.arg))
+            told.append((name, "plain", None, own + encoded(one.arg)))
     for entry in getattr(dis.Bytecode(code), "exception_entries", ()):
         ends = [place.get(offset, len(kept)) for offset in (entry.start, entry.end, entry.target)]
-        told.append(("except", "plain", (*ends, entry.depth, entry.lasti)))
+        told.append(("except", "plain", None, encoded("except", *ends, entry.depth, entry.lasti)))
     return tuple(told)
-
-
-def is_prose(told: tuple, at: int) -> bool:
-    """Whether an instruction is one of the pair that gives a class body its docstring."""
-    return any(
-        0 <= first and first + 1 < len(told)
-        and told[first][1] == "constant" and told[first + 1][0] == "STORE_NAME" and told[first + 1][2] in PROSE
-        for first in (at - 1, at)
-    )  # fmt: skip

@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import inspect
 import logging
-import struct
 import threading
 import types
 import typing
@@ -22,11 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from toysup.identity.bytecode import instructions, is_prose
+from toysup.identity.bytecode import atom, encoded, instructions
 from toysup.identity.libraries import library_of, module_of
 from toysup.identity.untold import Untold
 
-ATOMS = (type(None), bool, int, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 NO_NUMBER = {  # of a class's namespace: prose, and what Python writes there itself
     *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__firstlineno__"),
     *("__static_attributes__", "__abstractmethods__", "_abc_impl", "__orig_bases__", "__parameters__"),
@@ -78,16 +76,12 @@ class _Walk:
         self.held: list[Any] = []  # so that nobody else gets the number of what was seen
 
     def emit(self, *parts: Any) -> None:
-        for part in parts:
-            data = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
-            self.digest.update(struct.pack("<Q", len(data)) + data)
+        self.digest.update(encoded(*parts))
 
     def visit(self, thing: Any) -> None:
-        kind = type(thing)
-        if kind in ATOMS:
-            return self.emit(kind.__name__, repr(thing))
-        if kind is float:
-            return self.emit("float", thing.hex() if thing == thing else "nan")
+        simple = atom(thing)
+        if simple is not None:
+            return self.digest.update(simple)
         if id(thing) in self.by_name:
             return self.emit("named", getattr(thing, "__qualname__", repr(thing)))
         if id(thing) in self.seen:
@@ -206,10 +200,8 @@ class _Walk:
         self.emit(*code.co_varnames[:arguments])
         for name in code.co_varnames[:arguments]:
             local[name] = len(local)
-        for at, (operation, kind, argument) in enumerate(told):
-            if is_prose(told, at):
-                continue
-            self.emit(operation)
+        for at, (_, kind, argument, own) in enumerate(told):
+            self.digest.update(own)
             if kind == "local":
                 for name in argument:
                     local.setdefault(name, len(local))
@@ -224,8 +216,6 @@ class _Walk:
                     local.setdefault(name, inner.get(name, len(local)))
             elif kind == "constant":
                 self.visit_constant(argument)
-            else:
-                self.emit(argument)
         return local
 
     def visit_constant(self, constant: Any) -> None:
@@ -249,7 +239,7 @@ class _Walk:
     def _imported(self, name: str, names: Mapping[str, Any], told: tuple, at: int) -> None:
         """What a function imports when it runs."""
         self.emit(name)
-        level = told[at - 2][2] if at >= 2 and told[at - 2][1] == "constant" else 0
+        level = told[at - 2][2] if at >= 2 and told[at - 2][0] == "LOAD_CONST" else 0
         package = names.get("__package__") if isinstance(level, int) and level else None
         full = importlib.util.resolve_name("." * level + name, package) if package else name
         if library_of(full):
@@ -259,7 +249,7 @@ class _Walk:
         except ImportError:
             return self.emit("missing", full)
         wanted = []
-        for operation, _, argument in told[at + 1 :]:
+        for operation, _, argument, _ in told[at + 1 :]:
             if operation == "IMPORT_FROM":
                 wanted.append(argument)
             elif not operation.startswith("STORE"):
