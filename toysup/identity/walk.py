@@ -34,13 +34,13 @@ NO_NUMBER = {  # of a class's namespace: prose, and what Python writes there its
 CHAINED = {"LOAD_ATTR", "LOAD_METHOD"}
 
 
-def identity(*things: Any, by_name: Iterable[Any] = ()) -> str:
-    """Hash of what things do, 64 hexadecimal digits. `by_name` are objects whose inside does not matter.
+def identity(*things: Any) -> str:
+    """Hash of what things do, 64 hexadecimal digits.
 
     Raises Untold (one line) for what cannot be told: an open file, a generator, an object of a compiled class that
     does not say what it is made of.
     """
-    walk = _Walk({id(thing) for thing in by_name})
+    walk = _Walk()
     for thing in things:
         walk.visit(thing)
     return walk.digest.hexdigest()
@@ -70,8 +70,8 @@ class Once:
 class _Walk:
     """One walk from its roots: what was seen before is told by its number, so circles end."""
 
-    def __init__(self, by_name: set[int]) -> None:
-        self.digest, self.by_name = hashlib.sha256(), by_name
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
         self.seen: dict[int, int] = {}
         self.held: list[Any] = []  # so that nobody else gets the number of what was seen
 
@@ -82,8 +82,6 @@ class _Walk:
         simple = atom(thing)
         if simple is not None:
             return self.digest.update(simple)
-        if id(thing) in self.by_name:
-            return self.emit("named", getattr(thing, "__qualname__", repr(thing)))
         if id(thing) in self.seen:
             return self.emit("again", self.seen[id(thing)])
         self.seen[id(thing)] = len(self.seen)
@@ -187,11 +185,7 @@ class _Walk:
     def _code(self, code: types.CodeType, names: Mapping[str, Any], outer: dict[str, int]) -> dict[str, int]:
         """Tell a function's code; variable -> its number. Free variables have those of the function around."""
         told, local = instructions(code), dict(outer)
-        for own in (
-            *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount],
-            *code.co_varnames,
-            *code.co_cellvars,
-        ):
+        for own in (*code.co_varnames, *code.co_cellvars):
             local.pop(own, None)  # hides the one outside
         arguments = code.co_argcount + code.co_kwonlyargcount
         arguments += bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
@@ -291,9 +285,7 @@ class _Walk:
 
     def _wrapped(self, thing: Any) -> None:
         self.emit(type(thing).__name__)
-        inside = next(
-            getattr(thing, n) for n in ("__func__", "func", "__wrapped__", "py_func", "_defn") if hasattr(thing, n)
-        )
+        inside = next(getattr(thing, n) for n in ("__func__", "func", "__wrapped__", "_defn") if hasattr(thing, n))
         self.visit(inside)
 
     def _property(self, thing: property) -> None:
