@@ -342,6 +342,17 @@ def test_a_library_that_was_patched_is_not_known_by_its_name(monkeypatch):
     assert identity(uses) != was
 
 
+def test_ufuncs_of_libraries_are_told_and_those_of_users_refused():
+    from scipy.special import erfcx, ndtr
+
+    def uses(function):
+        return lambda x: function(x)
+
+    assert identity(uses(erfcx)) == identity(uses(erfcx)) != identity(uses(ndtr))
+    with pytest.raises(Untold, match="cannot tell what <ufunc"):
+        identity(np.frompyfunc(lambda x: x + 1, 1, 1))
+
+
 def test_names_to_import_by():
     assert importable_name(torch.relu) == "torch:relu" and importable_name(torch.tanh) == "torch:tanh"
     assert importable_name(nn.functional.gelu) == "torch.nn.functional:gelu"

@@ -359,6 +359,11 @@ class _Walk:
         for part in parts[3:]:
             self.visit(None if part is None else list(part))
 
+    def _ufunc(self, thing: np.ufunc) -> None:
+        if set("".join(thing.types)) <= set("O->"):  # made of somebody's Python function, which it does not show
+            return self._reduced(thing)
+        self.emit("ufunc", thing.__name__, *thing.types)
+
     def _llvm(self, thing: Any) -> None:
         self.emit(type(thing).__name__, str(thing))
 
@@ -382,6 +387,7 @@ class _Walk:
         (enum.Enum, _enum),
         (np.ndarray, _array),
         (np.generic, _scalar),
+        (np.ufunc, _ufunc),
         (torch.Tensor, _tensor),
         ((torch.dtype, torch.device, torch.layout, torch.Size, torch.memory_format, range, slice, np.dtype), _plain),
         ((typing.TypeVar, types.GenericAlias, types.UnionType, type(typing.Any), type(list[int])), _plain),
