@@ -13,6 +13,7 @@ import numpy as np
 
 __all__ = [
     "InputError",
+    "check_broadcast",
     "check_choice",
     "check_flag",
     "check_folder",
@@ -147,6 +148,15 @@ def check_kind(where: str, name: str, value: Any, kind: type) -> None:
 def check_level(where: str, level: Any, high: float = 1) -> None:
     """Refuse levels, of confidence or error, outside (0, high)."""
     check_interval(where, "level", level, 0, high, open_low=True, open_high=True, one=True)
+
+
+def check_broadcast(where: str, **arrays: np.ndarray) -> None:
+    """Refuse arrays whose shapes do not broadcast."""
+    try:
+        np.broadcast_shapes(*(array.shape for array in arrays.values()))
+    except ValueError:
+        shapes = " and ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise InputError(f"{where}: shapes must broadcast, got {shapes}") from None
 
 
 def check_resampling(where: str, level: Any, resamples: Any, seed: Any) -> None:
