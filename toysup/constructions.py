@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_kind, check_room, check_whole
 from toysup.ensemble import Stack, Trained, initial_values, task_constants
 from toysup.features import SparseBoolean
 from toysup.models import ResidualMLP
@@ -74,9 +74,13 @@ def pairs_setting(
 ) -> Setting:  # fmt: skip
     """AND of `n_pairs` random pairs of n_inputs booleans by a `SplitStream` with a coordinate for each input: the world
     of all constructions of AND. `room` is n_pairs unless given: a coordinate for each output."""
-    room = n_pairs if room is None else room
+    where = "pairs_setting"
+    _check_sizes(where, n_inputs=n_inputs, n_pairs=n_pairs, depth=depth, hidden=hidden)
+    room = n_pairs if room is None else check_whole(where, "room", room)
+    optimizer = Adam() if optimizer is None else optimizer
+    check_kind(where, "optimizer", optimizer, Adam)
     model = Model(SplitStream, shape=Shape(n_inputs + room, depth, hidden), room=room)
-    return Setting(SparseBoolean(n_inputs, density), And(n_pairs=n_pairs), model, optimizer or Adam(), steps, batch)
+    return Setting(SparseBoolean(n_inputs, density), And(n_pairs=n_pairs), model, optimizer, steps, batch)
 
 
 def untrained(setting: Setting, seeds: Sequence[int]) -> Trained:
@@ -121,10 +125,15 @@ def _fill(trained: Trained, members: Bool[Tensor, "instance neuron input"], bloc
     return trained
 
 
+def _check_sizes(where: str, **sizes: int) -> None:
+    for name, size in sizes.items():
+        check_whole(where, name, size)
+
+
 def _members(seeds: Sequence[int], neurons: int, n_inputs: int, takes: int) -> Bool[Tensor, "instance neuron input"]:
     """Which inputs each neuron takes: a random `takes` of them."""
     check_whole("constructions", "neurons", neurons)
-    check_interval("constructions", "takes", takes, 2, n_inputs)
+    check_whole("constructions", "takes", takes, 2, n_inputs)
     return _draw(seeds, neurons, n_inputs, 0).argsort(-1).argsort(-1) < takes
 
 
@@ -138,6 +147,7 @@ def single_block_uand(
         room: coordinates for the outputs, one for each unless given.
         takes: how many inputs a neuron takes. density: of the inputs. seeds: one for each instance.
     """
+    _check_sizes("single_block_uand", neurons=neurons, depth=depth)
     trained = _blank(pairs_setting(n_inputs, n_pairs, depth, neurons, density=density, room=room), seeds)
     block_of = torch.full((len(trained), neurons), depth // 2)
     return _fill(trained, _members(seeds, neurons, n_inputs, takes), block_of)
@@ -149,6 +159,7 @@ def scattered_uand(
 ) -> Trained:  # fmt: skip
     """`single_block_uand` with the same neurons dealt at random to all blocks, neurons / depth to each: the same
     outputs, and every AND in superposition over several layers. InputError unless depth divides neurons."""
+    _check_sizes("scattered_uand", neurons=neurons, depth=depth)
     if neurons % depth:
         raise InputError(f"scattered_uand: depth must divide the neurons, got {depth} and {neurons}")
     setting = pairs_setting(n_inputs, n_pairs, depth, neurons // depth, density=density, room=room)
@@ -167,6 +178,8 @@ def confined_uand(
 
     InputError unless depth divides neurons and inputs, and there are n_pairs such pairs.
     """
+    _check_sizes("confined_uand", n_inputs=n_inputs, n_pairs=n_pairs, neurons=neurons, depth=depth)
+    check_room("confined_uand", f"n_inputs = {n_inputs}", 16 * n_inputs**2)
     if neurons % depth or n_inputs % depth:
         raise InputError(f"confined_uand: depth must divide neurons and inputs, got {depth}, {neurons} and {n_inputs}")
     group = n_inputs // depth
@@ -190,7 +203,7 @@ def copied_identity(n_inputs: int, *, depth: int, density: float = 0.1, seeds: S
 
     Every feature lives in every layer (lifetime exponent 1), and no two layers tell more than one.
     """
-    check_whole("copied_identity", "depth", depth)
+    _check_sizes("copied_identity", n_inputs=n_inputs, depth=depth)
     model = Model(SplitStream, shape=Shape(2 * n_inputs, depth, n_inputs), room=n_inputs)
     trained = _blank(Setting(SparseBoolean(n_inputs, density), Identity(), model, steps=1, batch=256), seeds)
     for block in range(depth):

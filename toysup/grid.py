@@ -99,7 +99,7 @@ class Grid:
         twice = next(number for number, key in enumerate(keys) if first.setdefault(key, number) != number)
         value = axis.values[twice][0] if len(axis.paths) == 1 else axis.values[twice]
         raise InputError(
-            f"Grid: axis {', '.join(axis.paths)} holds {value!r:.60} twice, which would look like replicates"
+            f"Grid: axis {', '.join(axis.paths)} holds {in_line(value, 60)} twice, which would look like replicates"
         )
 
     @cached_property

@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from llvmlite import ir
 from torch import Tensor
 
-from toysup.checks import InputError, check_whole
+from toysup.checks import InputError, check_room, check_whole, in_line
 from toysup.jit import njit
 from toysup.simd import INT, INT32, LANES, Emit, emitted, source_of
 
@@ -255,7 +255,9 @@ def _whole_seeds(seed: int | np.ndarray | Tensor) -> Int[Tensor, " instance"]:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         given = None
     if given is None or given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise InputError(f"uniforms: seed must be a whole number in [0, 2^32), or an array of them, got {seed!r}")
+        raise InputError(
+            f"uniforms: seed must be a whole number in [0, 2^32), or an array of them, got {in_line(seed)}"
+        )
     seeds = given.to(torch.int64).reshape(-1).cpu()
     if not bool(((seeds >= 0) & (seeds < 2**32)).all()):
         worst = int(seeds[(seeds < 0) | (seeds >= 2**32)][0])
@@ -282,18 +284,23 @@ def uniforms(
 
     Raises InputError for a seed or step outside its range, for sizes below one and for `out` of another shape or dtype.
     """
-    check_whole("uniforms", "batch", batch)
-    check_whole("uniforms", "n", n)
-    check_whole("uniforms", "step", step, at_least=0)
-    if step >= 2**63:
-        raise InputError(f"uniforms: step must lie in [0, 2^63), got {step}")
+    check_whole("uniforms", "batch", batch, at_most=2**32 - 1)
+    check_whole("uniforms", "n", n, at_most=2**32 - 1)
+    check_whole("uniforms", "step", step, 0, 2**63 - 1)
+    check_whole("uniforms", "threads", threads)
     seeds = _whole_seeds(seed)
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError, ValueError):
+        raise InputError(f"uniforms: device must be one of torch's, got {in_line(device)}") from None
     if device.type != "cpu":
         return _uniforms_torch(seeds.to(device), step, batch, n, stream)
     shape = (len(seeds), batch, n)
     if out is None:
+        check_room("uniforms", f"batch = {batch}, n = {n}", 4 * len(seeds) * batch * n)
         out = torch.empty(shape)
+    elif not isinstance(out, Tensor):
+        raise InputError(f"uniforms: out must be float32 of shape {shape}, got {in_line(out)}")
     elif out.shape != shape or out.dtype != torch.float32:  # the compiled loops check no bounds
         raise InputError(f"uniforms: out must be float32 of shape {shape}, got {out.dtype} of {tuple(out.shape)}")
     array, keys = out.numpy(), seeds.numpy()

@@ -15,7 +15,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import (
+    InputError,
+    check_flag,
+    check_interval,
+    check_kind,
+    check_measures,
+    check_whole,
+    listed,
+    numbers_in,
+)
 from toysup.ensemble import Trained
 from toysup.measure import recovered
 from toysup.setting import get_path
@@ -63,13 +72,20 @@ def best_rates(
         InputError: fewer than two rates, a rate that is not positive, `within` out of range, a grid that has a
             learning-rate axis, or one that diverged at every rate.
     """
-    check_interval("best_rates", "rates", np.asarray(rates, dtype=np.float64), 0, open_low=True, open_high=True)
-    check_whole("best_rates", "extend", extend, 0)
-    check_interval("best_rates", "within", within, 0, 1, open_high=True)
-    tried = np.unique(np.asarray(rates, dtype=np.float64))
+    where, rates = "best_rates", listed("best_rates", "rates", rates)
+    check_interval(where, "rates", rates, 0, open_low=True, open_high=True)
+    check_whole(where, "extend", extend, 0)
+    check_interval(where, "within", within, 0, 1, open_high=True, one=True)
+    check_flag(where, "lowest", lowest)
+    check_measures(where, [score])
+    tried = np.unique(numbers_in(where, "rates", rates, ("rate",)))
     if len(tried) < 2:
-        raise InputError(f"best_rates: expected at least two different rates, got {list(rates)}")
+        raise InputError(f"{where}: expected at least two different rates, got {rates}")
+    check_kind(where, "grids", grids, Mapping)
+    if not grids:
+        raise InputError(f"{where}: grids must be at least one, by name, got none")
     for name, grid in grids.items():
+        check_kind(where, f"grid {name!r}", grid, Grid)
         get_path(grid.setting, RATE)
         if any(RATE in ([axis] if isinstance(axis, str) else axis) for axis in grid.axes):
             raise InputError(f"best_rates: grid {name!r} has an axis over {RATE}, which is what is searched")

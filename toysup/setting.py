@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from toysup.checks import InputError, check_interval, check_kind, check_whole, concrete, in_line
+from toysup.checks import InputError, check_choice, check_interval, check_kind, check_whole, concrete, in_line
 from toysup.features import Features
 from toysup.identity import identity, importable_name
 from toysup.safely import building
@@ -211,6 +211,7 @@ class Setting:
 
     def resolved_seed(self, name: str) -> int:
         """`data_seed` or `init_seed`, or `seed` where that is None."""
+        check_choice("Setting", "name", name, SEEDS)
         value = getattr(self, name)
         return self.seed if value is None else value
 
@@ -221,6 +222,7 @@ class Setting:
 
     def draw_of(self, step: int) -> int:
         """The number of the batch that training step `step` sees."""
+        check_whole("Setting", "step", step, 0)
         return step if self.cycle is None else step % self.cycle
 
     def build(self) -> nn.Module:
@@ -260,6 +262,7 @@ def get_path(setting: Any, path: str) -> Any:
 
 def set_paths(owner: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
     """A validated copy with dotted paths replaced, all at once, so that fields that must agree are checked together."""
+    check_kind("set_paths", "values", values, Mapping)
     heads: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         head, _, rest = path.partition(".")
@@ -322,6 +325,8 @@ def describe(value: Any, arrays: dict[str, np.ndarray] | None = None, code: Call
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             own = {f.name: told(getattr(value, f.name)) for f in dataclasses.fields(value)}
             return {"type": importable_name(type(value)), "code": code_of(type(value)), "fields": own}
+        if isinstance(value, torch.Tensor) and value.is_meta:
+            raise InputError(f"a setting may hold arrays that have numbers, got {in_line(value)}")
         if isinstance(value, torch.Tensor | np.ndarray):
             array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, order="C")
             digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()

@@ -88,6 +88,14 @@ def _hidden_for(budget: float, width: int, depth: int, read: int | None) -> int:
     return max(1, round(budget / per_neuron))
 
 
+def _narrowest(parameters: float, depth: int, ratio: float, read: int) -> int:
+    """A width that none is below with so many live parameters: as hidden <= r d + 1, live <= (r d + 1) (k d + read),
+    k = 2 L, or 2 L - 1 where only some coordinates are read."""
+    k = 2 * depth - (read > 0)
+    b, lacking = k + ratio * read, parameters - read
+    return math.floor(2 * lacking / (b + math.sqrt(b * b + 4 * ratio * k * lacking))) if lacking > 0 else 0
+
+
 def shapes_at_budget(
     budget: int,
     *,
@@ -111,15 +119,14 @@ def shapes_at_budget(
         check_interval(where, "hidden_ratio", hidden_ratio, 0, open_low=True, one=True)
     if read is not None:
         check_whole(where, "read", read)
-    if depths is None:
-        depths = range(1, check_whole(where, "max_depth", max_depth, at_most=2**16 - 1) + 1)
+    check_whole(where, "max_depth", max_depth, at_most=2**16 - 1)
+    depths = range(1, max_depth + 1) if depths is None else depths
     found: list[BudgetedShape] = []
     nearest: BudgetedShape | None = None
     for depth in whole_numbers(where, "depths", depths, 1):
         least = read or 1
-        if hidden_ratio:  # hidden <= r d + 1, so 2 (r d + 1) d L must reach the budget; one less is the nearest below
-            half = (1 - tolerance) * budget / (2 * depth)
-            least = max(least, math.floor(2 * half / (1 + math.sqrt(1 + 4 * hidden_ratio * half))) - 1)
+        if hidden_ratio:
+            least = max(least, _narrowest((1 - tolerance) * budget, depth, hidden_ratio, read or 0) - 1)
         for width in range(least, math.floor((1 + tolerance) * budget) + 1):  # live >= width
             hidden = max(1, round(hidden_ratio * width)) if hidden_ratio else _hidden_for(budget, width, depth, read)
             if not hidden_ratio and hidden < width / 4:

@@ -101,9 +101,10 @@ def whole_seeds(where: str, values: Sequence[int] | np.ndarray) -> Int[np.ndarra
         values = listed(*where.rpartition(": ")[::2], values, "whole numbers in [0, 2^32)")
     try:
         array = np.asarray(values, dtype=None if len(values) else int)
-    except ValueError:  # lists among numbers
+    except (TypeError, ValueError):  # lists among numbers, tensors without any
         array = np.empty(len(values), dtype=object)
-        array[:] = values
+        for place, value in enumerate(values):
+            array[place] = value
     if array.dtype.kind not in "iu" or array.ndim != 1:
         whole = (one for one in array.reshape(-1).tolist() if isinstance(one, bool) or not isinstance(one, int))
         wrong = next(whole, array.reshape(-1).tolist() if array.ndim == 1 else array.shape)

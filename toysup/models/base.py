@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from toysup.checks import check_room, check_whole
+from toysup.checks import check_interval, check_room, check_whole
 
 # name of a parameter or buffer -> map from uniforms of its shape, or the name of another that it starts equal to
 Initial = dict[str, Callable[[Tensor], Tensor] | str]
@@ -28,11 +28,13 @@ class Activations(NamedTuple):
 
 def normal(std: float) -> Callable[[Tensor], Tensor]:
     """Initial values N(0, std^2)."""
+    check_interval("normal", "std", std, 0, one=True)
     return lambda uniforms: std * torch.special.ndtri(uniforms)
 
 
 def unit_rows(scale: float = 1.0) -> Callable[[Tensor], Tensor]:
     """Initial rows uniform on the sphere of radius `scale`."""
+    check_interval("unit_rows", "scale", scale, 0, open_low=True, one=True)
     return lambda uniforms: scale * nn.functional.normalize(torch.special.ndtri(uniforms), dim=-1)
 
 
@@ -61,6 +63,6 @@ def check_sizes(where: str, n_in: int, n_out: int) -> None:
     check_whole(where, "n_out", n_out)
 
 
-def check_fits(where: str, parameters: int, layers: int = 1, **sizes: int) -> None:
+def check_fits(where: str, parameters: int, layers: int = 1, **sizes: object) -> None:
     """Refuse sizes whose parameters don't fit into memory, before any is made; a layer takes about 4 kB besides."""
     check_room(where, ", ".join(f"{name} = {size}" for name, size in sizes.items()), 4 * parameters + 4096 * layers)

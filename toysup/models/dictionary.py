@@ -169,7 +169,7 @@ class SparseAutoencoder(nn.Module):
         latents, layers = check_whole(where, "latents", latents), check_whole(where, "layers", layers)
         check_flag(where, "unit_norm", unit_norm)
         check_flag(where, "centred", centred)
-        check_fits(where, 2 * latents * n_in, latents=latents)
+        check_fits(where, 2 * latents * n_in, n_in=n_in, latents=latents)
         if n_in != n_out or n_in % layers:
             raise InputError(
                 f"SparseAutoencoder: expected equal inputs and outputs in {layers} layers, got {n_in} and {n_out}"
@@ -215,7 +215,7 @@ class Embedding(nn.Module):
         check_sizes("Embedding", n_in, n_out)
         width = check_whole("Embedding", "width", width)
         check_flag("Embedding", "orthonormal", orthonormal)
-        check_fits("Embedding", width * n_in, width=width)
+        check_fits("Embedding", width * n_in, n_in=n_in, width=width)
         if orthonormal and width < n_in:
             raise InputError(f"Embedding: {n_in} orthonormal directions need a width of at least {n_in}, got {width}")
         self.register_buffer("W", torch.zeros(n_in, width))

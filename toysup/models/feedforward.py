@@ -185,5 +185,5 @@ def _checked(
     for name, value in flags.items():
         check_flag(where, name, value)
     layers, sizes = (1, {}) if depth is None else (depth + 1, {"depth": depth})
-    check_fits(where, width * (n_in + n_out + layers * reads), layers, width=width, **sizes)
+    check_fits(where, width * (n_in + n_out + layers * reads), layers, n_in=n_in, n_out=n_out, width=width, **sizes)
     return width

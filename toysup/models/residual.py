@@ -69,7 +69,7 @@ class ResidualMLP(nn.Module):
         check_flag(where, "relu", relu)
         check_interval(where, "row_norm", row_norm, 0, open_low=True, one=True)
         weights = shape.parameters + shape.embedding_parameters(n_in, n_out)
-        check_fits(where, weights, shape.depth, width=shape.width, depth=shape.depth, hidden=shape.hidden)
+        check_fits(where, weights, shape.depth, n_in=n_in, n_out=n_out, shape=shape)
         if unembedding == "tied" and n_in != n_out:
             raise InputError(f"ResidualMLP: a tied unembedding needs equal inputs and outputs, got {n_in} and {n_out}")
         if unembedding == "coordinates" and n_out > shape.width:
