@@ -7,6 +7,7 @@ import numbers
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "check_name",
     "check_resampling",
     "check_room",
+    "check_unnamed",
     "check_whole",
     "concrete",
     "in_line",
@@ -124,10 +126,11 @@ def _axes(value: Any) -> Any:
     return getattr(value, "ndim", None)
 
 
-def check_flag(where: str, name: str, value: Any) -> None:
-    """Refuse anything but True and False."""
-    if not isinstance(value, bool):
-        raise InputError(f"{where}: {name} must be True or False, got {in_line(value)}")
+def check_flag(where: str, name: str, value: Any, none: bool = False) -> None:
+    """Refuse anything but True and False, and None where that is one."""
+    if not isinstance(value, bool) and not (none and value is None):
+        wanted = "True, False or None" if none else "True or False"
+        raise InputError(f"{where}: {name} must be {wanted}, got {in_line(value)}")
 
 
 def check_choice(where: str, name: str, value: Any, choices: Iterable[Any]) -> None:
@@ -148,6 +151,12 @@ def check_kind(where: str, name: str, value: Any, kind: type) -> None:
 def check_level(where: str, level: Any, high: float = 1) -> None:
     """Refuse levels, of confidence or error, outside (0, high)."""
     check_interval(where, "level", level, 0, high, open_low=True, open_high=True, one=True)
+
+
+def check_unnamed(where: str, unnamed: Sequence[Any], example: str) -> None:
+    """Refuse arguments without a name, where a name is wanted."""
+    if unnamed:
+        raise InputError(f"{where} takes its arguments by name, {example}, got {in_line(unnamed[0])} without one")
 
 
 def check_broadcast(where: str, **arrays: np.ndarray) -> None:
@@ -171,15 +180,16 @@ def check_folder(where: str, name: str, path: Any) -> None:
     try:
         text = os.fspath(path)
         sound = isinstance(text, str) and text != "" and b"\0" not in os.fsencode(text)
-    except (TypeError, ValueError):  # UnicodeEncodeError is a ValueError
+        sound = sound and bool(Path(text).expanduser())
+    except (TypeError, ValueError, RuntimeError):  # UnicodeEncodeError is a ValueError; there is no such ~user
         sound = False
     if not sound:
         raise InputError(f"{where}: {name} must be the path of a folder, got {in_line(path)}")
 
 
 def check_name(where: str, name: str, value: Any) -> None:
-    """Refuse what cannot be part of a file's name: other types, nothing, signs that do not print."""
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+    """Refuse what cannot be part of a file's name: other types, nothing, signs that do not print or part folders."""
+    if not isinstance(value, str) or not value.strip() or not value.isprintable() or set(value) & set("/\\"):
         raise InputError(f"{where}: {name} must be text that can be part of a file's name, got {in_line(value)}")
 
 

@@ -21,7 +21,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from toysup.checks import InputError, check_choice, check_interval, check_kind, check_whole, concrete, in_line
+from toysup.checks import (
+    InputError,
+    check_choice,
+    check_interval,
+    check_kind,
+    check_unnamed,
+    check_whole,
+    concrete,
+    in_line,
+)
 from toysup.features import Features
 from toysup.identity import identity, importable_name
 from toysup.safely import building
@@ -53,8 +62,7 @@ class Model:
         if not callable(build) or isinstance(build, nn.Module):
             raise InputError(f"Model: build must be a module's class such as TiedAutoencoder, got {in_line(build)}")
         self.build, self.arguments = build, arguments
-        if unnamed:
-            raise InputError(f"Model: arguments of {self.name} must be named (width=2), got {in_line(unnamed[0])}")
+        check_unnamed(f"Model: {self.name}", unnamed, "Model(build, width=2)")
         try:
             signature = inspect.signature(build)
             signature.bind_partial(1, 1)

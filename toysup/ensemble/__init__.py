@@ -10,6 +10,7 @@ from toysup.ensemble.rates import check_schedules
 from toysup.ensemble.stack import (
     Stack,
     bound,
+    check_training,
     chunks,
     initial_values,
     resolve_device,
@@ -39,6 +40,7 @@ __all__ = [
     "bound",
     "check_schedules",
     "check_snapshots",
+    "check_training",
     "chunks",
     "code_of",
     "concatenated",

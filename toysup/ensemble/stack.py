@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vmap
 
-from toysup.checks import InputError, check_kind, check_room, in_line, listed, numbers_in
+from toysup.checks import (
+    InputError,
+    check_flag,
+    check_kind,
+    check_room,
+    check_whole,
+    in_line,
+    listed,
+    numbers_in,
+    whole_numbers,
+)
+from toysup.ensemble.rates import check_schedules
 from toysup.random import Stream, uniforms
 from toysup.safely import building, usual_defaults
 from toysup.setting import RATES, Setting, bind, get_path
@@ -129,6 +141,18 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
     given = str(device) if isinstance(device, torch.device) else device
     raise InputError(f"device: expected one of {here} on this machine, got {in_line(given)}")
+
+
+def check_training(stack: Stack, *, compile: bool | None, threads: int | None, snapshots: Any) -> list[int]:
+    """The snapshots in ascending order, as a list. InputError for options of `train` that are none."""
+    check_kind("train", "stack", stack, Stack)
+    if not len(stack):
+        raise InputError("train: stack must hold at least one instance, got none")
+    check_flag("train", "compile", compile, none=True)
+    if threads is not None:
+        check_whole("train", "threads", threads)
+    check_schedules([stack.setting])
+    return sorted(set(whole_numbers("train", "snapshots", snapshots)))
 
 
 def _units(setting: Setting) -> int:
