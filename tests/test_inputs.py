@@ -14,6 +14,7 @@ import numba
 import numpy as np
 import pytest
 import torch
+from faults.inputs import BAD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import vmap
@@ -183,6 +184,21 @@ def test_what_is_not_known_yet_is_not_judged():
         return x
 
     assert vmap(one)(torch.tensor([5.0, -5.0])).tolist() == [5, -5]
+
+
+@pytest.mark.parametrize("where", sorted({name.partition(" = ")[0] for name in BAD}))
+def test_bad_inputs_are_refused_in_one_line_that_names_them(where):
+    field = where.rpartition(": ")[2].rpartition(".")[2]
+    for name in (name for name in BAD if name.partition(" = ")[0] == where):
+        with pytest.raises(InputError) as raised:
+            BAD[name]()
+        message = str(raised.value)
+        assert "\n" not in message and len(message) < 300, (name, message)
+        assert field in message or name.partition(" = ")[2][:40] in message, (name, message)
+
+
+def test_the_table_of_bad_inputs_is_large():
+    assert len(BAD) >= 250
 
 
 # ------------------------------------------------------------------------------------------------------ where it runs
