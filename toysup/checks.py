@@ -264,10 +264,8 @@ def check_interval(
     if lost.any():
         given, there = float(np.asarray(array)[lost].flat[0]), single[lost].flat[0]
         raise InputError(f"{where}: {name} must lie in {interval} in float32, got {given!r}, which is {there:g} there")
-    if length is not None and array.ndim > 1:
-        raise InputError(f"{where}: {name} has shape {array.shape}, expected one number or {length}")
-    if length is not None and array.ndim and len(array) not in (1, length):
-        raise InputError(f"{where}: {name} has {len(array)} entries, expected one number or {length}")
+    if length is not None and array.ndim and array.shape[-1] not in (1, length):
+        raise InputError(f"{where}: {name} has {array.shape[-1]} entries, expected one number or {length}")
 
 
 def numbers_in(where: str, name: str, values: Any, axes: Sequence[str] | None = None) -> np.ndarray:

@@ -92,8 +92,9 @@ bad("SparseUniform: uniforms", SparseUniform(4).transform, "0.5", 0.5, torch.zer
 
 for task in (tasks.Identity, tasks.AbsoluteValue, tasks.XPlusRelu):
     bad(f"{task.__name__}: importance", lambda x, task=task: task(x), *NOT_NUMBERS, -1.0, nan, inf, 1e300)
-    bad(f"{task.__name__}: exponent", lambda x, task=task: task(1.0, x), *NOT_ONE, 1.0, 0.0, -1.0)
-bad("Identity: importance", lambda x: setting(task=Identity(x)), np.ones(3), [], [[1.0] * 4])
+    bad(f"{task.__name__}: exponent", lambda x, task=task: task(1.0, x), *NOT_NUMBERS, nan, inf, 1.0, 0.0, -1.0)
+bad("Identity: importance", lambda x: setting(task=Identity(x)), np.ones(3), [])
+bad("Identity: exponent", lambda x: setting(task=Identity(1.0, x)), [2.0, 3.0], [])
 bad("SumOfSquares: importance", SumOfSquares, *NOT_NUMBERS, -1.0)
 bad("And: n_pairs", lambda x: And(n_pairs=x), *NOT_WHOLE)
 bad("Memory: n_labels", Memory, 1, 0, 2.0, "3", True)
@@ -106,7 +107,7 @@ bad("Reconstruction: layers", lambda x: Reconstruction(NETWORK, layers=x), 0, "0
 bad("Reconstruction: layers", lambda x: setting(task=Reconstruction(NETWORK, layers=x)), [], [7])
 bad("Reconstruction: trained_on", lambda x: Reconstruction(NETWORK, trained_on=x), Identity, None)
 bad("Reconstruction: penalty", lambda x: Reconstruction(NETWORK, penalty=x), *NOT_ONE, -1.0)
-bad("Reconstruction: scale", lambda x: setting(task=Reconstruction(NETWORK, scale=x)), 0.0, "1", [1.0] * 3, [[1.0] * 2])
+bad("Reconstruction: scale", lambda x: setting(task=Reconstruction(NETWORK, scale=x)), 0.0, "1", [1.0] * 3)
 bad("Reconstruction: weights", lambda x: setting(task=Reconstruction(NETWORK, x)), "w", [0.1], [nan] * 8)
 
 # -------------------------------------------------------------------------------------------------------------- models

@@ -28,7 +28,7 @@ from toysup.checks import (
 from toysup.ensemble.rates import check_schedules
 from toysup.random import Stream, uniforms
 from toysup.safely import building, usual_defaults
-from toysup.setting import RATES, Setting, bind, get_path
+from toysup.setting import RATES, Setting, bind
 
 CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
 FUSED_GAIN = 30  # over the eager general path, about
@@ -62,7 +62,11 @@ class Stack:
             head, _, rest = name.partition(".")
             if head not in ("features", "task") and not (head == "optimizer" and rest in RATES):
                 raise InputError(f"Stack: {name} cannot differ by instance inside a stack; it needs a stack of its own")
-            get_path(self.setting, name)
+            part = getattr(self.setting, head)
+            for own in filter(None, rest.split(".")):
+                if not hasattr(part, own):
+                    raise InputError(f"Stack: unknown path {name!r}: {type(part).__name__} has no {own!r}")
+                part = getattr(part, own)
             varying[name] = values if isinstance(values, np.ndarray) else numbers_in("Stack", name, values)
         for name, values in {"init_seed": self.init_seed, **varying}.items():
             if not values.ndim or len(values) != len(self):

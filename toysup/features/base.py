@@ -150,6 +150,8 @@ class Features(ABC):
         own = {"length": self.n_features} if per_feature else {"one": True}
         check_interval(where, name, value, low, high, open_low=open_low, **own)
         array = concrete(value)
+        if array is not None and array.ndim > 1:
+            raise InputError(f"{where}: {name} has shape {array.shape}, expected one number or {self.n_features}")
         if not isinstance(value, Tensor) and not array.ndim:  # so that density=1 may vary too: an int would be static
             object.__setattr__(self, name, float(array))
         elif not isinstance(value, Tensor):

@@ -21,6 +21,8 @@ def _power(difference: Tensor, exponent: float | Tensor) -> Tensor:
     if isinstance(exponent, int | float) and exponent in (2, 4):
         square = difference * difference
         return square if exponent == 2 else square * square
+    if not isinstance(exponent, int | float | Tensor):  # one for each feature, as a list or an array
+        exponent = torch.as_tensor(exponent, dtype=difference.dtype, device=difference.device)
     return difference.abs().pow(exponent)
 
 
@@ -37,10 +39,12 @@ class Regression(Task):
 
     def __post_init__(self) -> None:
         check_interval(type(self).__name__, "importance", self.importance, 0)
-        check_interval(type(self).__name__, "exponent", self.exponent, 1, open_low=True, one=True)
+        check_interval(type(self).__name__, "exponent", self.exponent, 1, open_low=True)
 
     def check(self, features: Features) -> None:
-        check_interval(type(self).__name__, "importance", self.importance, 0, length=self.n_outputs(features))
+        length = self.n_outputs(features)
+        check_interval(type(self).__name__, "importance", self.importance, 0, length=length)
+        check_interval(type(self).__name__, "exponent", self.exponent, 1, open_low=True, length=length)
 
     def n_outputs(self, features: Features) -> int:
         return features.n_features
