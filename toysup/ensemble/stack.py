@@ -18,8 +18,10 @@ from toysup.safely import building, usual_defaults
 from toysup.setting import RATES, Setting, bind
 
 CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
+EAGER = 1e8  # `work` that a core does in a second on the eager general path, about
 FUSED_GAIN = 30  # over the eager general path, about
 FUSED_BYTES = 32 << 20  # a fused chunk's batch as measures see it: training itself needs next to nothing
+MEASURE_BYTES = 4 << 20  # what a batch of the instances measured together touches
 WORTH_COMPILING = (
     3e8  # `work`, 3 to 8 s of it eager, from which a cached compilation (1-2 s) is repaid; a new one is 6-10 s
 )
@@ -127,6 +129,11 @@ def chunks(stack: Stack, device: torch.device, engine: str = "general") -> list[
     if device.type == "cpu" and len(stack) > 1:
         count = min(len(stack), 2 * -(-count // 2))
     return split(len(stack), -(-len(stack) // count))
+
+
+def measured_at_once(setting: Setting) -> int:
+    """Instances whose held-out batch of 1,024 samples fits into MEASURE_BYTES; measures look at so many together."""
+    return max(1, MEASURE_BYTES // (4 * 1024 * _units(setting)))
 
 
 def split(count: int, size: int) -> list[np.ndarray]:
