@@ -21,6 +21,7 @@ CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20
 EAGER = 1e8  # `work` that a core does in a second on the eager general path, about
 FUSED_GAIN = 30  # over the eager general path, about
 FUSED_BYTES = 32 << 20  # a fused chunk's batch as measures see it: training itself needs next to nothing
+FUSED_SECONDS = 5.0  # about, of a fused chunk on one core: workers, here and elsewhere, share a sweep by chunks
 MEASURE_BYTES = 4 << 20  # what a batch of the instances measured together touches
 WORTH_COMPILING = (
     3e8  # `work`, 3 to 8 s of it eager, from which a cached compilation (1-2 s) is repaid; a new one is 6-10 s
@@ -125,6 +126,8 @@ def chunks(stack: Stack, device: torch.device, engine: str = "general") -> list[
     """
     room = FUSED_BYTES if engine == "fused" else CACHE_BYTES if device.type == "cpu" else 1 << 30
     size = max(1, room // (4 * stack.setting.batch * _units(stack.setting)))
+    if engine == "fused":
+        size = max(1, min(size, int(FUSED_SECONDS * EAGER * len(stack) / work(stack, engine))))
     count = -(-len(stack) // size)
     if device.type == "cpu" and len(stack) > 1:
         count = min(len(stack), 2 * -(-count // 2))
