@@ -386,7 +386,7 @@ def load(path: Path | str, *, trust: bool = False, classes: Sequence[Any] = (), 
     missing = {job.chunk for job in jobs} - store.trained()
     if missing:
         raise InputError(f"results: {path} lacks {len(missing)} of {len(jobs)} chunks; rerun its sweep to finish it")
-    keys = store.measures()
+    keys = store.measures(expected=True)
     for name, key in keys.items():
         missing = {job.chunk for job in jobs} - store.measured(key)
         if missing:

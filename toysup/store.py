@@ -266,7 +266,10 @@ class Store:
             return load_arrays(path.read_bytes())
 
     def seconds(self, more: float = 0.0) -> float:
-        """Seconds spent on training what is here, over all runs; `more` adds to them."""
+        """Seconds spent on training what is here, over all runs; `more` adds to them.
+
+        InputError where they are damaged and nothing is added; else they are counted anew.
+        """
         path = self.path / "seconds.json"
         claim = Claim(self.path / "folder.lock") if more else None
         if claim:
@@ -274,7 +277,13 @@ class Store:
         try:
             try:
                 spent = float(json.loads(_read(path))["seconds"])
+            except FileNotFoundError:
+                spent = 0.0
+            except PermissionError:
+                raise _forbidden(path) from None
             except (OSError, ValueError, TypeError, KeyError):
+                if not more:
+                    raise InputError(f"results: {path} is damaged; delete it, nothing else depends on it") from None
                 spent = 0.0
             if more:
                 _write(path, _json({"seconds": spent + more}), False)
@@ -283,14 +292,19 @@ class Store:
                 claim.given_back()
         return spent + more
 
-    def measures(self) -> dict[str, str]:
-        """Column -> key of every measure asked for here, the last of each name."""
+    def measures(self, expected: bool = False) -> dict[str, str]:
+        """Column -> key of every measure asked for here, the last of each name.
+
+        InputError where that is damaged or, if `expected`, where there are measures and it is missing.
+        """
         path = self.path / "measures.json"
         try:
             found = json.loads(_read(path))["measures"]
             if not isinstance(found, dict):
                 raise ValueError
         except FileNotFoundError:
+            if expected and next(self.path.glob("[0-9]*.*.parquet"), None):
+                raise InputError(f"results: {path} is missing; rerun the sweep to finish it") from None
             return {}
         except PermissionError:
             raise _forbidden(path) from None
@@ -331,6 +345,7 @@ class Store:
     def verify(self, rows: Mapping[int, np.ndarray], keys: Iterable[str], whole: bool = False) -> None:
         """Check what is there of chunks whose rows are given: all tables, and weights, unless `whole` only of chunks
         evenly spread that are about AT_ONCE bytes. InputError naming the first that is damaged or belongs elsewhere."""
+        self.seconds()
         trained, kinds = self.trained(), {f"{key}.parquet": self.measured(key) for key in keys}
         there = sorted(trained & rows.keys())
         size = 0 if whole else sum(self._file(chunk, "safetensors").stat().st_size for chunk in there)

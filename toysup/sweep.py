@@ -248,12 +248,14 @@ def _said(answers: Mapping[str, Results], kept: bool) -> str:
     """What to say where a sweep is stopped."""
     if not kept:
         return "toysup: stopped; nothing is kept, since no results folder was given"
+    if not answers:
+        return "toysup: stopped before anything was trained"
     done = [len(job.rows) for answer in answers.values() for job in answer.jobs if answer.store.is_trained(job.chunk)]
     total = sum(len(answer.grid) for answer in answers.values())
-    place = f" in {next(iter(answers.values())).path.parent}" if answers else ""
+    place = next(iter(answers.values())).path.parent
     return (
-        f"toysup: stopped; {sum(done):,} of {total:,} instances are trained and kept{place}, those in work as far as "
-        "they were; run the same again to go on"
+        f"toysup: stopped; {sum(done):,} of {total:,} instances are trained and kept in {place}, those in work as "
+        "far as they were; run the same again to go on"
     )
 
 
