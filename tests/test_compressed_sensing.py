@@ -223,7 +223,7 @@ def test_welch_is_reached_by_simplices():
         (lambda: bayes_amp_ratio(1e-9), "bayes_amp_ratio: density must lie in [1e-05, 1], got 1e-09"),
         (lambda: welch_coherence(0, 1), "welch_coherence: n must lie in [1, inf), got 0"),
         (lambda: one_step_ratio(0.1, 1.0), "one_step_ratio: r2 must lie in (0, 1), got 1"),
-        (lambda: one_step_ratio(0.1, 0.5, "loose"), "one_step_ratio: frame must be 'tight' or 'random', got 'loose'"),
+        (lambda: one_step_ratio(0.1, 0.5, "loose"), "one_step_ratio: frame must be one of tight, random, got 'loose'"),
         (lambda: one_step_r2_gaussian(0.5, 0.1), "one_step_r2_gaussian: ratio must lie in [1, inf), got 0.5"),
         (lambda: one_step_r2(-3, 2, 0.1), "one_step_r2: n must be a whole number >= 1, got -3"),
         (lambda: one_step_r2(3, 2.0, 0.1), "one_step_r2: m must be a whole number >= 1, got 2.0"),

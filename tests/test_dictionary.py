@@ -209,7 +209,7 @@ def test_bad_readings_are_refused(networks):
     for own, message in (
         ({"layers": (3,)}, r"layers must lie in 0 .. 2 of stream"),
         ({"layers": ()}, "layers must lie"),
-        ({"of": "everything"}, "of must be stream or neurons"),
+        ({"of": "everything"}, "of must be one of stream, neurons"),
         ({"weights": np.zeros(3)}, "weights must be"),
         ({"penalty": -1.0}, "penalty must lie"),
         ({"scale": 0.0}, "scale must lie"),

@@ -153,7 +153,7 @@ def test_preferences():
     assert two[0].directions == ("A", "B") and two[0].loss == two[1].loss == 0
     with pytest.raises(InputError, match="both must lie in"):
         pair_dictionaries(0.2, 0.3, 0.25)
-    with pytest.raises(InputError, match="kind must be l1, l0 or topk"):
+    with pytest.raises(InputError, match="kind must be one of l1, l0, topk"):
         pair_dictionaries(0.2, 0.3, kind="l2")
 
 

@@ -140,7 +140,7 @@ def test_a_large_budget_with_free_hidden_sizes_is_quick():
         (lambda: Shape(2.0, 1), ["width", "2.0"]),
         (lambda: Shape(2, -1), ["depth", "-1"]),
         (lambda: Shape(2, 1, 0), ["hidden", "0"]),
-        (lambda: Shape(4, 1).live_parameters(0), ["read", "4", "0"]),
+        (lambda: Shape(4, 1).live_parameters(0), ["read", ">= 1", "0"]),
         (lambda: Shape(4, 1).live_parameters(5), ["read", "4", "5"]),
         (lambda: shapes_at_budget(0), ["budget", "0"]),
         (lambda: shapes_at_budget(100, tolerance=-0.1), ["tolerance", "-0.1"]),

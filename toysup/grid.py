@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from toysup.checks import InputError
-from toysup.ensemble import Stack, whole_seeds
+from toysup.checks import InputError, check_kind, check_room, in_line, listed
+from toysup.ensemble import Stack, check_schedules, whole_seeds
 from toysup.setting import SEEDS, Setting, describe, get_path, is_dynamic, set_paths
 from toysup.tasks import Task
 
@@ -54,6 +54,13 @@ class Grid:
     axes: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_kind("Grid", "setting", self.setting, Setting)
+        if not isinstance(self.axes, Mapping):
+            raise InputError(f"Grid: axes must map a path such as 'seed' to its values, got {in_line(self.axes)}")
+        for key in self.axes:
+            paths = (key,) if isinstance(key, str) else key
+            if not isinstance(paths, tuple) or not paths or not all(isinstance(path, str) for path in paths):
+                raise InputError(f"Grid: an axis must be a dotted path, or a tuple of them, got {in_line(key)}")
         own = {
             key: dict(given) if isinstance(given, Mapping) else _listed(key, given) for key, given in self.axes.items()
         }
@@ -74,13 +81,18 @@ class Grid:
         for path, other in itertools.permutations(sorted(seen), 2):
             if other.startswith(path + "."):
                 raise InputError(f"Grid: axis {other!r} is a part of what axis {path!r} sets; give one of them")
-        self.groups  # noqa: B018 (builds and validates every shape)
+        rows = math.prod(len(axis.values) for axis in self._axes)
+        check_room("Grid", f"{rows:,} rows", 8 * rows * (len(self._axes) + 4))
+        check_schedules([stack.setting for stack, _ in self.groups])  # which builds and validates every shape
 
     @staticmethod
     def _check_distinct(axis: _Axis) -> None:
         """Refuse values that stand in an axis twice: their rows would look like independent networks."""
         plain = all(type(value) in (int, float) for row in axis.values for value in row)
-        keys = axis.values if plain else [json.dumps(describe(row, code=id)) for row in axis.values]
+        try:
+            keys = axis.values if plain else [json.dumps(describe(row, code=id)) for row in axis.values]
+        except InputError as error:
+            raise InputError(f"Grid: axis {', '.join(axis.paths)}: {error}") from None
         if len(set(keys)) == len(keys):
             return
         first: dict[Any, int] = {}
@@ -96,7 +108,7 @@ class Grid:
         for key, given in self.axes.items():
             paths = (key,) if isinstance(key, str) else tuple(key)
             labels = tuple(given) if isinstance(given, Mapping) else None
-            values = list(given.values()) if isinstance(given, Mapping) else list(given)
+            values = list(given.values()) if isinstance(given, Mapping) else given
             if not values:
                 raise InputError(f"Grid: axis {key!r} has no values")
             rows = [(value,) if isinstance(key, str) else tuple(_listed(key, value)) for value in values]
@@ -236,7 +248,7 @@ class Grid:
     def setting_of(self, row: int) -> Setting:
         """The setting of one row. InputError for a row that is not there."""
         if isinstance(row, bool) or not isinstance(row, numbers.Integral) or not 0 <= row < len(self):
-            raise InputError(f"Grid: row must be a whole number in [0, {len(self)}), got {row!r}")
+            raise InputError(f"Grid: row must be a whole number in [0, {len(self)}), got {in_line(row)}")
         values = {}
         for number, axis in enumerate(self._axes):
             values |= dict(zip(axis.paths, axis.values[self._index[number, row]], strict=True))
@@ -291,10 +303,7 @@ def _column(values: list[Any]) -> np.ndarray:
 
 
 def _listed(key: Any, values: Any) -> list[Any]:
-    try:
-        return list(values)
-    except TypeError:
-        raise InputError(f"Grid: axis {key!r} needs a list of values, got {values!r}") from None
+    return listed("Grid", f"axis {key!r}", values)
 
 
 def _cells(values: list[Any]) -> list[Any]:

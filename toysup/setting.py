@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import inspect
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_interval, check_kind, check_whole, concrete, in_line
 from toysup.features import Features
 from toysup.identity import identity, importable_name
 from toysup.safely import building
@@ -50,19 +49,41 @@ RATES = ("lr", "weight_decay", "beta1", "beta2", "eps")  # of the optimizer, all
 class Model:
     """How to build one instance: a module class and its own arguments, `build(n_in, n_out, **arguments)`."""
 
-    def __init__(self, build: type[nn.Module], **arguments: Any) -> None:
+    def __init__(self, build: type[nn.Module], *unnamed: Any, **arguments: Any) -> None:
+        if not callable(build) or isinstance(build, nn.Module):
+            raise InputError(f"Model: build must be a module's class such as TiedAutoencoder, got {in_line(build)}")
         self.build, self.arguments = build, arguments
-        accepted = inspect.signature(build).parameters
+        if unnamed:
+            raise InputError(f"Model: arguments of {self.name} must be named (width=2), got {in_line(unnamed[0])}")
+        try:
+            signature = inspect.signature(build)
+            signature.bind_partial(1, 1)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Model: build must take (n_in, n_out), got {self.name}: {error}") from None
+        accepted = signature.parameters
         unknown = [name for name in arguments if name not in accepted]
         if unknown:
-            own = ", ".join(list(accepted)[2:])
-            raise InputError(f"Model: {build.__name__} has no argument {unknown[0]!r}; it has {own}")
+            own = ", ".join(list(accepted)[2:]) or "none"
+            raise InputError(f"Model: {self.name} has no argument {unknown[0]!r}; it has {own}")
+
+    @property
+    def name(self) -> str:
+        """What the class or function calls itself."""
+        return str(getattr(self.build, "__name__", type(self.build).__name__))
 
     def __call__(self, n_in: int, n_out: int) -> nn.Module:
-        return self.build(n_in, n_out, **self.arguments)
+        try:
+            module = self.build(n_in, n_out, **self.arguments)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"Model: {self.name}({n_in}, {n_out}, ...) raised {in_line(error, 200)}") from error
+        if not isinstance(module, nn.Module):
+            raise InputError(f"Model: {self.name} must give a torch.nn.Module, got {in_line(module)}")
+        return module
 
     def __repr__(self) -> str:
-        return f"Model({self.build.__name__}, {', '.join(f'{k}={v}' for k, v in self.arguments.items())})"
+        return f"Model({self.name}, {', '.join(f'{k}={v}' for k, v in self.arguments.items())})"
 
 
 @dataclass(frozen=True)
@@ -84,8 +105,8 @@ class Cosine:
     final: float = 0.02
 
     def __post_init__(self) -> None:
-        check_interval("Cosine", "warmup", self.warmup, 0, 1)
-        check_interval("Cosine", "final", self.final, 0, 1)
+        check_interval("Cosine", "warmup", self.warmup, 0, 1, one=True)
+        check_interval("Cosine", "final", self.final, 0, 1, one=True)
 
     def __call__(self, step: int, steps: int) -> float:
         warm = round(self.warmup * steps)
@@ -122,16 +143,33 @@ class Adam:
     schedule: Any = field(default_factory=Constant)
 
     def __post_init__(self) -> None:
-        check_interval("Adam", "lr", self.lr, 0, open_low=True)
-        check_interval("Adam", "weight_decay", self.weight_decay, 0)
-        check_interval("Adam", "beta1", self.beta1, 0, 1, open_high=True)
-        check_interval("Adam", "beta2", self.beta2, 0, 1, open_high=True)
-        check_interval("Adam", "eps", self.eps, 0)
+        check_interval("Adam", "lr", self.lr, 0, open_low=True, one=True)
+        check_interval("Adam", "weight_decay", self.weight_decay, 0, one=True)
+        check_interval("Adam", "beta1", self.beta1, 0, 1, open_high=True, one=True)
+        check_interval("Adam", "beta2", self.beta2, 0, 1, open_high=True, one=True)
+        check_interval("Adam", "eps", self.eps, 0, one=True)
         for name in RATES:
-            if isinstance(getattr(self, name), numbers.Real):  # lr=1 is a float field too, which may vary
-                object.__setattr__(self, name, float(getattr(self, name)))
+            number = concrete(getattr(self, name))
+            if number is not None:  # lr=1 is a float field too, which may vary
+                object.__setattr__(self, name, float(number))
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        """Refuse what cannot be called with (step, steps), and a class, which would make an object of each step."""
+        wanted = "Adam: schedule must be a callable (step, steps) -> multiplier"
+        if isinstance(self.schedule, type):
+            name = self.schedule.__name__
+            raise InputError(f"{wanted}, got the class {name}; give an instance, {name}()")
         if not callable(self.schedule):
-            raise InputError(f"Adam: schedule must be a callable (step, steps) -> multiplier, got {self.schedule!r}")
+            raise InputError(f"{wanted}, got {in_line(self.schedule)}")
+        try:
+            signature = inspect.signature(self.schedule)
+        except (TypeError, ValueError):  # compiled code that says nothing
+            return
+        try:
+            signature.bind(0, 1)
+        except TypeError as error:
+            raise InputError(f"{wanted}, got {in_line(self.schedule)}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -159,20 +197,16 @@ class Setting:
 
     def __post_init__(self) -> None:
         for name, kind in (("features", Features), ("task", Task), ("model", Model), ("optimizer", Adam)):
-            if not isinstance(getattr(self, name), kind):
-                raise InputError(f"Setting: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
-        check_whole("Setting", "steps", self.steps)
-        check_whole("Setting", "batch", self.batch)
-        if self.examples is not None:
-            check_whole("Setting", "examples", self.examples)
-            if self.examples % self.batch:
-                raise InputError(f"Setting: examples must be a multiple of batch={self.batch}, got {self.examples}")
-        for name in SEEDS:
+            check_kind("Setting", name, getattr(self, name), kind)
+        # draws are numbered: steps by 63 bits, samples and seeds by 32
+        limits = {"steps": (1, 63), "batch": (1, 32), "examples": (1, 63)} | dict.fromkeys(SEEDS, (0, 32))
+        for name, (least, bits) in limits.items():
             value = getattr(self, name)
-            if value is not None or name == "seed":
-                check_whole("Setting", name, value, at_least=0)
-                if value >= 2**32:
-                    raise InputError(f"Setting: {name} must lie in [0, 2^32), got {value}")
+            if value is not None or name in ("steps", "batch", "seed"):
+                value = check_whole("Setting", name, value, least, 2**bits - 1)
+                object.__setattr__(self, name, value)  # as int: numpy's overflow
+        if self.examples is not None and self.examples % self.batch:
+            raise InputError(f"Setting: examples must be a multiple of batch={self.batch}, got {self.examples}")
         self.task.check(self.features)
 
     def resolved_seed(self, name: str) -> int:
@@ -217,6 +251,8 @@ def _child(owner: Any, name: str, path: str) -> Any:
 
 def get_path(setting: Any, path: str) -> Any:
     """The value at a dotted path such as "features.density" or "model.width"; InputError where there is none."""
+    if not isinstance(path, str):
+        raise InputError(f"an axis must be a dotted path such as 'features.density', got {in_line(path)}")
     for name in path.split("."):
         setting = _child(setting, name, path)
     return setting
@@ -302,7 +338,7 @@ def describe(value: Any, arrays: dict[str, np.ndarray] | None = None, code: Call
             return {"method": value.__func__.__name__, "of": told(value.__self__)}
         if callable(value) and hasattr(value, "__qualname__"):
             return {"object": importable_name(value), "code": code_of(value)}
-        raise InputError(f"a setting may hold numbers, arrays, dataclasses, models and functions, got {value!r}")
+        raise InputError(f"a setting may hold numbers, arrays, dataclasses, models and functions, got {in_line(value)}")
 
     return told(value)
 

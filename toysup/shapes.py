@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_interval, check_kind, check_whole, whole_numbers
 
 __all__ = ["BudgetedShape", "Shape", "model_b_of", "shapes_at_budget"]
 
@@ -24,11 +24,10 @@ class Shape:
     hidden: int | None = None
 
     def __post_init__(self) -> None:
-        check_whole("Shape", "width", self.width)
-        check_whole("Shape", "depth", self.depth, at_least=0)
         if self.hidden is None:
             object.__setattr__(self, "hidden", self.width)
-        check_whole("Shape", "hidden", self.hidden)
+        for name, least in (("width", 1), ("depth", 0), ("hidden", 1)):
+            object.__setattr__(self, name, check_whole("Shape", name, getattr(self, name), least))  # numpy's overflow
 
     def __str__(self) -> str:
         return f"{self.width}x{self.depth}" + (f"h{self.hidden}" if self.hidden != self.width else "")
@@ -43,7 +42,7 @@ class Shape:
 
         `read` in [1, width]; None reads them all. N_live = 2 d h L - h (d - read).
         """
-        if read is not None and not 1 <= read <= self.width:
+        if read is not None and check_whole("Shape", "read", read) > self.width:
             raise InputError(f"Shape: read must lie in [1, width={self.width}], got {read}")
         unread = self.width - read if read is not None and self.depth else 0
         return self.parameters - self.hidden * unread
@@ -55,6 +54,8 @@ class Shape:
 
     def embedding_parameters(self, n_in: int, n_out: int = 0) -> int:
         """Embedding n_in x d plus unembedding d x n_out (0 where it is tied or reads coordinates)."""
+        check_whole("Shape", "n_in", n_in, 0)
+        check_whole("Shape", "n_out", n_out, 0)
         return self.width * (n_in + n_out)
 
     @property
@@ -103,15 +104,23 @@ def shapes_at_budget(
 
     Raises InputError where no shape qualifies, naming the nearest.
     """
-    check_whole("shapes_at_budget", "budget", budget)
-    check_interval("shapes_at_budget", "tolerance", tolerance, 0, 1)
+    where = "shapes_at_budget"
+    budget = check_whole(where, "budget", budget, at_most=2**48 - 1)
+    check_interval(where, "tolerance", tolerance, 0, 1, one=True)
     if hidden_ratio is not None:
-        check_interval("shapes_at_budget", "hidden_ratio", hidden_ratio, 0, open_low=True)
+        check_interval(where, "hidden_ratio", hidden_ratio, 0, open_low=True, one=True)
+    if read is not None:
+        check_whole(where, "read", read)
+    if depths is None:
+        depths = range(1, check_whole(where, "max_depth", max_depth, at_most=2**16 - 1) + 1)
     found: list[BudgetedShape] = []
     nearest: BudgetedShape | None = None
-    for depth in range(1, max_depth + 1) if depths is None else depths:
-        check_whole("shapes_at_budget", "depth", depth)
-        for width in range(read or 1, math.floor((1 + tolerance) * budget) + 1):  # live >= width
+    for depth in whole_numbers(where, "depths", depths, 1):
+        least = read or 1
+        if hidden_ratio:  # hidden <= r d + 1, so 2 (r d + 1) d L must reach the budget; one less is the nearest below
+            half = (1 - tolerance) * budget / (2 * depth)
+            least = max(least, math.floor(2 * half / (1 + math.sqrt(1 + 4 * hidden_ratio * half))) - 1)
+        for width in range(least, math.floor((1 + tolerance) * budget) + 1):  # live >= width
             hidden = max(1, round(hidden_ratio * width)) if hidden_ratio else _hidden_for(budget, width, depth, read)
             if not hidden_ratio and hidden < width / 4:
                 break  # wider ones have fewer still
@@ -143,6 +152,7 @@ def model_b_of(shape: Shape, read: int | None = None) -> Shape:
 
     Raises InputError where depth is not a multiple of four.
     """
+    check_kind("model_b_of", "shape", shape, Shape)
     if shape.depth % 4 or not shape.depth:
         raise InputError(f"model_b_of: depth must be a multiple of 4 to be quartered, got {shape.depth}")
     width, depth = 2 * shape.width, shape.depth // 4

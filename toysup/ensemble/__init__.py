@@ -6,6 +6,7 @@ an instance and summed across, so each instance's gradient is its own. Data are 
 """
 
 from toysup.ensemble.fused import prepare
+from toysup.ensemble.rates import check_schedules
 from toysup.ensemble.stack import (
     Stack,
     bound,
@@ -37,6 +38,7 @@ __all__ = [
     "Stack",
     "Trained",
     "bound",
+    "check_schedules",
     "check_snapshots",
     "chunks",
     "code_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vmap
 
-from toysup.checks import InputError
+from toysup.checks import InputError, check_kind, check_room, in_line, listed, numbers_in
 from toysup.random import Stream, uniforms
 from toysup.safely import building, usual_defaults
-from toysup.setting import RATES, Setting, bind
+from toysup.setting import RATES, Setting, bind, get_path
 
 CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
 EAGER = 1e8  # `work` that a core does in a second on the eager general path, about
@@ -43,14 +44,22 @@ class Stack:
     varying: Mapping[str, Float[np.ndarray, "instance ..."]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_kind("Stack", "setting", self.setting, Setting)
+        check_kind("Stack", "varying", self.varying, Mapping)
         for name in ("data_seed", "init_seed"):
             object.__setattr__(self, name, whole_seeds(f"Stack: {name}", getattr(self, name)))
-        for name, values in {"init_seed": self.init_seed, **self.varying}.items():
+        varying = {}
+        for name, values in self.varying.items():
             head, _, rest = name.partition(".")
-            if name != "init_seed" and head not in ("features", "task") and not (head == "optimizer" and rest in RATES):
+            if head not in ("features", "task") and not (head == "optimizer" and rest in RATES):
                 raise InputError(f"Stack: {name} cannot differ by instance inside a stack; it needs a stack of its own")
-            if len(values) != len(self):
-                raise InputError(f"Stack: {name} has {len(values)} instances, data_seed has {len(self)}")
+            get_path(self.setting, name)
+            varying[name] = values if isinstance(values, np.ndarray) else numbers_in("Stack", name, values)
+        for name, values in {"init_seed": self.init_seed, **varying}.items():
+            if not values.ndim or len(values) != len(self):
+                got = len(values) if values.ndim else "no"
+                raise InputError(f"Stack: {name} has {got} instances, data_seed has {len(self)}")
+        object.__setattr__(self, "varying", varying)
 
     def __len__(self) -> int:
         return len(self.data_seed)
@@ -71,8 +80,12 @@ class Stack:
 
     @classmethod
     def of(cls, setting: Setting, seeds: Sequence[int]) -> Stack:
-        """One setting, many seeds. InputError for seeds that are not whole numbers in [0, 2^32), or given twice."""
+        """One setting, many seeds. InputError for seeds that are not whole numbers in [0, 2^32), given twice, or
+        none."""
+        check_kind("Stack", "setting", setting, Setting)
         seeds = whole_seeds("Stack: seeds", seeds)
+        if not len(seeds):
+            raise InputError("Stack: seeds must be one or more, got none")
         values, counts = np.unique(seeds, return_counts=True)
         if len(seeds) > len(values):
             raise InputError(
@@ -87,12 +100,17 @@ class Stack:
 
 def whole_seeds(where: str, values: Sequence[int] | np.ndarray) -> Int[np.ndarray, " instance"]:
     """Seeds as int64, (instance,). InputError for what is not whole, or lies outside [0, 2^32)."""
-    array = np.asarray(values if isinstance(values, np.ndarray) else list(values))
+    if not isinstance(values, np.ndarray):
+        values = listed(*where.rpartition(": ")[::2], values, "whole numbers in [0, 2^32)")
+    try:
+        array = np.asarray(values, dtype=None if len(values) else int)
+    except ValueError:  # lists among numbers
+        array = np.empty(len(values), dtype=object)
+        array[:] = values
     if array.dtype.kind not in "iu" or array.ndim != 1:
-        wrong = next(
-            (v for v in array.reshape(-1).tolist() if isinstance(v, bool) or not isinstance(v, int)), array.shape
-        )
-        raise InputError(f"{where} must be whole numbers in [0, 2^32), got {wrong!r}")
+        whole = (one for one in array.reshape(-1).tolist() if isinstance(one, bool) or not isinstance(one, int))
+        wrong = next(whole, array.reshape(-1).tolist() if array.ndim == 1 else array.shape)
+        raise InputError(f"{where} must be whole numbers in [0, 2^32), got {in_line(wrong)}")
     outside = array[(array < 0) | (array >= 2**32)]
     if len(outside):
         raise InputError(f"{where} must lie in [0, 2^32), got {outside[0]}")
@@ -100,16 +118,19 @@ def whole_seeds(where: str, values: Sequence[int] | np.ndarray) -> Int[np.ndarra
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device meant: "auto" is CUDA where there is one, else the CPU. InputError for one that is not here."""
-    if str(device) == "auto":
+    """The device meant: "auto" is CUDA where there is one, else the CPU. InputError for one that is not here, or has no
+    numbers (meta)."""
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.zeros(1, device=resolved)
-    except (RuntimeError, AssertionError):
-        here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
-        raise InputError(f"device: expected one of {here} on this machine, got {str(device)!r}") from None
-    return resolved
+    with contextlib.suppress(Exception):  # whatever a backend that is not here says
+        if isinstance(device, str | torch.device):
+            resolved = torch.device(device)
+            torch.zeros(1, device=resolved).item()
+            if resolved.type != "cpu" or not resolved.index:  # torch takes cpu:9 for cpu
+                return resolved
+    here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+    given = str(device) if isinstance(device, torch.device) else device
+    raise InputError(f"device: expected one of {here} on this machine, got {in_line(given)}")
 
 
 def _units(setting: Setting) -> int:
@@ -123,9 +144,13 @@ def chunks(stack: Stack, device: torch.device, engine: str = "general") -> list[
 
     Depends on the stack, the kind of device and the engine only, never on the number of workers. On the CPU there are
     two chunks at least, so that two workers share them, and all sizes are equal, so that one compilation serves.
+
+    Raises InputError for a stack of which one instance alone does not fit into memory.
     """
+    units = _units(stack.setting)
+    _check_room(stack.setting, units, device, engine)
     room = FUSED_BYTES if engine == "fused" else CACHE_BYTES if device.type == "cpu" else 1 << 30
-    size = max(1, room // (4 * stack.setting.batch * _units(stack.setting)))
+    size = max(1, room // (4 * stack.setting.batch * units))
     if engine == "fused":
         size = max(1, min(size, int(FUSED_SECONDS * EAGER * len(stack) / work(stack, engine))))
     count = -(-len(stack) // size)
@@ -137,6 +162,17 @@ def chunks(stack: Stack, device: torch.device, engine: str = "general") -> list[
 def measured_at_once(setting: Setting) -> int:
     """Instances whose held-out batch of 1,024 samples fits into MEASURE_BYTES; measures look at so many together."""
     return max(1, MEASURE_BYTES // (4 * 1024 * _units(setting)))
+
+
+def _check_room(setting: Setting, units: int, device: torch.device, engine: str) -> None:
+    """Refuse a setting whose parts are too large to train one instance: before anything is trained."""
+    check_room("Setting", f"steps = {setting.steps}", 8 * setting.steps)  # the schedule
+    constants = setting.task.constant_uniforms(setting.features)
+    check_room("Setting", f"what one {type(setting.task).__name__} draws, {constants} numbers,", 24 * constants)
+    if engine != "fused":  # which draws as it goes
+        cuda = device.type == "cuda"
+        room = torch.cuda.get_device_properties(device).total_memory if cuda else None
+        check_room("Setting", f"batch = {setting.batch}", 4 * setting.batch * units, room)
 
 
 def split(count: int, size: int) -> list[np.ndarray]:

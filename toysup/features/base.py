@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.special import ndtri
 
-from toysup.checks import InputError, check_interval, check_whole, concrete
+from toysup.checks import InputError, check_choice, check_flag, check_interval, check_whole, concrete
 
 Numbers = float | Sequence[float] | np.ndarray | Tensor
 
@@ -80,7 +80,7 @@ class Features(ABC):
     n_features: int
 
     def __post_init__(self) -> None:
-        check_whole(type(self).__name__, "n_features", self.n_features)
+        self._check_whole("n_features", 2**32 - 1)  # a draw's number of its feature has 32 bits
 
     @property
     def n_uniforms(self) -> int:
@@ -127,33 +127,37 @@ class Features(ABC):
         return self.activity.expand(self.n_features).sum()
 
     def _check_width(self, uniforms: Tensor) -> None:
+        where = type(self).__name__
+        if not isinstance(uniforms, Tensor) or not uniforms.is_floating_point() or not uniforms.ndim:
+            raise InputError(f"{where}: uniforms must be a tensor (..., {self.n_uniforms}) of floats")
         if uniforms.shape[-1] != self.n_uniforms:
-            where, got = type(self).__name__, uniforms.shape[-1]
+            got = uniforms.shape[-1]
             raise InputError(f"{where}: uniforms have {got} entries, expected n_uniforms = {self.n_uniforms}")
 
     def _check_flag(self, name: str) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, bool):
-            raise InputError(f"{type(self).__name__}: {name} must be True or False, got {value!r}")
+        check_flag(type(self).__name__, name, getattr(self, name))
+
+    def _check_whole(self, name: str, at_most: int | None = None) -> None:
+        """Refuse anything but a whole number >= 1; store it as int, since numpy's overflow."""
+        value = check_whole(type(self).__name__, name, getattr(self, name), at_most=at_most)
+        object.__setattr__(self, name, value)
 
     def _check_float(
         self, name: str, low: float = 0, high: float = 1, *, open_low: bool = True, per_feature: bool = False
     ) -> None:
         """Refuse a float field outside its range or of a wrong shape; store numbers as float, lists as arrays."""
         where, value = type(self).__name__, getattr(self, name)
-        check_interval(where, name, value, low, high, open_low=open_low, length=self.n_features)
+        own = {"length": self.n_features} if per_feature else {"one": True}
+        check_interval(where, name, value, low, high, open_low=open_low, **own)
         array = concrete(value)
-        if array is not None and array.ndim > per_feature:
-            expected = f"one number or {self.n_features}" if per_feature else "one number"
-            raise InputError(f"{where}: {name} has shape {array.shape}, expected {expected}")
         if not isinstance(value, Tensor) and not array.ndim:  # so that density=1 may vary too: an int would be static
             object.__setattr__(self, name, float(array))
         elif not isinstance(value, Tensor):
             object.__setattr__(self, name, np.array(array))  # a copy: the caller may change or lock theirs
 
     def _check_divides(self, name: str) -> None:
+        self._check_whole(name)
         where, part, whole = type(self).__name__, getattr(self, name), self.n_features
-        check_whole(where, name, part)
         if whole % part:
             raise InputError(f"{where}: {name} must divide n_features = {whole}, got {part}")
 
@@ -172,9 +176,7 @@ class Sparse(Features):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_flag("signed")
-        if not isinstance(self.magnitude, str) or self.magnitude not in MAGNITUDES:
-            known = ", ".join(MAGNITUDES)
-            raise InputError(f"{type(self).__name__}: magnitude must be one of {known}, got {self.magnitude!r}")
+        check_choice(type(self).__name__, "magnitude", self.magnitude, MAGNITUDES)
 
     @property
     def given_active(self) -> Magnitude:

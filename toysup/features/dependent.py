@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from toysup.checks import check_interval, check_whole
+from toysup.checks import check_interval, check_room
 from toysup.features.base import Numbers, Sparse, as_tensor
 
 
@@ -101,9 +101,9 @@ class Hierarchy(Sparse):
     def __post_init__(self) -> None:
         super().__post_init__()
         where = type(self).__name__
-        check_whole(where, "branching", self.branching)
-        check_whole(where, "n_roots", self.n_roots)
-        check_interval(where, "n_roots", self.n_roots, 1, self.n_features)
+        self._check_whole("branching")
+        self._check_whole("n_roots", self.n_features)
+        check_room(where, f"n_features = {self.n_features}", 16 * self.n_features)
         self._check_float("density")
         self._check_float("child_density")
         check_interval(where, "every activity", self.activity, 0, 1, open_low=True)
@@ -153,8 +153,7 @@ class ExactlyK(Sparse):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole(type(self).__name__, "n_active", self.n_active)
-        check_interval(type(self).__name__, "n_active", self.n_active, 1, self.n_features)
+        self._check_whole("n_active", self.n_features)
 
     @property
     def n_uniforms(self) -> int:

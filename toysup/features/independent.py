@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.special import ndtr, ndtri
 
-from toysup.checks import InputError, check_interval, concrete
+from toysup.checks import InputError, check_interval, check_room, check_whole, concrete
 from toysup.features.base import Independent, Numbers, as_tensor, below_one
 
 
@@ -64,6 +64,7 @@ class PowerLaw(Independent):
         super().__post_init__()
         self._check_float("density")
         self._check_float("exponent", 0, math.inf, open_low=False)
+        check_room(type(self).__name__, f"n_features = {self.n_features}", 16 * self.n_features)
         check_interval(type(self).__name__, "the largest activity, p_1,", self.activity, 0, 1)
         check_interval(type(self).__name__, "every activity", self.activity, 0, 1, open_low=True)
 
@@ -124,6 +125,10 @@ class GaussianCopula(Independent):
         correlation <a_i, a_j>."""
         from scipy.stats import multivariate_normal  # slow to import, and only this needs it
 
+        for name, number in (("i", i), ("j", j)):
+            check_whole("joint_activity", name, number, 0, self.n_features - 1)
+        if i == j:
+            raise InputError(f"joint_activity: i and j must differ, got {i} twice")
         loadings = concrete(self.loadings)
         density = np.broadcast_to(concrete(self.density), (self.n_features,))
         correlation = float(loadings[i] @ loadings[j])

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from toysup.checks import check_room, check_whole
+
 # name of a parameter or buffer -> map from uniforms of its shape, or the name of another that it starts equal to
 Initial = dict[str, Callable[[Tensor], Tensor] | str]
 
@@ -51,3 +53,14 @@ def constant(value: float) -> Callable[[Tensor], Tensor]:
 
 def empty(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(*shape))
+
+
+def check_sizes(where: str, n_in: int, n_out: int) -> None:
+    """Refuse sizes of input and output that are not whole and positive."""
+    check_whole(where, "n_in", n_in)
+    check_whole(where, "n_out", n_out)
+
+
+def check_fits(where: str, parameters: int, layers: int = 1, **sizes: int) -> None:
+    """Refuse sizes whose parameters don't fit into memory, before any is made; a layer takes about 4 kB besides."""
+    check_room(where, ", ".join(f"{name} = {size}" for name, size in sizes.items()), 4 * parameters + 4096 * layers)

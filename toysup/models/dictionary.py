@@ -15,8 +15,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from toysup.checks import InputError, check_interval, check_whole
-from toysup.models.base import Activations, Initial, constant, empty, unit_rows, zeros
+from toysup.checks import InputError, check_flag, check_interval, check_kind, check_whole
+from toysup.models.base import (
+    Activations,
+    Initial,
+    check_fits,
+    check_sizes,
+    constant,
+    empty,
+    unit_rows,
+    zeros,
+)
 
 
 class Code(NamedTuple):
@@ -118,8 +127,8 @@ class JumpReLU(Sparsity):
     bandwidth: float = 0.1
 
     def __post_init__(self) -> None:
-        check_interval("JumpReLU", "threshold", self.threshold, 0, open_low=True)
-        check_interval("JumpReLU", "bandwidth", self.bandwidth, 0, open_low=True)
+        check_interval("JumpReLU", "threshold", self.threshold, 0, open_low=True, one=True)
+        check_interval("JumpReLU", "bandwidth", self.bandwidth, 0, open_low=True, one=True)
 
     def __call__(self, read: Tensor, norm: Tensor, threshold: Tensor | None) -> tuple[Tensor, Tensor]:
         on = (read > threshold).to(read.dtype)
@@ -155,14 +164,17 @@ class SparseAutoencoder(nn.Module):
         centred: bool = True,
     ) -> None:
         super().__init__()
-        check_whole("SparseAutoencoder", "latents", latents)
-        check_whole("SparseAutoencoder", "layers", layers)
+        where = "SparseAutoencoder"
+        check_sizes(where, n_in, n_out)
+        latents, layers = check_whole(where, "latents", latents), check_whole(where, "layers", layers)
+        check_flag(where, "unit_norm", unit_norm)
+        check_flag(where, "centred", centred)
+        check_fits(where, 2 * latents * n_in, latents=latents)
         if n_in != n_out or n_in % layers:
             raise InputError(
                 f"SparseAutoencoder: expected equal inputs and outputs in {layers} layers, got {n_in} and {n_out}"
             )
-        if not isinstance(sparsity, Sparsity):
-            raise InputError(f"SparseAutoencoder: sparsity must be a Sparsity such as L1(), got {sparsity!r}")
+        check_kind(where, "sparsity", sparsity, Sparsity)
         sparsity.check(latents)
         self.W_enc, self.W_dec = empty(n_in, latents), empty(n_in, latents)
         self.b_enc, self.b_dec = empty(latents), empty(n_in) if centred else None
@@ -200,7 +212,10 @@ class Embedding(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, *, width: int, orthonormal: bool = False) -> None:
         super().__init__()
-        check_whole("Embedding", "width", width)
+        check_sizes("Embedding", n_in, n_out)
+        width = check_whole("Embedding", "width", width)
+        check_flag("Embedding", "orthonormal", orthonormal)
+        check_fits("Embedding", width * n_in, width=width)
         if orthonormal and width < n_in:
             raise InputError(f"Embedding: {n_in} orthonormal directions need a width of at least {n_in}, got {width}")
         self.register_buffer("W", torch.zeros(n_in, width))

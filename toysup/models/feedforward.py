@@ -9,8 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from toysup.checks import InputError, check_interval, check_whole
-from toysup.models.base import Activations, Initial, constant, empty, normal, unit_rows, zeros
+from toysup.checks import InputError, check_flag, check_interval, check_whole
+from toysup.models.base import (
+    Activations,
+    Initial,
+    check_fits,
+    check_sizes,
+    constant,
+    empty,
+    normal,
+    unit_rows,
+    zeros,
+)
 
 
 class TiedAutoencoder(nn.Module):
@@ -23,7 +33,7 @@ class TiedAutoencoder(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, *, width: int, relu: bool = True, hidden_relu: bool = False) -> None:
         super().__init__()
-        check_whole("TiedAutoencoder", "width", width)
+        width = _checked("TiedAutoencoder", n_in, n_out, width, relu=relu, hidden_relu=hidden_relu)
         if n_in != n_out:
             raise InputError(f"TiedAutoencoder: inputs and outputs must agree, got {n_in} and {n_out}")
         self.W, self.b = empty(n_in, width), empty(n_in)
@@ -49,7 +59,7 @@ class SquaredProjection(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, *, width: int) -> None:
         super().__init__()
-        check_whole("SquaredProjection", "width", width)
+        width = _checked("SquaredProjection", n_in, n_out, width)
         if n_out != 1:
             raise InputError(f"SquaredProjection: expected one output, got {n_out}")
         self.W, self.b = empty(n_in, width), empty(1)
@@ -87,14 +97,15 @@ class MLP(nn.Module):
         open_start: float | None = None,
     ) -> None:
         super().__init__()
-        check_whole("MLP", "width", width)
-        check_whole("MLP", "depth", depth)
+        depth, flags = check_whole("MLP", "depth", depth), {"relu": relu, "hidden_bias": hidden_bias}
+        width = _checked("MLP", n_in, n_out, width, depth, check_whole("MLP", "width", width), **flags)
+        if open_start is not None:
+            check_interval("MLP", "open_start", open_start, 0, open_low=True, one=True)
         sizes = [n_in] + [width] * depth
         self.weights = nn.ParameterList(empty(a, b) for a, b in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(empty(width) for _ in range(depth * hidden_bias))
         self.W_out, self.b_out = empty(width, n_out), empty(n_out)
         self.relu, self.open_start = relu, open_start
-        check_interval("MLP", "open_start", 1.0 if open_start is None else open_start, 0, open_low=True)
 
     def initial(self) -> Initial:
         out = normal((self.open_start or 1.0) * math.sqrt(2 / sum(self.W_out.shape)))
@@ -133,8 +144,8 @@ class UnrolledDecoder(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, *, width: int, depth: int = 0, shared: bool = False) -> None:
         super().__init__()
-        check_whole("UnrolledDecoder", "width", width)
-        check_whole("UnrolledDecoder", "depth", depth, at_least=0)
+        depth = check_whole("UnrolledDecoder", "depth", depth, at_least=0)
+        width = _checked("UnrolledDecoder", n_in, n_out, width, depth, n_in, shared=shared)
         if n_in != n_out:
             raise InputError(f"UnrolledDecoder: inputs and outputs must agree, got {n_in} and {n_out}")
         self.W_E = empty(n_in, width)
@@ -162,3 +173,17 @@ class UnrolledDecoder(nn.Module):
             layers.append(found)
             left.append(missed)
         return (found, Activations(torch.stack(layers, -2), torch.stack(left, -2))) if record else found
+
+
+def _checked(
+    where: str, n_in: int, n_out: int, width: int, depth: int | None = None, reads: int = 0, **flags: bool
+) -> int:
+    """The width as an int. InputError for sizes and flags that are none, and for a width, or a depth of layers of
+    `reads` x width weights, that don't fit into memory."""
+    check_sizes(where, n_in, n_out)
+    width = check_whole(where, "width", width)
+    for name, value in flags.items():
+        check_flag(where, name, value)
+    layers, sizes = (1, {}) if depth is None else (depth + 1, {"depth": depth})
+    check_fits(where, width * (n_in + n_out + layers * reads), layers, width=width, **sizes)
+    return width

@@ -9,8 +9,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from toysup.checks import InputError
-from toysup.models.base import Activations, Initial, empty, normal, ones, unit_rows, zeros
+from toysup.checks import InputError, check_choice, check_flag, check_interval, check_kind
+from toysup.models.base import (
+    Activations,
+    Initial,
+    check_fits,
+    check_sizes,
+    empty,
+    normal,
+    ones,
+    unit_rows,
+    zeros,
+)
 from toysup.shapes import Shape
 
 
@@ -49,14 +59,17 @@ class ResidualMLP(nn.Module):
         relu: bool = False,
     ) -> None:
         super().__init__()
-        if blocks not in ("trained", "frozen"):
-            raise InputError(f"ResidualMLP: blocks must be trained or frozen, got {blocks!r}")
-        if embedding not in ("frozen", "trained"):
-            raise InputError(f"ResidualMLP: embedding must be frozen or trained, got {embedding!r}")
-        if unembedding not in ("tied", "frozen", "trained", "coordinates"):
-            raise InputError(
-                f"ResidualMLP: unembedding must be tied, frozen, trained or coordinates, got {unembedding!r}"
-            )
+        where = "ResidualMLP"
+        check_sizes(where, n_in, n_out)
+        check_kind(where, "shape", shape, Shape)
+        check_choice(where, "blocks", blocks, ("trained", "frozen"))
+        check_choice(where, "embedding", embedding, ("frozen", "trained"))
+        check_choice(where, "unembedding", unembedding, ("tied", "frozen", "trained", "coordinates"))
+        check_flag(where, "hidden_bias", hidden_bias)
+        check_flag(where, "relu", relu)
+        check_interval(where, "row_norm", row_norm, 0, open_low=True, one=True)
+        weights = shape.parameters + shape.embedding_parameters(n_in, n_out)
+        check_fits(where, weights, shape.depth, width=shape.width, depth=shape.depth, hidden=shape.hidden)
         if unembedding == "tied" and n_in != n_out:
             raise InputError(f"ResidualMLP: a tied unembedding needs equal inputs and outputs, got {n_in} and {n_out}")
         if unembedding == "coordinates" and n_out > shape.width:

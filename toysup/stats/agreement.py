@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from toysup.checks import InputError, check_whole
+from toysup.checks import InputError, check_resampling, in_line, numbers_in
 from toysup.stats.intervals import UNDEFINED, Interval, expanded, percentiles
 
 
@@ -51,8 +51,10 @@ def agreement(
     Raises:
         InputError: matrices that do not fit each other, values that are not finite off the diagonals.
     """
-    check_whole("agreement", "resamples", resamples)
-    across = np.asarray(across, dtype=np.float64)
+    check_resampling("agreement", level, resamples, seed)
+    if not isinstance(floors, tuple | list) or len(floors) != 3:
+        raise InputError(f"agreement: floors must be three, each one number or a matrix, got {in_line(floors)}")
+    across = numbers_in("agreement", "across", across)
     if across.ndim != 2 or min(across.shape) < 2:
         raise InputError(f"agreement: across must be (2 or more, 2 or more), got shape {across.shape}")
     sizes = (across.shape, (len(across),) * 2, (across.shape[1],) * 2)
@@ -60,10 +62,11 @@ def agreement(
     for name, values, floor, size in zip(
         ("across", "within_a", "within_b"), (across, within_a, within_b), floors, sizes, strict=True
     ):
-        values = np.asarray(values, dtype=np.float64)
-        if values.shape != size or np.shape(floor) not in ((), size):
-            raise InputError(f"agreement: {name} and its floor must be {size}, got {values.shape}, {np.shape(floor)}")
-        above = values - np.asarray(floor, dtype=np.float64)
+        values = numbers_in("agreement", name, values)
+        floor = numbers_in("agreement", "floors", floor)
+        if values.shape != size or floor.shape not in ((), size):
+            raise InputError(f"agreement: {name} and its floor must be {size}, got {values.shape}, {floor.shape}")
+        above = values - floor
         if name != "across":
             above = np.where(np.eye(len(above), dtype=bool), 0.0, above)
         if not np.isfinite(above).all():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import signal
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_interval, check_whole, in_line, listed, numbers_in, whole_numbers
 
 __all__ = [
     "Around",
@@ -42,10 +42,10 @@ class ChangePoints(NamedTuple):
 
 def _series(where: str, series: ArrayLike) -> np.ndarray:
     """(time, channel), finite, float64."""
-    x = np.asarray(series, dtype=np.float64)
+    x = numbers_in(where, "series", series)
     x = x[:, None] if x.ndim == 1 else x
     if x.ndim != 2 or len(x) < FEWEST or not x.shape[1]:
-        got = np.shape(series)
+        got = x[:, 0].shape if np.ndim(series) == 1 else np.shape(series)
         raise InputError(f"{where}: expected a series (time,) or (time, channel) of {FEWEST} or more, got shape {got}")
     if not np.isfinite(x).all():
         raise InputError(f"{where}: expected a finite series, got {int((~np.isfinite(x)).sum())} values that are not")
@@ -70,8 +70,8 @@ def change_points(series: ArrayLike, *, resolution: float = 0.0, least: int = 1)
     import ruptures  # slow to import, and only this needs it
 
     x = _series("change_points", series)
-    check_interval("change_points", "resolution", resolution, 0)
-    check_whole("change_points", "least", least)
+    check_interval("change_points", "resolution", resolution, 0, one=True)
+    check_whole("change_points", "least", least, 1, len(x) // 2)
     noise = MAD_TO_STD * np.median(np.abs(np.diff(x, axis=0)), axis=0) / np.sqrt(2)
     noise = np.maximum(np.maximum(noise, resolution), NEGLIGIBLE * np.abs(x).max())
     scaled = (x - x.mean(0)) / np.where(noise > 0, noise, 1.0)
@@ -108,8 +108,8 @@ def transitions(series: ArrayLike, least: float, *, prominence: float = 0.5) -> 
     x = _series("transitions", series)
     if x.shape[1] > 1:
         raise InputError(f"transitions: expected one series (time,), got {x.shape[1]} channels")
-    check_interval("transitions", "least", least, 0, open_low=True)
-    check_interval("transitions", "prominence", prominence, 0, 1, open_low=True, open_high=True)
+    check_interval("transitions", "least", least, 0, open_low=True, one=True)
+    check_interval("transitions", "prominence", prominence, 0, 1, open_low=True, open_high=True, one=True)
     if len(x) == FEWEST:
         return []
     speed = np.abs(change_points(np.diff(x[:, 0]), resolution=least / 100).levels[:, 0])
@@ -153,15 +153,23 @@ def coincidence(
         tolerance: largest distance of two events that coincide, > 0, in units of time.
         span: (first, last) time at which events are looked for; all must lie inside.
     """
-    first, last = span
-    check_interval("coincidence", "tolerance", tolerance, 0, open_low=True)
-    if not first < last:
-        raise InputError(f"coincidence: span must be (first, last) with first < last, got {span}")
-    if len(events) != len(others):
-        raise InputError(f"coincidence: expected both kinds for each instance, got {len(events)} and {len(others)}")
-    ours, theirs = ([np.sort(np.asarray(one, dtype=np.float64)) for one in kind] for kind in (events, others))
+    where = "coincidence"
+    ends = numbers_in(where, "span", span)
+    if ends.shape != (2,) or not ends[0] < ends[1]:
+        raise InputError(f"{where}: span must be (first, last) with first < last, got {in_line(span)}")
+    first, last = ends.tolist()
+    check_interval(where, "tolerance", tolerance, 0, open_low=True, one=True)
+    ours, theirs = (
+        [
+            np.sort(numbers_in(where, name, one, ("event",)))
+            for one in listed(where, name, kind, "each instance's times")
+        ]
+        for name, kind in (("events", events), ("others", others))
+    )
+    if len(ours) != len(theirs):
+        raise InputError(f"{where}: expected events and others for each instance, got {len(ours)} and {len(theirs)}")
     for times in (*ours, *theirs):
-        check_interval("coincidence", "events", times, first, last)
+        check_interval(where, "events", times, first, last)
     rows = np.array([row for row, times in enumerate(ours) if len(times)], dtype=int)
     own = np.array([_near(ours[row], theirs[row], tolerance).mean() for row in rows])
     shifted = np.array([_covered(theirs[row], tolerance, last - first) for row in rows])
@@ -213,6 +221,15 @@ class Around:
     paired: np.ndarray
 
 
+def _whole_times(where: str, times: ArrayLike, stop: int) -> np.ndarray:
+    """Events as int. InputError for what is not whole, in [0, stop)."""
+    at = numbers_in(where, "events", times, ("event",))
+    check_interval(where, "events", at, 0, stop - 1)
+    if (at % 1).any():
+        raise InputError(f"{where}: events must be whole numbers of samples, got {at[at % 1 > 0][0]:g}")
+    return at.astype(int)
+
+
 def around(values: ArrayLike, events: Sequence[ArrayLike], lags: ArrayLike) -> Around:
     """A quantity at fixed lags from events (the event-triggered average), and what other instances do at that time.
 
@@ -221,15 +238,15 @@ def around(values: ArrayLike, events: Sequence[ArrayLike], lags: ArrayLike) -> A
         events: samples of the events for each instance, whole numbers in [0, time).
         lags: (lag,), whole numbers of samples, negative for before.
     """
-    x, lags = np.asarray(values, dtype=np.float64), np.asarray(lags, dtype=int)
-    if x.ndim != 2 or len(x) != len(events) or lags.ndim != 1 or not lags.size:
+    x = numbers_in("around", "values", values)
+    lags = np.array(whole_numbers("around", "lags", lags, -(2**31), 2**31), dtype=int)
+    events = listed("around", "events", events, "each instance's times")
+    if x.ndim != 2 or len(x) != len(events) or not lags.size:
         raise InputError(
             f"around: expected values (instance, time), events for each instance and lags (lag,), got shapes "
             f"{x.shape}, {len(events)} and {lags.shape}"
         )
-    at = [np.asarray(one, dtype=int) for one in events]
-    for one in at:
-        check_interval("around", "events", one, 0, x.shape[1] - 1)
+    at = [_whole_times("around", one, x.shape[1]) for one in events]
     rows = np.array([row for row, one in enumerate(at) if len(one)], dtype=int)
     own, paired = np.full((2, len(rows), len(lags)), np.nan)
     everyone = x[rows].sum(0)

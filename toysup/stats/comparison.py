@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,15 +10,36 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from toysup.checks import InputError, check_interval
-from toysup.stats.intervals import UNDEFINED, Interval, Verdict, decide, mean, ratio
+from toysup.checks import (
+    InputError,
+    check_choice,
+    check_flag,
+    check_interval,
+    check_kind,
+    check_level,
+    in_line,
+    listed,
+    numbers_in,
+)
+from toysup.stats.intervals import UNDEFINED, Interval, Verdict, decide, mean, ratio, sample
 
 
 def check_columns(where: str, table: pd.DataFrame, *names: str) -> None:
-    """Refuse a table that lacks one of the named columns."""
+    """Refuse what is no table, and one that lacks one of the named columns or has it twice."""
+    check_kind(where, "table", table, pd.DataFrame)
     for name in names:
-        if name not in table:
-            raise InputError(f"{where}: the table has no column {name!r}, only {sorted(map(str, table.columns))}")
+        if not isinstance(name, str) or name not in table:
+            has = ", ".join(sorted(map(str, table.columns))) or "none"
+            raise InputError(f"{where}: the table has no column {in_line(name)}, only {has}")
+        if isinstance(table[name], pd.DataFrame):
+            raise InputError(f"{where}: the table has column {name!r} twice")
+
+
+def check_numbers(where: str, table: pd.DataFrame, *names: str) -> None:
+    """`check_columns`, and refuse one of them that holds other things than numbers; NaN is one."""
+    check_columns(where, table, *names)
+    for name in names:
+        numbers_in(where, name, table[name])
 
 
 def best_setting(table: pd.DataFrame, over: str, by: list[str], score: str, *, lowest: bool = False) -> pd.DataFrame:
@@ -26,7 +48,12 @@ def best_setting(table: pd.DataFrame, over: str, by: list[str], score: str, *, l
     The choice is made by the mean over all seeds, the same way for every shape compared; what it adds to the mean is at
     most its standard error. Values with a NaN score (an instance diverged) are not eligible unless all are.
     """
-    check_columns("best_setting", table, over, score, *by)
+    check_flag("best_setting", "lowest", lowest)
+    by = listed("best_setting", "by", by, "columns")
+    check_columns("best_setting", table, over, *by)
+    check_numbers("best_setting", table, score)
+    if not by:
+        raise InputError("best_setting: by must be at least one column, got none")
     means = table.groupby([*by, over])[score].agg(lambda column: column.mean(skipna=False))
     signed = means.fillna(np.inf if lowest else -np.inf) * (1 if lowest else -1)
     chosen = signed.groupby(level=by).idxmin()
@@ -69,7 +96,8 @@ def capacity(
 
 def by_seed_and_load(where: str, table: pd.DataFrame, load: str, recovered: str, seed: str) -> pd.DataFrame:
     """The counts, (seed, load), of one shape and task; every seed has a finite one."""
-    check_columns(where, table, load, recovered, seed)
+    check_columns(where, table, load, seed)
+    check_numbers(where, table, recovered)
     if table.duplicated([seed, load]).any():
         raise InputError(f"{where}: expected one row per ({seed}, {load}); select one shape and task first")
     grid = table.pivot(index=seed, columns=load, values=recovered).astype(np.float64)
@@ -102,10 +130,10 @@ def tost(log_ratios: ArrayLike, margin: float, level: float = 0.05) -> tuple[boo
         Whether they are equivalent, and the interval of the mean log ratio. `decide(interval, math.log1p(margin))` says
         the same and also when they are not. One seed is never enough.
     """
-    check_interval("tost", "margin", margin, 0, open_low=True)
-    check_interval("tost", "level", level, 0, 0.5, open_low=True)
-    interval = mean(log_ratios, 1 - 2 * level)
-    return decide(interval, float(np.log1p(margin))) == "supported", interval
+    check_interval("tost", "margin", margin, 0, open_low=True, one=True)
+    check_level("tost", level, 0.5)
+    interval = mean(sample("tost", log_ratios, name="log_ratios"), 1 - 2 * level)
+    return decide(interval, math.log1p(margin)) == "supported", interval
 
 
 def equivalence_by_load(
@@ -120,12 +148,16 @@ def equivalence_by_load(
     Returns:
         Indexed by load: `value`, `low`, `high` (90%, natural log; undefined where a value is not positive) and `slack`.
     """
+    where = "equivalence_by_load"
+    for table in (a, b):
+        check_columns(where, table, load, "seed", *([slack] if slack is not None else []))
+        check_numbers(where, table, value)
     rows = {}
     for at, ours in a.groupby(load):
         pair = ours.merge(b[b[load] == at], on="seed", suffixes=("_a", "_b"))
         ours, theirs = (pair[f"{value}_{model}"].to_numpy() for model in "ab")
         positive = bool((ours > 0).all() and (theirs > 0).all())
-        free = bool(pair[[f"{slack}_a", f"{slack}_b"]].to_numpy().all()) if slack else False
+        free = bool(pair[[f"{slack}_a", f"{slack}_b"]].to_numpy().all()) if slack is not None else False
         interval = tost(np.log(theirs / ours), 0.01)[1] if positive else UNDEFINED
         rows[at] = {**interval.asdict(), "slack": free}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(load)
@@ -151,6 +183,7 @@ class Comparison:
 
     def ratio(self, column: str = "recovered") -> Interval:
         """Capacity of B over capacity of A; `column` "held_out" reads it at cross-validated loads, as a control."""
+        check_choice("Comparison", "column", column, ("recovered", "held_out"))
         a, b = self.capacities
         return ratio(b[column], a[column], paired=True)
 
@@ -170,9 +203,11 @@ class Comparison:
 
     def equal(self, margin: float, of: str = "loss") -> dict[float, Verdict]:
         """At each tight load whether loss or count ("loss", "count") agree within a relative margin (TOST, 5%)."""
+        check_choice("Comparison", "of", of, ("loss", "count"))
+        check_interval("Comparison", "margin", margin, 0, open_low=True, one=True)
         rows = getattr(self, of)
         ends = {load: Interval(*rows.loc[load, ["value", "low", "high"]]) for load in self.tight()}
-        return {load: decide(interval, float(np.log1p(margin))) for load, interval in ends.items()}
+        return {load: decide(interval, math.log1p(margin)) for load, interval in ends.items()}
 
 
 def compare(table: pd.DataFrame, *, a: str = "A", b: str = "B") -> Comparison:
@@ -182,7 +217,11 @@ def compare(table: pd.DataFrame, *, a: str = "A", b: str = "B") -> Comparison:
         table: one row per (model, load, lr, seed), with columns recovered, loss and features_offered besides.
         a, b: the two values of `model`.
     """
-    check_columns("compare", table, "model", "load", "lr", "seed", "recovered", "loss", "features_offered")
+    check_columns("compare", table, "model", "load", "lr", "seed")
+    check_numbers("compare", table, "recovered", "loss", "features_offered")
+    for name, model in (("a", a), ("b", b)):
+        if not isinstance(model, str) or not (table["model"] == model).any():
+            raise InputError(f"compare: {name} must be a value of the column model, got {in_line(model)}")
     table = table.assign(full=table["recovered"] >= 0.99 * table["features_offered"])
 
     def chosen(model: str, score: str) -> pd.DataFrame:

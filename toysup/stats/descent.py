@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from toysup.checks import InputError
+from toysup.checks import InputError, check_kind, check_level, numbers_in
 from toysup.stats.intervals import Interval, Verdict, bootstrap, decide, every, mean
 
 __all__ = ["DoubleDescent", "double_descent"]
@@ -37,12 +37,14 @@ def double_descent(losses: pd.DataFrame, level: float = 0.95) -> DoubleDescent:
 
     Raises InputError for fewer than two seeds or three sizes, and for losses that are not positive and finite.
     """
-    values = losses.to_numpy(dtype=np.float64)
+    check_kind("double_descent", "losses", losses, pd.DataFrame)
+    check_level("double_descent", level)
+    values = numbers_in("double_descent", "losses", losses)
     if values.ndim != 2 or len(values) < 2 or values.shape[1] < 3:
         raise InputError(f"double_descent: expected two seeds and three sizes at least, got shape {values.shape}")
     if not (np.isfinite(values) & (values > 0)).all():
         raise InputError("double_descent: expected positive, finite losses")
-    sizes = losses.columns.to_numpy(dtype=np.float64)
+    sizes = numbers_in("double_descent", "sizes (the columns)", losses.columns.tolist())
     if not (np.diff(sizes) > 0).all():
         raise InputError(f"double_descent: expected sizes in ascending order, got {sizes.tolist()}")
     logs = np.log(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -9,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from toysup.checks import InputError, check_interval
+from toysup.checks import InputError, check_interval, check_level, listed, numbers_in
 from toysup.stats.comparison import check_columns, tost
 from toysup.stats.intervals import Interval, Verdict, decide, every
 
@@ -54,8 +55,13 @@ def equivalence(
     Raises:
         InputError: fewer than two shapes; a shape lacks a seed or has it twice; a value is not positive.
     """
+    shape = listed("equivalence", "shape", shape, "columns")
+    if not shape:
+        raise InputError("equivalence: shape must be at least one column, got none")
+    check_interval("equivalence", "within", within, 0, open_low=True, one=True)
+    check_level("equivalence", level, 0.5)
     check_columns("equivalence", table, *shape, value, seed)
-    check_interval("equivalence", value, table[value].to_numpy(dtype=np.float64), 0, open_low=True)
+    check_interval("equivalence", value, numbers_in("equivalence", value, table[value]), 0, open_low=True)
     if table.duplicated([*shape, seed]).any():
         raise InputError(f"equivalence: expected one row per ({', '.join(shape)}, {seed}); select one load first")
     logs = np.log(table.set_index([*shape, seed])[value].astype(np.float64)).unstack(seed)  # shape seed
@@ -65,7 +71,7 @@ def equivalence(
     if len(lacking):
         first = ", ".join(map(str, lacking[0] if len(shape) > 1 else lacking[:1]))
         raise InputError(f"equivalence: shape ({first}) lacks some of the {logs.shape[1]} seeds of the others")
-    margin, together = float(np.log1p(within)), list(combinations(range(len(logs)), 2))
+    margin, together = math.log1p(within), list(combinations(range(len(logs)), 2))
     rows = []
     for i, j in together:
         difference = logs.to_numpy()[j] - logs.to_numpy()[i]

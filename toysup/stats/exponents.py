@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from toysup.checks import InputError, check_interval
+from toysup.checks import InputError, check_interval, check_resampling, in_line, listed, numbers_in
 from toysup.stats.comparison import check_columns
 from toysup.stats.intervals import UNDEFINED, Interval, Verdict, expanded, percentiles, sample
 
@@ -56,8 +56,8 @@ class ExponentFit:
         excludes the rival's value ("free" has none: for it the AICc decides). Laws of one a - 2b never beat each
         other, nor do any where the fit is undefined."""
         for name in (law, rival):
-            if name not in self.laws.index:
-                raise InputError(f"beats: no law {name!r}, only {', '.join(self.laws.index)}")
+            if not isinstance(name, str) or name not in self.laws.index:
+                raise InputError(f"beats: no law {in_line(name)}, only {', '.join(self.laws.index)}")
         value = {name: a - 2 * b for name, (a, b, _) in HYPOTHESES.items()}
         better = self.laws["aicc"][rival] - self.laws["aicc"][law] > DECISIVE
         if not better or value.get(law) == value.get(rival):
@@ -130,12 +130,14 @@ def fit_exponents(
         InputError: the cells' (ln d, ln L, others) cannot tell the exponents apart, as at a single budget.
     """
     where = "fit_exponents"
+    others = listed(where, "others", others, "columns")
     check_columns(where, table, count, width, depth, budget, *others)
     for name, least in ((width, 0), (depth, 0), (budget, 1)):
-        check_interval(where, name, table[name].to_numpy(dtype=np.float64), least, open_low=True)
+        check_interval(where, name, numbers_in(where, name, table[name]), least, open_low=True)
     for name in others:
-        check_interval(where, name, table[name].to_numpy(dtype=np.float64))
-    check_interval(where, "hold_out", hold_out, 1, open_low=True)
+        check_interval(where, name, numbers_in(where, name, table[name]))
+    check_interval(where, "hold_out", hold_out, 1, open_low=True, one=True)
+    check_resampling(where, level, resamples, seed)
     cells = _cells(table, count, width, depth, budget, others)
     names = ["a", "b", *others]
     if len(cells.counts) < 1 + len(names) or _deficient(cells.design):
@@ -169,7 +171,7 @@ def _cells(table: pd.DataFrame, count: str, width: str, depth: str, budget: str,
     regressors = np.column_stack([logs, keys[list(others)].to_numpy()])
     centred = regressors - regressors.mean(0, keepdims=True)
     design = np.column_stack([np.ones(len(keys)), centred])
-    counts = [sample("fit_exponents", rows[count], 0) for _, rows in groups]
+    counts = [sample("fit_exponents", rows[count], 0, count) for _, rows in groups]
     return _Cells(keys, counts, logs, design, keys[budget].to_numpy())
 
 

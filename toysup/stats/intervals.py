@@ -6,14 +6,25 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import (
+    InputError,
+    check_choice,
+    check_flag,
+    check_interval,
+    check_kind,
+    check_level,
+    check_resampling,
+    check_whole,
+    in_line,
+    numbers_in,
+)
 
 Verdict = Literal["supported", "rejected", "undecided"]
 
@@ -31,7 +42,9 @@ class Interval:
 
     def __post_init__(self) -> None:
         for name in ("value", "low", "high"):  # numpy scalars become plain floats, so that repr and JSON stay plain
-            object.__setattr__(self, name, float(getattr(self, name)))
+            number = getattr(self, name)
+            if type(number) is not float:
+                object.__setattr__(self, name, float(numbers_in("Interval", name, number, ())))
 
     def within(self, low: float, high: float) -> bool:
         """Whether the whole interval lies inside [low, high]."""
@@ -55,7 +68,11 @@ def decide(interval: Interval, inside: float | tuple[float, float]) -> Verdict:
     "supported" if the whole interval lies inside, "rejected" if the whole interval lies outside, else "undecided".
     A region is (low, high), ends included and possibly infinite; a single number x means (-x, x).
     """
-    low, high = (-inside, inside) if np.isscalar(inside) else inside
+    check_kind("decide", "interval", interval, Interval)
+    ends = numbers_in("decide", "inside", inside)
+    if ends.shape not in ((), (2,)):
+        raise InputError(f"decide: inside must be one number or (low, high), got {in_line(inside)}")
+    low, high = (-float(ends), float(ends)) if not ends.ndim else ends.tolist()
     if not low <= high:
         raise InputError(f"decide: inside must be (low, high) with low <= high, got ({low}, {high})")
     if interval.within(low, high):
@@ -69,8 +86,7 @@ def every(*verdicts: Verdict) -> Verdict:
     If each is supported with error rate alpha, so is the whole (intersection-union test; Berger 1982, Technometrics
     24:295). A rejection is not corrected for the number of verdicts.
     """
-    if not verdicts:
-        raise InputError("every: expected at least one verdict, got none")
+    _check_verdicts("every", verdicts)
     if "rejected" in verdicts:
         return "rejected"
     return "undecided" if "undecided" in verdicts else "supported"
@@ -78,27 +94,34 @@ def every(*verdicts: Verdict) -> Verdict:
 
 def some(*verdicts: Verdict) -> Verdict:
     """The verdict on "at least one of these holds": supported if any is, rejected if all are, else undecided."""
-    if not verdicts:
-        raise InputError("some: expected at least one verdict, got none")
+    _check_verdicts("some", verdicts)
     if "supported" in verdicts:
         return "supported"
     return "undecided" if "undecided" in verdicts else "rejected"
 
 
-def sample(where: str, values: ArrayLike, low: float = -np.inf) -> np.ndarray:
+def _check_verdicts(where: str, verdicts: tuple[Any, ...]) -> None:
+    if not verdicts:
+        raise InputError(f"{where}: expected at least one verdict, got none")
+    for verdict in verdicts:
+        check_choice(where, "a verdict", verdict, get_args(Verdict))
+
+
+def sample(where: str, values: ArrayLike, low: float = -np.inf, name: str = "samples") -> np.ndarray:
     """One finite number per unit, as float64."""
-    array = np.asarray(values, dtype=np.float64)
+    array = numbers_in(where, name, values)
     if array.ndim != 1 or not array.size:
-        raise InputError(f"{where}: expected one number per seed in one dimension, got shape {array.shape}")
+        raise InputError(f"{where}: {name} must be one number per seed in one dimension, got shape {array.shape}")
     if not np.isfinite(array).all():
         lost = int((~np.isfinite(array)).sum())
-        raise InputError(f"{where}: expected finite samples, got {lost} of {array.size} that are not (diverged?)")
-    check_interval(where, "samples", array, low)
+        raise InputError(f"{where}: {name} must be finite, got {lost} of {array.size} that are not (diverged?)")
+    check_interval(where, name, array, low)
     return array
 
 
 def mean(samples: ArrayLike, level: float = 0.95) -> Interval:
     """The mean with Student's t interval. One sample gives infinite ends."""
+    check_level("mean", level)
     x = sample("mean", samples)
     if x.size == 1:
         return Interval(x[0], -np.inf, np.inf)
@@ -108,7 +131,8 @@ def mean(samples: ArrayLike, level: float = 0.95) -> Interval:
 
 def share(successes: int, trials: int, level: float = 0.95) -> Interval:
     """successes / trials with its score interval (Wilson 1927, JASA 22:209). No trials: undefined, in [0, 1]."""
-    check_whole("share", "trials", trials, 0)
+    check_level("share", level)
+    check_whole("share", "trials", trials, 0, 2**53 - 1)  # scipy's are floats
     check_whole("share", "successes", successes, 0)
     if successes > trials:
         raise InputError(f"share: successes must be at most trials = {trials}, got {successes}")
@@ -124,6 +148,7 @@ def mean_share(samples: ArrayLike, level: float = 0.95) -> Interval:
     Nothing in [0, 1] varies more about its mean than a yes or no does, so it covers at least as often; and it has a
     length where all seeds agree, unlike `mean`. Ends are those of the whole numbers of successes on either side.
     """
+    check_level("mean_share", level)
     x = sample("mean_share", samples, 0)
     check_interval("mean_share", "samples", x, 0, 1)
     total = round(float(x.sum()), 9)
@@ -134,8 +159,9 @@ def mean_share(samples: ArrayLike, level: float = 0.95) -> Interval:
 def quantile(samples: ArrayLike, q: float, level: float = 0.95) -> Interval:
     """The q-quantile, 0 < q < 1, with the interval between order statistics that holds for any continuous distribution
     (scipy.stats.quantile_test); an end is infinite where the sample is too small for one."""
+    check_level("quantile", level)
     x = sample("quantile", samples)
-    check_interval("quantile", "q", q, 0, 1, open_low=True, open_high=True)
+    check_interval("quantile", "q", q, 0, 1, open_low=True, open_high=True, one=True)
     ends = stats.quantile_test(x, p=q).confidence_interval(level)
     low, high = (end if np.isfinite(end) else side * np.inf for end, side in zip(ends, (-1, 1), strict=True))
     return Interval(float(np.quantile(x, q)), float(low), float(high))
@@ -151,7 +177,9 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike, *, paired: bool = False,
     Paired samples that are pandas Series must have the same index. A zero numerator gives [0, 0]; a zero denominator an
     undefined ratio; a single sample infinite ends.
     """
-    a, b = sample("ratio", numerator, 0), sample("ratio", denominator, 0)
+    check_flag("ratio", "paired", paired)
+    check_level("ratio", level)
+    a, b = sample("ratio", numerator, 0, "numerator"), sample("ratio", denominator, 0, "denominator")
     if paired and a.size != b.size:
         raise InputError(f"ratio: paired samples must be of one length, got {a.size} and {b.size}")
     if paired and isinstance(numerator, pd.Series) and isinstance(denominator, pd.Series):
@@ -200,8 +228,12 @@ def bootstrap(
     value. One row gives infinite ends. Prefer `mean` and `ratio` where they apply: below 8 samples the bootstrap is
     too narrow.
     """
-    arrays = [np.asarray(s) for s in samples]
-    sizes = {len(a) for a in arrays}
+    if not callable(function):
+        raise InputError(f"bootstrap: function must be a function of the samples, got {in_line(function)}")
+    check_flag("bootstrap", "paired", paired)
+    check_resampling("bootstrap", level, resamples, seed)
+    arrays = [s if _are_truths(s) else numbers_in("bootstrap", "samples", s) for s in samples]
+    sizes = {len(a) if a.ndim else 0 for a in arrays}
     if not arrays or min(sizes) == 0 or (paired and len(sizes) > 1):
         raise InputError(f"bootstrap: expected filled samples{' of one length' if paired else ''}, got {sorted(sizes)}")
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -229,6 +261,10 @@ def bootstrap(
         if not (np.isfinite(low) and np.isfinite(high)):
             low, high = percentiles(drawn.bootstrap_distribution, level)
     return Interval(value, min(low, value), max(high, value))
+
+
+def _are_truths(values: ArrayLike) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype.kind == "b"
 
 
 def percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_interval, check_room, check_whole, numbers_in
 
 __all__ = ["busiest_levels", "near_levels"]
 
 
 def _values(where: str, values: ArrayLike, within: float) -> np.ndarray:
-    x = np.asarray(values, dtype=np.float64).ravel()
+    x = numbers_in(where, "values", values).ravel()
     check_interval(where, "values", x)
-    check_interval(where, "within", within, 0, open_low=True)
+    check_interval(where, "within", within, 0, open_low=True, one=True)
     return x
 
 
@@ -25,8 +25,9 @@ def near_levels(values: ArrayLike, levels: Sequence[float], within: float, blur:
     The second is the null of the first: the same values, but with no structure finer than `blur`. NaN without values.
     Levels must lie more than 2 * within apart.
     """
-    x, at = _values("near_levels", values, within), np.sort(np.asarray(levels, dtype=np.float64))
-    check_interval("near_levels", "blur", blur, 0, open_low=True)
+    x, at = _values("near_levels", values, within), np.sort(numbers_in("near_levels", "levels", levels, ("level",)))
+    check_interval("near_levels", "levels", at)
+    check_interval("near_levels", "blur", blur, 0, open_low=True, one=True)
     if not at.size or (np.diff(at) <= 2 * within).any():
         raise InputError(f"near_levels: expected levels more than {2 * within:g} apart, got {at.tolist()}")
     if not x.size:
@@ -42,6 +43,8 @@ def busiest_levels(values: ArrayLike, count: int, within: float) -> np.ndarray:
     """
     x = np.sort(_values("busiest_levels", values, within))
     check_whole("busiest_levels", "count", count)
+    if x.size:  # places a tenth of `within` apart are tried
+        check_room("busiest_levels", f"within = {within:g}", int(8 * 10 * np.ptp(x) / within * 4))
     levels: list[float] = []
     while len(levels) < count and x.size:
         centres = np.arange(x[0], x[-1] + within / 10, within / 10)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_interval, check_level, check_resampling, check_room
 from toysup.stats.intervals import UNDEFINED, Interval, percentiles, sample
 
 __all__ = ["Peaks", "peaks"]
@@ -47,6 +47,8 @@ class Peaks:
         Near is within the tolerance; the most prominent peak counts, and none counts as 0. The interval is over
         bootstrapped groups. Above 1 there is a peak at `x`, below 1 there is none that chance would not make.
         """
+        check_interval("Peaks", "x", x, one=True)
+        check_level("Peaks", level)
         bar = max(float(np.quantile(_highest(self.null, x, self.tolerance), NULL_LEVEL)), self.one_value)
         here = self.table[(self.table["location"] - x).abs() <= self.tolerance]
         value = float(here["prominence"].max() / bar) if len(here) else 0.0
@@ -94,16 +96,19 @@ def peaks(
             kernel.
     """
     where = "peaks"
-    values = sample(where, values)
+    values = sample(where, values, name="values")
+    check_interval(where, "low", low, one=True)
+    check_interval(where, "high", high, low, open_low=True, one=True)
     check_interval(where, "values", values, low, high)
-    check_whole(where, "resamples", resamples)
-    check_interval(where, "bandwidth", bandwidth, 0, (high - low) / 4, open_low=True)
-    check_interval(where, "smooth", smooth, 2 * bandwidth)
-    check_interval(where, "tolerance", tolerance, 0, open_low=True)
-    own = np.arange(values.size) if unit is None else np.asarray(unit)
-    if len(np.asarray(group)) != values.size or len(own) != values.size:
+    check_resampling(where, 0.95, resamples, seed)
+    check_interval(where, "bandwidth", bandwidth, 0, (high - low) / 4, open_low=True, one=True)
+    check_room(where, f"bandwidth = {bandwidth:g}", int(64 * BINS_PER_BANDWIDTH * (high - low) / bandwidth))
+    check_interval(where, "smooth", smooth, 2 * bandwidth, one=True)
+    check_interval(where, "tolerance", tolerance, 0, open_low=True, one=True)
+    group, own = _labels(group), np.arange(values.size) if unit is None else _labels(unit)
+    if group.shape != values.shape or own.shape != values.shape:
         raise InputError(f"{where}: expected a group and a unit for each of {values.size} values")
-    _, member = np.unique(np.asarray(group), return_inverse=True)
+    _, member = np.unique(group, return_inverse=True)
     groups = int(member.max()) + 1
     if groups < 2:
         raise InputError(f"{where}: expected at least 2 groups to resample, got {groups}")
@@ -153,6 +158,16 @@ def peaks(
     table["stands_out"] = (table["found"] >= 0.95) & (table["chance"] <= 1 - NULL_LEVEL)
     one_value = 1 / (values.size * bandwidth * np.sqrt(2 * np.pi))
     return Peaks(grid, density, smoothed, table, tolerance, one_value, drawn, null)
+
+
+def _labels(labels: ArrayLike) -> np.ndarray:
+    """Labels that can be told apart and sorted; none where they cannot."""
+    try:
+        found = np.asarray(labels)
+        np.unique(found)
+    except (TypeError, ValueError):
+        return np.empty(0)
+    return found
 
 
 def _resamples(groups: int, member: Int[np.ndarray, " value"], number: int, rng) -> Iterator[np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from toysup.checks import InputError, check_interval
+from toysup.checks import InputError, check_interval, numbers_in
 
 __all__ = ["log_linear_stretch", "stretches"]
 
@@ -25,7 +25,9 @@ def stretches(
         InputError: lengths that do not fit, x not ascending, numbers out of range.
     """
     x, y = _curves("stretches", x, y)
-    levels = np.atleast_1d(np.asarray(levels, dtype=np.float64))
+    levels = np.atleast_1d(numbers_in("stretches", "levels", levels))
+    if levels.ndim > 1:
+        raise InputError(f"stretches: levels must have shape (level,), got {levels.shape}")
     check_interval("stretches", "levels", levels, 0, open_low=True)
     low, high = _band("stretches", levels, within)
     rise = np.diff(np.log(y), axis=1)[:, None]  # seed 1 piece
@@ -50,19 +52,23 @@ def log_linear_stretch(
     x: Float[ArrayLike, " point"], y: Float[ArrayLike, "seed point"], level: float, within: float
 ) -> Float[np.ndarray, " seed"]:
     """How long `stretches` would be if ln y ran straight from each curve's first point to its last."""
+    check_interval("log_linear_stretch", "level", level, 0, open_low=True, one=True)
     x, y = _curves("log_linear_stretch", x, y)
     return stretches(x[[0, -1]], y[:, [0, -1]], level, within)[:, 0]
 
 
 def _band(where: str, levels: np.ndarray, within: float) -> tuple[np.ndarray, np.ndarray]:
-    check_interval(where, "within", within, 0, 1, open_low=True, open_high=True)
+    check_interval(where, "within", within, 0, 1, open_low=True, open_high=True, one=True)
     return np.log(levels * (1 - within)), np.log(levels * (1 + within))
 
 
 def _curves(where: str, x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if x.ndim != 1 or x.size < 2 or y.ndim != 2 or y.shape[1] != x.size:
-        raise InputError(f"{where}: expected x (point,) and y (seed, point), got shapes {x.shape} and {y.shape}")
+    x, y = numbers_in(where, "x", x), numbers_in(where, "y", y)
+    if x.ndim != 1 or x.size < 2 or y.ndim != 2 or y.shape[1] != x.size or not len(y):
+        raise InputError(
+            f"{where}: expected x (point,) and y (seed, point), one seed at least, got shapes {x.shape} and {y.shape}"
+        )
+    check_interval(where, "x", x)
     if not (np.diff(x) > 0).all():
         raise InputError(f"{where}: x must ascend")
     check_interval(where, "y", y, 0, open_low=True)

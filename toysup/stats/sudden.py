@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_interval, check_whole, numbers_in
 from toysup.stats.change_points import Around, Coincidence, Transition, around, coincidence, transitions
 
 __all__ = ["SuddenMoves"]
@@ -32,15 +32,15 @@ class SuddenMoves:
     tolerance: float
 
     def __post_init__(self) -> None:
-        shapes = np.shape(self.series), np.shape(self.loss)
+        shapes = tuple(numbers_in("SuddenMoves", name, getattr(self, name)).shape for name in ("series", "loss"))
         if len(shapes[0]) != 3 or shapes[0][:2] != shapes[1]:
             raise InputError(
                 f"SuddenMoves: expected series (instance, time, series) and loss (instance, time), got shapes "
                 f"{shapes[0]} and {shapes[1]}"
             )
-        check_whole("SuddenMoves", "begin", self.begin, 0)
-        check_interval("SuddenMoves", "begin", self.begin, 0, shapes[1][1] - 2)
-        check_interval("SuddenMoves", "tolerance", self.tolerance, 0, open_low=True)
+        check_whole("SuddenMoves", "begin", self.begin, 0, shapes[1][1] - 2)
+        for name in ("least_jump", "least_drop", "tolerance"):
+            check_interval("SuddenMoves", name, getattr(self, name), 0, open_low=True, one=True)
 
     @property
     def intervals(self) -> int:
@@ -80,6 +80,7 @@ class SuddenMoves:
 
     def fall_around_jumps(self, reach: int) -> Around:
         """The fall of the loss per interval around jumps, at lags -reach .. reach."""
+        check_whole("SuddenMoves", "reach", reach, 0)
         at = [np.floor(times).clip(max=self.intervals - 1) for times in self.jump_times]
         return around(-np.diff(self.loss, axis=1), at, np.arange(-reach, reach + 1))
 

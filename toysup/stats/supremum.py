@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from toysup.checks import check_level
 from toysup.stats.comparison import best_loads, by_seed_and_load
 from toysup.stats.intervals import Interval, mean
 
@@ -40,6 +41,7 @@ def supremum(
     Raises:
         InputError: a (seed, load) occurs twice, or a seed has no finite count.
     """
+    check_level("supremum", level)
     counts = by_seed_and_load("supremum", table, load, recovered, seed).to_numpy()
     known = np.isfinite(counts)
     if len(counts) == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from toysup.checks import InputError
+from toysup.checks import InputError, in_line, numbers_in
 
 __all__ = ["threshold"]
 
@@ -23,7 +23,15 @@ def threshold(x: ArrayLike, above: ArrayLike) -> float:
     Raises:
         InputError: no points, lengths that differ, or x not finite and ascending.
     """
-    x, above = np.asarray(x, dtype=np.float64), np.asarray(above, dtype=bool)
+    x = numbers_in("threshold", "x", x)
+    try:
+        array = np.asarray(above)
+        told = array.dtype.kind == "b" or bool(np.isin(array, (0, 1)).all())
+    except (TypeError, ValueError, RuntimeError):
+        told = False
+    if not told:
+        raise InputError(f"threshold: above must be an array of True and False, got {in_line(above)}")
+    above = array.astype(bool)
     if x.ndim != 1 or x.shape != above.shape or not x.size:
         raise InputError(f"threshold: expected x and above of one length >= 1, got {x.shape} and {above.shape}")
     if not (np.isfinite(x).all() and (np.diff(x) > 0).all()):

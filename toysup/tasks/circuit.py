@@ -39,7 +39,8 @@ class Circuit(Regression):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole("Circuit", "depth", self.depth)
+        # 2^depth features make a circuit, and a draw's number of its feature has 32 bits
+        object.__setattr__(self, "depth", check_whole("Circuit", "depth", self.depth, at_most=31))
 
     def check(self, features: Features) -> None:
         wanted = f"BitGroups, signed, of group_size 2^depth = {2**self.depth}"

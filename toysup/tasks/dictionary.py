@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from toysup.checks import InputError, check_interval, concrete
+from toysup.checks import InputError, check_choice, check_interval, check_kind, concrete, in_line, whole_numbers
 from toysup.features import Features
 from toysup.random import Stream, uniforms
 from toysup.safely import building
@@ -48,15 +48,18 @@ class Reconstruction(Task):
     penalty: float = 0.1
 
     def __post_init__(self) -> None:
-        if not callable(self.network):
-            raise InputError(f"Reconstruction: network must be a Model, got {self.network!r}")
-        if self.of not in ("stream", "neurons"):
-            raise InputError(f"Reconstruction: of must be stream or neurons, got {self.of!r}")
-        check_interval("Reconstruction", "penalty", self.penalty, 0)
-        check_interval("Reconstruction", "scale", self.scale, 0, open_low=True)
-        if self.weights is not None and not isinstance(self.weights, Tensor):
-            object.__setattr__(self, "weights", torch.as_tensor(self.weights, dtype=torch.float32))
-        object.__setattr__(self, "layers", tuple(self.layers))
+        where = "Reconstruction"
+        if not callable(self.network) or isinstance(self.network, nn.Module | type):
+            raise InputError(f"{where}: network must be a Model, got {in_line(self.network)}")
+        check_choice(where, "of", self.of, ("stream", "neurons"))
+        check_kind(where, "trained_on", self.trained_on, Task)
+        check_interval(where, "penalty", self.penalty, 0, one=True)
+        check_interval(where, "scale", self.scale, 0, open_low=True)
+        if self.weights is not None:
+            check_interval(where, "weights", self.weights)
+            if not isinstance(self.weights, Tensor):
+                object.__setattr__(self, "weights", torch.as_tensor(concrete(self.weights), dtype=torch.float32))
+        object.__setattr__(self, "layers", tuple(whole_numbers(where, "layers", self.layers)))
         object.__setattr__(self, "_built", {})  # sizes -> (module, units of a layer); the same for copies by `bind`
 
     def alone(self) -> Reconstruction:
@@ -70,8 +73,14 @@ class Reconstruction(Task):
                 module = self.network(*sizes).eval()
                 half = torch.full((1, features.n_uniforms), 0.5)
                 x, _ = self.trained_on.batch(features, self._drawn_by_task(features), half)
-                recorded = module(x, record=True)[1]
-            units = recorded.residual if self.of == "stream" else recorded.neurons
+                try:
+                    recorded = module(x, record=True)[1]
+                    units = recorded.residual if self.of == "stream" else recorded.neurons
+                except (TypeError, AttributeError, IndexError) as error:
+                    said = f"got {type(module).__name__}, which raised {in_line(error)}"
+                    raise InputError(
+                        f"Reconstruction: network must return Activations with record=True, {said}"
+                    ) from error
             self._built[sizes] = module, units.shape[-2], units.shape[-1]
         module, layers, size = self._built[sizes]
         if not self.layers or not all(0 <= layer < layers for layer in self.layers):

@@ -27,7 +27,7 @@ class Memory(Task):
     n_labels: int = 4
 
     def __post_init__(self) -> None:
-        check_whole("Memory", "n_labels", self.n_labels, at_least=2)
+        object.__setattr__(self, "n_labels", check_whole("Memory", "n_labels", self.n_labels, at_least=2))
 
     def check(self, features: Features) -> None:
         if not isinstance(features, OnePerGroup):

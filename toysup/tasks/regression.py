@@ -37,7 +37,7 @@ class Regression(Task):
 
     def __post_init__(self) -> None:
         check_interval(type(self).__name__, "importance", self.importance, 0)
-        check_interval(type(self).__name__, "exponent", self.exponent, 1, open_low=True)
+        check_interval(type(self).__name__, "exponent", self.exponent, 1, open_low=True, one=True)
 
     def check(self, features: Features) -> None:
         check_interval(type(self).__name__, "importance", self.importance, 0, length=self.n_outputs(features))
@@ -146,7 +146,7 @@ class And(Regression):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole("And", "n_pairs", self.n_pairs)
+        object.__setattr__(self, "n_pairs", check_whole("And", "n_pairs", self.n_pairs))
 
     def check(self, features: Features) -> None:
         super().check(features)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr
 from scipy.stats import entropy
 
-from toysup.checks import check_interval
+from toysup.checks import check_broadcast, check_interval, numbers_in
 
 __all__ = [
     "ba_indyk_price_woodruff",
@@ -24,7 +24,7 @@ __all__ = [
 
 def _numbers(where: str, name: str, value: ArrayLike, low: float = 1) -> np.ndarray:
     check_interval(where, name, value, low, open_high=True)
-    return np.asarray(value, dtype=np.float64)
+    return numbers_in(where, name, value)
 
 
 def counting_ratio(density: ArrayLike, bits: ArrayLike) -> np.ndarray:
@@ -42,8 +42,9 @@ def counting_ratio(density: ArrayLike, bits: ArrayLike) -> np.ndarray:
     """
     check_interval("counting_ratio", "density", density, 0, 1, open_low=True, open_high=True)
     check_interval("counting_ratio", "bits", bits, 0, open_low=True, open_high=True)
-    p = np.asarray(density, dtype=np.float64)
-    return np.asarray(bits, dtype=np.float64) / entropy(np.stack([p, 1 - p]), base=2, axis=0)
+    p, bits = numbers_in("counting_ratio", "density", density), numbers_in("counting_ratio", "bits", bits)
+    check_broadcast("counting_ratio", density=p, bits=bits)
+    return bits / entropy(np.stack([p, 1 - p]), base=2, axis=0)
 
 
 def ba_indyk_price_woodruff(n: ArrayLike, k: ArrayLike, C: ArrayLike = 2.0) -> np.ndarray:
@@ -66,6 +67,7 @@ def ba_indyk_price_woodruff(n: ArrayLike, k: ArrayLike, C: ArrayLike = 2.0) -> n
     """
     where = "ba_indyk_price_woodruff"
     n, k, C = _numbers(where, "n", n), _numbers(where, "k", k), _numbers(where, "C", C)
+    check_broadcast(where, n=n, k=k, C=C)
     check_interval(where, "n / k", n / k, 2, open_high=True)
     q = np.floor(n / k)
     half_entropy = (np.log(q - 1) + 2 * np.log(2)) / (2 * np.log(q))
@@ -81,6 +83,7 @@ def welch_coherence(n: ArrayLike, m: ArrayLike) -> np.ndarray:
         InputError: n or m below 1.
     """
     n, m = _numbers("welch_coherence", "n", n), _numbers("welch_coherence", "m", m)
+    check_broadcast("welch_coherence", n=n, m=m)
     return np.sqrt(np.maximum(n - m, 0) / (m * np.maximum(n - 1, 1)))
 
 
@@ -100,6 +103,7 @@ def matched_filter_measurements(n: ArrayLike, k: ArrayLike) -> np.ndarray:
     """
     where = "matched_filter_measurements"
     n, k = _numbers(where, "n", n), _numbers(where, "k", k)
+    check_broadcast(where, n=n, k=k)
     check_interval(where, "n - k", n - k, 1, open_high=True)
     return 2 * k * (np.sqrt(np.log(n - k)) + np.sqrt(np.log(k))) ** 2
 
@@ -118,6 +122,7 @@ def matched_filter_auc(d: ArrayLike, k: ArrayLike) -> np.ndarray:
         InputError: d or k below 1.
     """
     d, k = _numbers("matched_filter_auc", "d", d), _numbers("matched_filter_auc", "k", k)
+    check_broadcast("matched_filter_auc", d=d, k=k)
     return ndtr(np.sqrt(d / (2 * k)))
 
 
@@ -131,4 +136,5 @@ def pca_r2(n: ArrayLike, m: ArrayLike) -> np.ndarray:
         InputError: n or m below 1.
     """
     n, m = _numbers("pca_r2", "n", n), _numbers("pca_r2", "m", m)
+    check_broadcast("pca_r2", n=n, m=m)
     return np.minimum(1, m / n)

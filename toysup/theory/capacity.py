@@ -46,7 +46,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_interval, check_whole, numbers_in
 
 __all__ = ["REGIONS", "Allocation", "capacity_loss", "capacity_optimum", "capacity_regions"]
 
@@ -71,15 +71,21 @@ def capacity_loss(weights: ArrayLike, bias: ArrayLike, importance: ArrayLike, ku
         weights: W, shape (..., n, m), for features of unit variance. bias: b, shape (...).
         importance: v, shape (..., n). kurtosis: k >= 1, the same for all features, shape (...).
     """
-    W, v = np.asarray(weights, dtype=np.float64), np.asarray(importance, dtype=np.float64)
+    where = "capacity_loss"
+    W, v = numbers_in(where, "weights", weights), numbers_in(where, "importance", importance)
+    bias = numbers_in(where, "bias", bias)
     if W.ndim < 2 or v.shape[-1:] != W.shape[-2:-1]:
-        raise InputError(f"capacity_loss: expected W (..., n, m) and v (..., n), got {W.shape} and {v.shape}")
-    check_interval("capacity_loss", "kurtosis", kurtosis, 1)
+        raise InputError(
+            f"{where}: expected weights W (..., n, m) and importance v (..., n), got {W.shape} and {v.shape}"
+        )
+    check_interval(where, "kurtosis", kurtosis, 1)
+    k = numbers_in(where, "kurtosis", kurtosis)
+    _lead(where, W.shape[:-2], v.shape[:-1], bias.shape, k.shape)
     gram = W @ np.swapaxes(W, -1, -2)
     own = np.diagonal(gram, axis1=-2, axis2=-1)
     missed, interference = v - own, (gram**2).sum((-2, -1)) - (own**2).sum(-1)
-    mean = missed.sum(-1) - np.asarray(bias, dtype=np.float64)
-    return (np.asarray(kurtosis) - 1) * (missed**2).sum(-1) + 2 * interference + mean**2
+    mean = missed.sum(-1) - bias
+    return (k - 1) * (missed**2).sum(-1) + 2 * interference + mean**2
 
 
 def capacity_optimum(width: int, importance: ArrayLike, kurtosis: ArrayLike) -> Allocation:
@@ -97,13 +103,11 @@ def capacity_optimum(width: int, importance: ArrayLike, kurtosis: ArrayLike) -> 
     check_whole(where, "width", width)
     check_interval(where, "importance", importance, 0)
     check_interval(where, "kurtosis", kurtosis, 1)
-    v, k = np.asarray(importance, dtype=np.float64), np.asarray(kurtosis, dtype=np.float64)
-    if not v.ndim:
-        raise InputError(f"{where}: importance must have shape (..., n), got one number")
-    try:
-        lead = np.broadcast_shapes(v.shape[:-1], k.shape)
-    except ValueError:
-        raise InputError(f"{where}: leading axes must broadcast, got {v.shape[:-1]} and {k.shape}") from None
+    v, k = numbers_in(where, "importance", importance), numbers_in(where, "kurtosis", kurtosis)
+    if not v.ndim or not v.shape[-1]:
+        got = f"shape {v.shape}" if v.ndim else "one number"
+        raise InputError(f"{where}: importance must have shape (..., n), got {got}")
+    lead = _lead(where, v.shape[:-1], k.shape)
     v, k = np.broadcast_to(v, (*lead, v.shape[-1])), np.broadcast_to(k, lead)[..., None]
     most = (np.argsort(np.argsort(-v, axis=-1, kind="stable"), axis=-1) < width) & (v > 0)  # k <= 3: alone on an axis
     shares = (k > 3) & ((v > 0).sum(-1, keepdims=True) > width)
@@ -114,6 +118,14 @@ def capacity_optimum(width: int, importance: ArrayLike, kurtosis: ArrayLike) -> 
     interference = squared * np.where(capacity < 1, price - squared, 0)
     loss = ((k - 1) * (v - squared) ** 2 + 2 * interference).sum(-1)
     return Allocation(loss, capacity, squared, np.where(shares, price, np.nan)[..., 0])
+
+
+def _lead(where: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The common shape of the instances."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise InputError(f"{where}: leading axes must broadcast, got {' and '.join(map(str, shapes))}") from None
 
 
 def _ramp(relative: np.ndarray, k: np.ndarray) -> np.ndarray:
@@ -136,6 +148,7 @@ def _price(width: int, v: np.ndarray, k: np.ndarray) -> np.ndarray:
 def capacity_regions(capacity: ArrayLike, tolerance: float = 0.0) -> np.ndarray:
     """The place in REGIONS of each feature, whole numbers: 0 ignored where C <= tolerance, 2 dedicated where
     C >= 1 - tolerance, else 1 shared. The tolerance is for trained weights, which are never exactly 0."""
-    check_interval("capacity_regions", "tolerance", tolerance, 0, 0.5, open_high=True)
-    capacity = np.asarray(capacity, dtype=np.float64)
+    check_interval("capacity_regions", "tolerance", tolerance, 0, 0.5, open_high=True, one=True)
+    check_interval("capacity_regions", "capacity", capacity)
+    capacity = numbers_in("capacity_regions", "capacity", capacity)
     return (capacity > tolerance).astype(int) + (capacity >= 1 - tolerance)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import erfcx, ndtr
 
-from toysup.checks import InputError, check_interval
+from toysup.checks import check_broadcast, check_choice, check_flag, check_interval, numbers_in
 from toysup.theory.solve import bisect
 
 __all__ = [
@@ -43,7 +43,7 @@ def elhage_ratio(density: ArrayLike) -> np.ndarray:
         InputError: a density outside (0, 1].
     """
     check_interval("elhage_ratio", "density", density, 0, 1, open_low=True)
-    density = np.asarray(density, dtype=np.float64)
+    density = numbers_in("elhage_ratio", "density", density)
     with np.errstate(divide="ignore"):
         return 1 / (-density * np.log(density) + 0.0)
 
@@ -51,8 +51,7 @@ def elhage_ratio(density: ArrayLike) -> np.ndarray:
 def inverse_density(density: ArrayLike) -> np.ndarray:
     """n/m = 1/p: on average as many features active as there are dimensions; Wu & Verdu 2010's limit."""
     check_interval("inverse_density", "density", density, 0, 1, open_low=True)
-    density = np.asarray(density, dtype=np.float64)
-    return 1 / density
+    return 1 / numbers_in("inverse_density", "density", density)
 
 
 # ------------------------------------------------------------------------------------------------ l1 weak threshold
@@ -87,8 +86,9 @@ def l1_weak_threshold(delta: ArrayLike, nonnegative: bool = True) -> np.ndarray:
     Raises:
         InputError: a delta outside (0, 1].
     """
+    check_flag("l1_weak_threshold", "nonnegative", nonnegative)
     check_interval("l1_weak_threshold", "delta", delta, 0, 1, open_low=True)
-    delta = np.asarray(delta, dtype=np.float64)
+    delta = numbers_in("l1_weak_threshold", "delta", delta)
     kappa = 1.0 if nonnegative else 2.0
     z = bisect(lambda z: -_l1_curve(z, kappa)[1], -delta, 1e-12, 37.0)
     return _l1_curve(z, kappa)[0] / delta
@@ -103,8 +103,9 @@ def l1_ratio(density: ArrayLike, nonnegative: bool = True) -> np.ndarray:
     Raises:
         InputError: a density outside (0, 1].
     """
+    check_flag("l1_ratio", "nonnegative", nonnegative)
     check_interval("l1_ratio", "density", density, 0, 1, open_low=True)
-    density = np.asarray(density, dtype=np.float64)
+    density = numbers_in("l1_ratio", "density", density)
     kappa = 1.0 if nonnegative else 2.0
     z = bisect(lambda z: -_l1_curve(z, kappa)[0], -density, 1e-12, 37.0)
     return 1 / _l1_curve(z, kappa)[1]
@@ -189,9 +190,8 @@ def bayes_amp_ratio(density: ArrayLike, magnitudes: str = "uniform") -> np.ndarr
 
 def _prior(where: str, density: ArrayLike, magnitudes: str) -> np.ndarray:
     check_interval(where, "density", density, 1e-5, 1)
-    if magnitudes not in MAGNITUDES:
-        raise InputError(f"{where}: magnitudes must be one of {', '.join(MAGNITUDES)}, got {magnitudes!r}")
-    return np.asarray(density, dtype=np.float64)
+    check_choice(where, "magnitudes", magnitudes, MAGNITUDES)
+    return numbers_in(where, "density", density)
 
 
 def bayes_amp_r2(ratio: ArrayLike, density: ArrayLike, magnitudes: str = "uniform") -> np.ndarray:
@@ -210,9 +210,10 @@ def bayes_amp_r2(ratio: ArrayLike, density: ArrayLike, magnitudes: str = "unifor
         InputError: a ratio or density out of range, magnitudes that have no name here.
     """
     check_interval("bayes_amp_r2", "ratio", ratio, 0, open_low=True, open_high=True)
-    ratio, density = np.broadcast_arrays(
-        np.asarray(ratio, dtype=np.float64), _prior("bayes_amp_r2", density, magnitudes)
-    )
+    density = _prior("bayes_amp_r2", density, magnitudes)
+    ratio = numbers_in("bayes_amp_r2", "ratio", ratio)
+    check_broadcast("bayes_amp_r2", ratio=ratio, density=density)
+    ratio, density = np.broadcast_arrays(ratio, density)
     return np.vectorize(_bayes_amp_r2, otypes=[np.float64], excluded=[2])(ratio, density, magnitudes)
 
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import integrate, optimize, stats
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import check_choice, check_interval, check_room, check_whole
 
 __all__ = ["PairDictionary", "mcc_floor", "mmcs_floor", "pair_dictionaries"]
 
@@ -63,14 +63,13 @@ def pair_dictionaries(
         InputError: probabilities that no two events have, a negative penalty.
     """
     for name, value in (("p", p), ("q", q)):
-        check_interval("pair_dictionaries", name, value, 0, 1)
+        check_interval("pair_dictionaries", name, value, 0, 1, one=True)
     both = p * q if both is None else both
-    check_interval("pair_dictionaries", "both", both, max(0.0, p + q - 1), min(p, q))
-    check_interval("pair_dictionaries", "penalty", penalty, 0)
+    check_interval("pair_dictionaries", "both", both, max(0.0, p + q - 1), min(p, q), one=True)
+    check_interval("pair_dictionaries", "penalty", penalty, 0, one=True)
     check_whole("pair_dictionaries", "latents", latents)
     check_whole("pair_dictionaries", "k", k)
-    if kind not in ("l1", "l0", "topk"):
-        raise InputError(f"pair_dictionaries: kind must be l1, l0 or topk, got {kind!r}")
+    check_choice("pair_dictionaries", "kind", kind, ("l1", "l0", "topk"))
     states = {"A only": (p - both, (1.0, 0.0)), "B only": (q - both, (0.0, 1.0)), "both": (both, (1.0, 1.0))}
     found = []
     for size in range(1, min(latents, len(PAIR)) + 1):
@@ -121,14 +120,21 @@ def mmcs_floor(latents: int, width: int) -> float:
     return float(1 - below)
 
 
-@lru_cache(maxsize=256)
 def mcc_floor(features: int, latents: int, width: int, draws: int = 64) -> float:
     """Expected mean cosine over `features` random unit vectors of their best one-to-one matching with `latents` others.
 
     Features without a partner count 0. From `draws` random pairs of sets, always the same.
     """
-    for name, value in (("features", features), ("latents", latents), ("width", width), ("draws", draws)):
-        check_whole("mcc_floor", name, value)
+    sizes = {"features": features, "latents": latents, "width": width, "draws": draws}
+    sizes = {name: check_whole("mcc_floor", name, value, at_most=2**31 - 1) for name, value in sizes.items()}
+    ours, theirs, across, _ = sizes.values()
+    needed = 16 * (ours * theirs + (ours + theirs) * across)
+    check_room("mcc_floor", f"features = {features}, latents = {latents}, width = {width}", needed)
+    return _mcc_floor(*sizes.values())
+
+
+@lru_cache(maxsize=256)
+def _mcc_floor(features: int, latents: int, width: int, draws: int) -> float:
     rng, total = np.random.default_rng(0), 0.0
     for _ in range(draws):
         truth, own = (_unit(rng.standard_normal((count, width))) for count in (features, latents))

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import entr, erf, erfc, erfcx
 
-from toysup.checks import check_interval
+from toysup.checks import check_flag, check_interval, numbers_in
 
 __all__ = ["l1_strong_threshold", "l1_threshold_by_faces"]
 
@@ -113,7 +113,9 @@ def l1_threshold_by_faces(delta: ArrayLike, nonnegative: bool = True) -> np.ndar
     Raises:
         InputError: a delta outside (0, 1).
     """
+    check_flag("l1_threshold_by_faces", "nonnegative", nonnegative)
     check_interval("l1_threshold_by_faces", "delta", delta, 0, 1, open_low=True, open_high=True)
+    delta = numbers_in("l1_threshold_by_faces", "delta", delta)
     return np.vectorize(lambda one: _weak(float(one), nonnegative), otypes=[np.float64])(delta)
 
 
@@ -132,5 +134,7 @@ def l1_strong_threshold(delta: ArrayLike, nonnegative: bool = True) -> np.ndarra
     Raises:
         InputError: a delta outside (0, 1).
     """
+    check_flag("l1_strong_threshold", "nonnegative", nonnegative)
     check_interval("l1_strong_threshold", "delta", delta, 0, 1, open_low=True, open_high=True)
+    delta = numbers_in("l1_strong_threshold", "delta", delta)
     return np.vectorize(lambda one: _strong(float(one), nonnegative), otypes=[np.float64])(delta)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_interval, check_whole, numbers_in
 
 __all__ = ["absolute_value_errors", "monosemantic_loss"]
 
@@ -21,7 +21,7 @@ def absolute_value_errors(density: float) -> tuple[float, float, float]:
     output is b, on the other b + a |x| with a = 1 - 3b/2 at best; b = (p/4) / (1 - 3p/8) and the error is
     p/6 - p^2 / (16 (1 - 3p/8)). Two: none. The second neuron takes off more than the first at any p.
     """
-    check_interval("absolute_value_errors", "density", density, 0, 1)
+    check_interval("absolute_value_errors", "density", density, 0, 1, one=True)
     p = float(density)
     return p / 3 - p * p / 4, p / 6 - p * p / (16 * (1 - 3 * p / 8)), 0.0
 
@@ -33,7 +33,7 @@ def monosemantic_loss(importance: ArrayLike, density: float, neurons: int) -> fl
     an odd one to the next); the others' outputs are constant.
     """
     check_whole("monosemantic_loss", "neurons", neurons, 0)
-    weight = np.asarray(importance, dtype=np.float64)
+    weight = numbers_in("monosemantic_loss", "importance", importance)
     if weight.ndim != 1 or not weight.size:
         raise InputError(f"monosemantic_loss: expected one importance per feature, got shape {weight.shape}")
     check_interval("monosemantic_loss", "importance", weight, 0)

@@ -6,25 +6,21 @@ is that of `compressed_sensing`.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.special import ndtr
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import check_broadcast, check_choice, check_interval, check_kind, check_room, check_whole, numbers_in
 from toysup.jit import njit
 from toysup.theory.solve import bisect
 
 __all__ = ["OneStep", "one_step_r2", "one_step_r2_gaussian", "one_step_ratio", "random_frame"]
 
 Frame = Literal["tight", "random"]
-
-
-def _require_frame(where: str, frame: str) -> None:
-    if frame not in ("tight", "random"):
-        raise InputError(f"{where}: frame must be 'tight' or 'random', got {frame!r}")
+FRAMES = get_args(Frame)
 
 
 # ------------------------------------------------------------------------------------- one-step decoding, in theory
@@ -71,12 +67,13 @@ def one_step_r2_gaussian(ratio: ArrayLike, density: ArrayLike, frame: Frame = "t
         InputError: a ratio or density out of range, or an unknown frame.
     """
     where = "one_step_r2_gaussian"
-    _require_frame(where, frame)
+    check_choice(where, "frame", frame, FRAMES)
     tight = frame == "tight"
     check_interval(where, "ratio", ratio, 1 if tight else 0, open_low=not tight, open_high=True)
-    ratio = np.asarray(ratio, dtype=np.float64)
+    ratio = numbers_in(where, "ratio", ratio)
     check_interval(where, "density", density, 0, 1, open_low=True)
-    density = np.asarray(density, dtype=np.float64)
+    density = numbers_in(where, "density", density)
+    check_broadcast(where, ratio=ratio, density=density)
     return _r2_gaussian(*np.broadcast_arrays(ratio, density), frame)
 
 
@@ -110,11 +107,12 @@ def one_step_ratio(density: ArrayLike, r2: ArrayLike, frame: Frame = "tight") ->
     Raises:
         InputError: a density or R^2 out of range, or an unknown frame.
     """
-    _require_frame("one_step_ratio", frame)
+    check_choice("one_step_ratio", "frame", frame, FRAMES)
     check_interval("one_step_ratio", "density", density, 0, 1, open_low=True)
-    density = np.asarray(density, dtype=np.float64)
+    density = numbers_in("one_step_ratio", "density", density)
     check_interval("one_step_ratio", "r2", r2, 0, 1, open_low=True, open_high=True)
-    r2 = np.asarray(r2, dtype=np.float64)
+    r2 = numbers_in("one_step_ratio", "r2", r2)
+    check_broadcast("one_step_ratio", density=density, r2=r2)
     density, r2 = np.broadcast_arrays(density, r2)
     low = 1.0 if frame == "tight" else 1e-9
     return bisect(lambda ratio: -_r2_gaussian(ratio, density, frame), -r2, low, 1e9, steps=50)
@@ -137,6 +135,9 @@ def random_frame(n: int, m: int, rng: np.random.Generator, frame: Frame = "rando
     Dhillon, Heath & Strohmer 2005), stopped once sum_{j != i} <w_i, w_j>^2 is n/m - 1 to 1e-6; with n <= m it is
     orthonormal.
     """
+    _check_sizes("random_frame", n, m)
+    check_kind("random_frame", "rng", rng, np.random.Generator)
+    check_choice("random_frame", "frame", frame, FRAMES)
     columns = rng.standard_normal((m, n))
     columns /= np.linalg.norm(columns, axis=0)
     if frame == "tight" and n <= m:
@@ -149,6 +150,12 @@ def random_frame(n: int, m: int, rng: np.random.Generator, frame: Frame = "rando
             columns = (vectors / np.sqrt(values)) @ (vectors.T @ columns)
             columns /= np.linalg.norm(columns, axis=0)
     return columns
+
+
+def _check_sizes(where: str, n: int, m: int) -> None:
+    check_whole(where, "n", n)
+    check_whole(where, "m", m)
+    check_room(where, f"n = {n}, m = {m}", 24 * n * m)
 
 
 @njit(fastmath=True)
@@ -197,16 +204,15 @@ def one_step_r2(
         InputError: sizes that are not whole and positive, a density outside (0, 1], an unknown frame.
     """
     where = "one_step_r2"
-    check_whole(where, "n", n)
-    check_whole(where, "m", m)
+    _check_sizes(where, n, m)
     frames = int(np.clip(1024 // n, 8, 64)) if frames is None else frames
-    check_whole(where, "frames", frames, 2)
+    check_whole(where, "frames", frames, 2, 2**16 - 1)
     check_whole(where, "seed", seed, 0)
-    _require_frame(where, frame)
-    check_interval(where, "density", density, 0, 1, open_low=True)
+    check_choice(where, "frame", frame, FRAMES)
+    check_interval(where, "density", density, 0, 1, open_low=True, one=True)
     density = float(density)
     samples = max(64, int(np.ceil(24000 / (density * n * frames)))) if samples is None else samples
-    check_whole(where, "samples", samples)
+    check_whole(where, "samples", samples, at_most=2**32 - 1)  # more than an hour
     rng = np.random.Generator(np.random.Philox(seed))
     r2 = [_frame_r2(random_frame(n, m, rng, frame), density, samples, rng) for _ in range(frames)]
     return OneStep(float(np.mean(r2)), float(np.std(r2, ddof=1) / np.sqrt(frames)))

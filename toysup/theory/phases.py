@@ -8,12 +8,13 @@ probability p_i and 0 otherwise, independently; the loss is E sum_i I_i (x_i - x
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_interval, check_room, check_whole, numbers_in
 from toysup.theory.toy_kernels import best_of, losses_of
 
 __all__ = ["ToyOptimum", "configuration", "expected_loss", "toy_branch", "toy_optimum"]
@@ -22,6 +23,7 @@ KEEP = 4  # starts followed to the bottom
 MOST_PATTERNS = 64  # structured starts of each kind
 NUDGE = 0.03  # standard deviation of what is added to structured weights
 REPRESENTED = 0.25  # least ||W_i||^2 of a represented feature; see `configuration`
+MOST_CHOICES = 7193  # of features on axes, at 8 features
 MOST_FEATURES = 8  # a loss takes about 2 us at n = 2, 8 us at n = 3, 0.4 ms at n = 6, 4 times more per feature
 
 
@@ -47,8 +49,8 @@ def expected_loss(weights: ArrayLike, biases: ArrayLike, density: ArrayLike, imp
         InputError: shapes that do not fit, more than 8 features, densities outside (0, 1], importances below 0.
     """
     where = "expected_loss"
-    weights, biases = np.asarray(weights, dtype=np.float64), np.asarray(biases, dtype=np.float64)
-    importance = np.asarray(importance, dtype=np.float64)
+    weights, biases = numbers_in(where, "weights", weights), numbers_in(where, "biases", biases)
+    importance = numbers_in(where, "importance", importance)
     if weights.ndim < 2:
         raise InputError(f"{where}: weights must have shape (..., n, m), got {weights.shape}")
     n, m = weights.shape[-2:]
@@ -72,9 +74,9 @@ def _settings(where, n, density, importance, axes, others=()):
     if n > MOST_FEATURES:
         raise InputError(f"{where}: n_features must be at most {MOST_FEATURES}, got {n}")
     check_interval(where, "density", density, 0, 1, open_low=True)
-    density = np.asarray(density, dtype=np.float64)
+    density = numbers_in(where, "density", density)
     check_interval(where, "importance", importance, 0, open_high=True)
-    importance = np.asarray(importance, dtype=np.float64)
+    importance = numbers_in(where, "importance", importance)
     if importance.shape[-1:] != (n,):
         raise InputError(f"{where}: importance must have shape (..., {n}), got {importance.shape}")
     given = density.shape
@@ -131,7 +133,10 @@ def toy_optimum(
     check_whole(where, "width", width)
     check_whole(where, "starts", starts, 0)
     check_whole(where, "seed", seed, 0)
-    axes = max(np.ndim(importance) - 1, 0)
+    if n_features <= MOST_FEATURES:
+        size = n_features * (width + 1)
+        check_room(where, f"width = {width}, starts = {starts}", 8 * size * (size + starts + MOST_CHOICES))
+    axes = max(numbers_in(where, "importance", importance).ndim - 1, 0)
     lead, density, importance = _settings(where, n_features, density, importance, axes)
     density, importance = _flat(density), _flat(importance)
     rng = np.random.Generator(np.random.Philox(seed))
@@ -174,13 +179,12 @@ def _start_weights(n: int, width: int, starts: int, rng: np.random.Generator) ->
     """Starting weights (starts, n, width), and (starts, n) marks of the features they ignore."""
     patterns = []
     groups = [(i,) for i in range(n)] + list(itertools.combinations(range(n), 2))  # what one axis can hold
-    for axes in range(width + 1):
-        for chosen in itertools.combinations(groups, axes):
-            if len(set(sum(chosen, ()))) == len(sum(chosen, ())):
-                pattern = np.zeros((n, width))
-                for axis, group in enumerate(chosen):
-                    pattern[list(group), axis] = [1.0, -1.0][: len(group)]
-                patterns.append(pattern)
+    for axes in range(min(width, n) + 1):
+        for chosen in _apart(groups, axes):
+            pattern = np.zeros((n, width))
+            for axis, group in enumerate(chosen):
+                pattern[list(group), axis] = [1.0, -1.0][: len(group)]
+            patterns.append(pattern)
     if len(patterns) > MOST_PATTERNS:
         patterns = [patterns[k] for k in rng.choice(len(patterns), MOST_PATTERNS, replace=False)]
     if 1 < width < n:
@@ -199,6 +203,16 @@ def _start_weights(n: int, width: int, starts: int, rng: np.random.Generator) ->
     scale = rng.uniform(0.3, 1.0, (starts, 1, 1)) * np.sqrt(1.0 / width)
     weights = np.concatenate([weights, scale * rng.standard_normal((starts, n, width))])
     return weights, np.concatenate([ignored, rng.uniform(-0.5, 0.5, (starts, n))])
+
+
+def _apart(groups: list[tuple[int, ...]], count: int) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """Every choice of so many groups that share no member, in the order of itertools.combinations."""
+    if not count:
+        yield ()
+    for place, first in enumerate(groups if count else ()):
+        rest = [group for group in groups[place + 1 :] if not set(first) & set(group)]
+        for others in _apart(rest, count - 1):
+            yield (first, *others)
 
 
 def _cyclic_orders(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -239,10 +253,10 @@ def toy_branch(
         InputError: shapes that do not fit, settings out of range, more than 8 features, a negative nudge.
     """
     where = "toy_branch"
-    weights, biases = np.asarray(weights, dtype=np.float64), np.asarray(biases, dtype=np.float64)
+    weights, biases = numbers_in(where, "weights", weights), numbers_in(where, "biases", biases)
     if weights.ndim != 2 or biases.shape != weights.shape[:1]:
         raise InputError(f"{where}: expected weights (n, m) and biases (n,), got {weights.shape} and {biases.shape}")
-    check_interval(where, "nudge", nudge, 0)
+    check_interval(where, "nudge", nudge, 0, one=True)
     check_whole(where, "seed", seed, 0)
     n, m = weights.shape
     lead, density, importance = _settings(where, n, density, importance, 1)
@@ -289,11 +303,11 @@ def configuration(weights: ArrayLike, represented: float = REPRESENTED, orthogon
         InputError: weights without two axes, options out of range.
     """
     where = "configuration"
-    weights = np.asarray(weights, dtype=np.float64)
-    if weights.ndim < 2:
+    weights = numbers_in(where, "weights", weights)
+    if weights.ndim < 2 or not min(weights.shape[-2:]):
         raise InputError(f"{where}: weights must have shape (..., n, m), got {weights.shape}")
-    check_interval(where, "represented", represented, 0, open_low=True, open_high=True)
-    check_interval(where, "orthogonal", orthogonal, 0, 30, open_low=True)
+    check_interval(where, "represented", represented, 0, open_low=True, open_high=True, one=True)
+    check_interval(where, "orthogonal", orthogonal, 0, 30, open_low=True, one=True)
     lead, (n, m) = weights.shape[:-2], weights.shape[-2:]
     norms = np.linalg.norm(weights, axis=-1)
     on = norms**2 > represented

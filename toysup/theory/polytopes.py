@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 
-from toysup.checks import InputError, check_interval
+from toysup.checks import InputError, check_interval, check_kind, numbers_in
 from toysup.theory.phases import MOST_FEATURES, expected_loss
 
 __all__ = ["PolytopeFit", "best_polytope", "fit_polytope"]
@@ -45,9 +45,12 @@ def fit_polytope(gram: Float[ArrayLike, "vertex vertex"], density: ArrayLike) ->
         InputError: not a Gram matrix of unit vectors, vertices that differ, too many, densities outside (0, 1].
     """
     where = "fit_polytope"
-    gram, density = np.asarray(gram, dtype=np.float64), np.atleast_1d(np.asarray(density, dtype=np.float64))
+    gram, density = numbers_in(where, "gram", gram), np.atleast_1d(numbers_in(where, "density", density))
     check_interval(where, "density", density, 0, 1, open_low=True)
-    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or not np.allclose(gram, gram.T):
+    if density.ndim > 1 or not density.size:
+        raise InputError(f"{where}: density must have shape (density,), got {density.shape}")
+    check_interval(where, "gram", gram)
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or not gram.size or not np.allclose(gram, gram.T):
         raise InputError(f"{where}: gram must be a symmetric matrix, got shape {gram.shape}")
     values, vectors = np.linalg.eigh(gram)
     rows = np.sort(gram, axis=1)
@@ -78,8 +81,9 @@ def best_polytope(
 
     A reference, not a bound: networks may mix shapes, deform them or join them.
     """
+    check_kind("best_polytope", "shapes", shapes, Mapping)
     if not shapes:
-        raise InputError("best_polytope: expected at least one shape")
+        raise InputError("best_polytope: shapes must be at least one shape, got none")
     fits = {name: fit_polytope(gram, density) for name, gram in shapes.items()}
     best = np.argmax([fit.saved for fit in fits.values()], axis=0)
     dimensions = np.stack([fit.dimensions for fit in fits.values()])

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from toysup.checks import InputError, check_whole
+from toysup.checks import InputError, check_interval, check_whole, numbers_in
 
 __all__ = ["principal_loss", "principal_share"]
 
@@ -31,13 +31,18 @@ def principal_share(
 
     Raises InputError for shapes that do not fit.
     """
-    where, weights = "principal_share", np.asarray(weights, dtype=np.float64)
+    where, weights = "principal_share", numbers_in("principal_share", "weights", weights)
     if weights.ndim < 2:
         raise InputError(f"{where}: weights must have shape (..., n, width), got {weights.shape}")
     n, width = weights.shape[-2:]
     _, vectors = _spectrum(where, covariance, width)
     if vectors.shape[-1] != n:
         raise InputError(f"{where}: weights of {n} features need a covariance of as many, got {vectors.shape[-1]}")
+    try:
+        np.broadcast_shapes(weights.shape[:-2], vectors.shape[:-2])
+    except ValueError:
+        shapes = f"{weights.shape[:-2]} and {vectors.shape[:-2]}"
+        raise InputError(f"{where}: stacks of weights and covariance must broadcast, got {shapes}") from None
     inside = np.square(vectors[..., n - width :].swapaxes(-1, -2) @ weights).sum((-1, -2))
     whole = np.square(weights).sum((-1, -2))
     return np.where(whole > 0, inside / np.where(whole > 0, whole, 1.0), np.nan)
@@ -45,7 +50,8 @@ def principal_share(
 
 def _spectrum(where: str, covariance: ArrayLike, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, ascending, and eigenvectors."""
-    covariance = np.asarray(covariance, dtype=np.float64)
+    covariance = numbers_in(where, "covariance", covariance)
+    check_interval(where, "covariance", covariance)
     if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
         raise InputError(f"{where}: covariance must have shape (..., n, n), got {covariance.shape}")
     check_whole(where, "width", width)
