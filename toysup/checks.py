@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numbers
+import re
 import sys
 from typing import Any
 
 import numpy as np
 
-__all__ = ["InputError", "check_interval", "check_whole", "concrete"]
+__all__ = ["InputError", "check_interval", "check_text", "check_whole", "concrete"]
 
 
 class InputError(ValueError):
@@ -57,6 +58,16 @@ def _told(value: Any) -> str:
     """A value in one line, cut where it is long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def check_text(where: str, name: str, value: Any) -> None:
+    """Refuse anything but text that UTF-8 and XML can hold and a terminal can show: no control characters other than
+    tab and line feed, no lone surrogates (which names of files that are not UTF-8 have)."""
+    if not isinstance(value, str) or NO_TEXT.search(value):
+        raise InputError(f"{where}: {name} must be text without control characters, got {_told(value)}")
 
 
 def check_whole(where: str, name: str, value: Any, at_least: int = 1) -> None:
