@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import numbers
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "check_name",
     "check_resampling",
     "check_room",
+    "check_text",
     "check_whole",
     "concrete",
     "in_line",
@@ -84,6 +86,16 @@ def in_line(value: Any, most: int = 100) -> str:
     except Exception:  # a whole number of too many digits, somebody's own __repr__
         text = f"<{type(value).__name__}>"
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def check_text(where: str, name: str, value: Any) -> None:
+    """Refuse anything but text that UTF-8 and XML can hold and a terminal can show: no control characters other than
+    tab and line feed, no lone surrogates (which names of files that are not UTF-8 have)."""
+    if not isinstance(value, str) or NO_TEXT.search(value):
+        raise InputError(f"{where}: {name} must be text without control characters, got {in_line(value)}")
 
 
 def check_whole(where: str, name: str, value: Any, at_least: int = 1, at_most: int | None = None) -> int:
