@@ -190,8 +190,10 @@ def check_folder(where: str, name: str, path: Any) -> None:
 
 
 def check_name(where: str, name: str, value: Any) -> None:
-    """Refuse what cannot be part of a file's name: other types, nothing, signs that do not print."""
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+    """Refuse what cannot begin a file's name: other types, nothing, signs that do not print or lead elsewhere, more
+    than 100 bytes."""
+    sound = isinstance(value, str) and value.strip() and value.isprintable() and not value.startswith(".")
+    if not sound or set(value) & set("/\\") or len(value.encode()) > 100:
         raise InputError(f"{where}: {name} must be text that can be part of a file's name, got {in_line(value)}")
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from toysup.checks import InputError
+from toysup.checks import InputError, check_folder, check_measures, whole_numbers
 from toysup.ensemble import (
     Stack,
     Trained,
@@ -294,13 +294,13 @@ class Results:
             yield self.part(job)
 
     @under_usual_defaults
-    def trained(self, *, rows: Sequence[int] | None = None) -> Trained:
+    def trained(self, rows: Sequence[int] | None = None) -> Trained:
         """The networks as they were after training, all of them or those of some rows, in the order of the rows given.
 
         InputError where they are of several shapes, which are not one stack: go through the parts then
         (`for part in results`), or give rows of one shape.
         """
-        wanted = list(range(len(self.grid))) if rows is None else list(rows)
+        wanted = list(range(len(self.grid))) if rows is None else whole_numbers("results", "rows", rows)
         if not wanted:
             raise InputError("results: rows must be at least one, got none")
         if rows is None:
@@ -327,7 +327,7 @@ class Results:
 
         A table as in `table` or, for a vector, as in `features`.
         """
-        parts = []
+        (measure,), parts = check_measures("results.measure", [measure]), []
         for trained in self:
             chosen = trained if snapshot is None else trained.at(snapshot)
             parts += [table for _, table in all_measured(chosen, [measure])]
@@ -369,10 +369,8 @@ def load(path: Path | str, *, trust: bool = False, classes: Sequence[Any] = (), 
     task or model does something else by now, a warning says so: tables are as they were, networks and further measures
     would be the new code's.
     """
-    try:
-        store = Store(Path(path).expanduser())
-    except (TypeError, RuntimeError):
-        raise InputError(f"load: expected the path of a folder, got {path!r}") from None
+    check_folder("load", "path", path)
+    store = Store(Path(path).expanduser())
     account, arrays = store.identity(), store.arrays()
     changed: set[str] = set()
     found = named(trust, classes)

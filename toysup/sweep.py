@@ -19,7 +19,17 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from toysup.checks import InputError, check_whole
+from toysup.checks import (
+    InputError,
+    check_flag,
+    check_folder,
+    check_kind,
+    check_measures,
+    check_name,
+    check_whole,
+    in_line,
+    whole_numbers,
+)
 from toysup.ensemble import (
     Engine,
     check_snapshots,
@@ -214,17 +224,24 @@ def sweep(
     code (so that its results could not be recognised), and for a results folder that is damaged or was made by another
     config; and after training where a measure fails, with its name and the row, the networks being kept.
     """
+    measures = check_measures("sweep", measures)
     if isinstance(grid, Grid):
         options = {"device": device, "engine": engine, "compile": compile, "workers": workers, "snapshots": snapshots}
         return sweep({name: grid}, measures, results=results, progress=progress, durable=durable, **options)[name]
+    if not isinstance(grid, Mapping) or not grid:
+        raise InputError(f"sweep: expected a Grid, or Grids by name, got {in_line(grid)}")
+    for given, one in grid.items():
+        check_name("sweep", "name", given)
+        check_kind("sweep", f"grid {given!r}", one, Grid)
     device = resolve_device(device)
     if workers is not None:
         check_whole("sweep", "workers", workers)
-    if compile is not None and not isinstance(compile, bool):
-        raise InputError(f"sweep: compile must be True, False or None, got {compile!r}")
-    for step in snapshots:
-        check_whole("sweep", "snapshots", step, 0)
-    snapshots = sorted({int(step) for step in snapshots})
+    for name, flag in {"compile": compile, "progress": progress, "durable": durable}.items():
+        if flag is not None or name == "durable":
+            check_flag("sweep", name, flag)
+    if results is not None:
+        check_folder("sweep", "results", results)
+    snapshots = sorted(set(whole_numbers("sweep", "snapshots", snapshots)))
     code = Once(None if results is not None else "untold")  # nobody will look for what is kept nowhere
     answers: dict[str, Results] = {}
     with interruptible(partial(_said, answers, results is not None)):
@@ -328,12 +345,7 @@ def _open(
     durable: bool,
 ) -> Results:
     """Check everything that can be checked, and the folder with whatever it holds already."""
-    for measure in measures:
-        if not callable(measure) or not isinstance(getattr(measure, "__name__", None), str):
-            raise InputError(f"sweep: a measure must be a named function of a Trained, got {measure!r}")
     names = [measure.__name__ for measure in measures]
-    if len(set(names)) < len(names):
-        raise InputError(f"sweep: two measures are called {max(names, key=names.count)}")
     taken = {*grid.table.columns, *RESERVED}
     clash = [name for name in names if taken & {name, f"{name}_error"} or f"{name}_error" in names]
     if clash:
