@@ -175,7 +175,7 @@ def pairs_of(shapes: list[Shape]) -> dict[str, tuple[int, int]]:
 def against(task: str, held: pd.DataFrame, step: tuple[int, int]) -> tuple[stats.Interval, stats.Verdict]:
     """The note's step (2 blocks over 8) over B over A in model_a_model_b.json; and whether it is 1 within 10%."""
     earlier = Path(__file__).parent.parent / "figures" / "model_a_model_b.json"
-    there = json.loads(earlier.read_text())["statistics"][f"{task}_B_over_A"]
+    there = json.loads(earlier.read_text(encoding="utf-8"))["statistics"][f"{task}_B_over_A"]
     here = over(held, step)
     reach = math.hypot(math.log(here.high / here.value), math.log(there["high"] / there["value"]))
     found = stats.Interval(*(here.value / there["value"] * math.exp(side * reach) for side in (0, -1, 1)))

@@ -1,13 +1,14 @@
 """The list of experiments and the page of pictures say what the scripts and the JSON documents say."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from toysup.__main__ import main
 from toysup.checks import InputError
-from toysup.gallery import entries, listing, page
+from toysup.gallery import Entry, entries, listing, page
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,6 +50,39 @@ def test_the_page_shows_what_has_a_result(checkout, capsys):
     assert "| [beta](#beta) | What about beta? | 2 | 1 | 0 |" in text
 
 
+ODD = [
+    "a|b",
+    "<script>alert(1)</script>",
+    "`x` <b>",
+    "a\\nb",
+    "a\n# b",
+    "[x](y)",
+    "*x*",
+    "_x_",
+    "$x$",
+    "&lt;",
+    "-->",
+    "]]>",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_names_and_questions_are_shown_as_they_are(odd):
+    document = {"verdict": {odd: "supported", "plain": "supported"}, "instances": 1, "seconds": 1.0, "mode": "quick"}
+    text = page([Entry(odd.replace("/", ""), odd, document)])
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}  # five cells each
+    assert len(text.splitlines()) == len(page([Entry("a", "b", document)]).splitlines())
+    assert not re.search("<[a-z/!]", text)  # no HTML
+    markup = re.sub(r"\\.|`[^`]*`|\*\*", "", text)  # what is escaped or code is none, what is bold is ours
+    assert not any(sign in markup for sign in ("[x](y)", "*", "$", " _x"))
+
+
+def test_the_list_is_a_line_for_each_thing():
+    document = {"verdict": {"a\nb": "supported"}, "instances": 1, "seconds": 1.0, "mode": "quick"}
+    assert listing([Entry("x", "c\nd", document)]).splitlines()[1:] == ["    c d", "    supported: a b"]
+
+
 def test_no_checkout_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["--root", str(tmp_path)])
@@ -64,6 +98,34 @@ def test_a_damaged_document_and_a_script_without_a_question(checkout):
     (checkout / "experiments" / "alpha.py").write_text("x = 1\n")
     with pytest.raises(InputError, match=r"alpha\.py"):
         entries(checkout)
+
+
+@pytest.mark.parametrize("damage", [b"{", b"\xff", b"[" * 100_000, b"", b"NaN"])
+def test_documents_that_cannot_be_read_are_named_in_one_line(checkout, capsys, damage):
+    (checkout / "figures" / "beta.json").write_bytes(damage)
+    refused(capsys, checkout, "beta.json")
+
+
+@pytest.mark.parametrize(
+    "damage", [b"def", b"\xff", b"\0", b"QUESTION = f'{x}'", b"QUESTION = '\\x1b'", b"QUESTION = 1"]
+)
+def test_scripts_that_cannot_be_read_are_named_in_one_line(checkout, capsys, damage):
+    (checkout / "experiments" / "alpha.py").write_bytes(damage)
+    refused(capsys, checkout, "alpha.py")
+
+
+def test_a_page_that_cannot_be_written_is_one_line(checkout, capsys):
+    (checkout / "figures" / "README.md").mkdir()
+    refused(capsys, checkout, "README.md", "--gallery")
+    assert sorted(path.name for path in (checkout / "figures").iterdir()) == ["README.md", "beta.json"]
+
+
+def refused(capsys, checkout, named, *flags):
+    with pytest.raises(SystemExit) as end:
+        main(["--root", str(checkout), *flags])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert named in said and said.count("\n") == 1
 
 
 def test_the_committed_page_is_up_to_date():

@@ -1,9 +1,12 @@
 """The frame of an experiment, from its command line to its files, and the helpers that draw."""
 
+import html
+import io
 import json
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toysup import plots, report, stats
+from toysup import plots, report, stats, whole
 from toysup.checks import InputError
 from toysup.stats import Interval
 
@@ -207,6 +210,138 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
 
+# --- labels
+
+
+ODD = [
+    "<script>1</script>", "&amp; \" ' >", "$x$", "$unclosed \\frac", r"\$5 to $6", "a|b\n# h", "]]>", "<!--", "-->",
+    "a--", "-", "\u00e9\u2603", "../x", "_hidden", "x" * 300, "nan", "\u202eabc", "a\u2028b",
+]  # fmt: skip
+
+
+def test_odd_labels_come_out_as_they_are(tmp_path):
+    figure, axes = plots.figure(height=8)
+    table = pd.DataFrame({"x": 1.0, "y": 2.0, "hue": ODD})
+    plots.band(axes[0, 0], table, "x", "y", "hue", colours=dict.fromkeys(ODD, "red"))
+    assert len(axes[0, 0].legend(fontsize=4).texts) == len(ODD)  # matplotlib leaves out what begins with _
+    statistics = {label: Interval(1.0, -np.inf, np.nan) for label in ODD}
+    controls = {label: {label: [label, np.inf, -np.inf, np.nan]} for label in ODD}
+    parts = {"statistics": statistics, "verdict": dict.fromkeys(ODD, "supported"), "controls": controls}
+    document = report.write(a_run(tmp_path), figure, instances=1, steps=1, engine="e|<b>", **parts)
+    text = (tmp_path / "toy.json").read_bytes().decode()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == document
+    assert list(document["statistics"]) == ODD and document["controls"]["<!--"]["<!--"] == ["<!--", None, None, None]
+    comments = xml.etree.ElementTree.TreeBuilder(insert_comments=True)
+    svg = xml.etree.ElementTree.parse(tmp_path / "toy.svg", xml.etree.ElementTree.XMLParser(target=comments))
+    drawn = {html.unescape(node.text).strip() for node in svg.iter(xml.etree.ElementTree.Comment)}
+    assert {"<script>1</script>", "]]>", "a|b", "../x", "\u200b_hidden", "x" * 300} <= drawn
+    assert not [node for node in svg.iter() if isinstance(node.tag, str) and node.tag.endswith("script")]
+
+
+@pytest.mark.parametrize("label", ["\x00", "a\x07", "\x1b[2J", "\x9b", "a\rb", "\ud800", "\udcff.csv", "\uffff"])
+def test_what_neither_xml_nor_a_terminal_holds_is_refused_before_anything_is_written(tmp_path, label):
+    figure, axes = plots.figure()
+    good = {"statistics": {"s": Interval(1, 0, 2)}, "verdict": {"h": "supported"}, "controls": {"c": {}}}
+    wrong = [
+        {"statistics": {label: Interval(1, 0, 2)}}, {"verdict": {label: "supported"}}, {"engine": label},
+        {"controls": {"c": {"deep": [{label: 1}]}}}, {"controls": {"c": {"deep": [(label,)]}}},
+    ]  # fmt: skip
+    for change in wrong:
+        with pytest.raises(InputError, match="control characters") as error:
+            report.write(a_run(tmp_path), figure, **{"instances": 1, "steps": 1, "engine": "e", **good, **change})
+        assert "\n" not in str(error.value) and str(error.value).isprintable()
+    axes[0, 0].set_title(label)
+    with pytest.raises(InputError, match="figure: a label"):
+        report.write(a_run(tmp_path), figure, instances=1, steps=1, engine="e", **good)
+    assert files(tmp_path) == []
+
+
+def spoilt(how):
+    figure, axes = plots.figure()
+    how(axes[0, 0])
+    return figure
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize(("how", "said"), [
+    (lambda ax: ax.xaxis.set_major_formatter(lambda x, _: "\x07"), "without control characters"),
+    (lambda ax: ax.xaxis.set_major_formatter(lambda x, _: "\ud800"), "without control characters"),
+    (lambda ax: ax.plot([1], gid="\x07"), "names of artists"),
+    (lambda ax: ax.set_title("$\\nonsense$"), "math in"),
+    (lambda ax: ax.set_title("x" * 100_000), "at most 1000 characters"),
+], ids=["tick", "tick that can't be drawn", "gid", "math", "long"])  # fmt: skip
+def test_figures_that_cannot_be_drawn_or_read_are_refused(tmp_path, how, said):
+    with pytest.raises(InputError, match=said) as error:
+        report.write(a_run(tmp_path), spoilt(how), statistics={"s": Interval(1, 0, 2)}, verdict={"h": "supported"},
+                     controls={"c": {}}, instances=1, steps=1, engine="e")  # fmt: skip
+    assert "\n" not in str(error.value) and files(tmp_path) == []
+
+
+def test_keys_that_json_would_merge_are_refused(tmp_path):
+    with pytest.raises(InputError, match="keys that differ as text"):
+        written(tmp_path, controls={"c": {1: "a", "1": "b"}})
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "a\\b", "..", "", " ", ".x", "x\x00", "x\udcff"])
+def test_an_experiment_is_called_what_a_file_can_be_called(tmp_path, name):
+    (tmp_path / "figures").mkdir()
+    run = report.Run(name, "Why?", "default", "cpu", None, tmp_path, tmp_path / "figures", {"python": "3"})
+    with pytest.raises(InputError, match=r"^report: .*(name|experiment)"):
+        report.write(run, plots.figure()[0], statistics={"s": Interval(1, 0, 2)}, verdict={"h": "supported"},
+                     controls={"c": {}}, instances=1, steps=1, engine="e")  # fmt: skip
+    assert files(tmp_path) == []
+
+
+def test_an_output_of_few_letters_gets_escapes(monkeypatch):
+    held = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(held, encoding="ascii"))
+    report.say("caf\u00e9 \u2603")
+    sys.stdout.flush()
+    assert held.getvalue() == b"caf\\xe9 \\u2603\n"
+    monkeypatch.setattr(sys, "stdout", None)
+    report.say("nobody listens")
+
+
+# --- files
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("after", [0, 1])
+def test_files_that_belong_together_are_written_whole_or_not_at_all(tmp_path, monkeypatch, stop, after):
+    places = {tmp_path / name: name.encode() for name in ("a", "b")}
+    whole.write_whole(places)
+    before, sync, done = {path: path.read_bytes() for path in places}, os.fsync, []
+
+    def full(descriptor):
+        if len(done) == after:
+            raise stop
+        done.append(sync(descriptor))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises((InputError, KeyboardInterrupt)) as error:
+        whole.write_whole(dict.fromkeys(places, b"new"))
+    if isinstance(stop, OSError):
+        assert str(error.value) == f"cannot write {list(places)[after]}: No space left on device"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_a_killed_process_left_is_swept_up_later(tmp_path):
+    old, fresh = tmp_path / ".toysup-0.part", tmp_path / ".toysup-1.part"
+    for file in (old, fresh):
+        file.touch()
+    os.utime(old, (0, 0))
+    whole.write_whole({tmp_path / "a": b"a"})
+    assert files(tmp_path) == [".toysup-1.part", "a"]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="a folder is there"):
+        whole.write_whole({tmp_path / "a": b"new", tmp_path / "folder": b"new"})
+    assert (tmp_path / "a").read_bytes() == b"a"
+
+
+# --- the form
+
+
 GOOD = {
     "experiment": "toy", "question": "Why?", "mode": "quick",
     "statistics": {"s": {"value": 1.0, "low": 0.5, "high": None}, "t": {"value": None, "low": None, "high": None}},
@@ -224,6 +359,7 @@ def test_check_form_accepts_the_form():
 @pytest.mark.parametrize("wrong", [
     {"mode": "fast"}, {"question": ""}, {"statistics": {}}, {"verdict": {}}, {"controls": {}}, {"instances": 1.5},
     {"steps": -1}, {"seconds": None}, {"engine": None}, {"versions": []}, {"more": 1},
+    {"experiment": "../x"}, {"question": "a\x07"}, {"verdict": {" ": "supported"}},
     {"verdict": {"h": "true"}}, {"verdict": {"h": []}}, {"controls": {"c": 1}}, {"statistics": {"s": 1.0}},
     {"statistics": {"s": {"value": 1, "low": 2, "high": 3}}},
     {"statistics": {"s": {"value": 1, "low": 0, "high": 0.5}}},

@@ -131,7 +131,7 @@ def test_results_hand_back_the_network_that_was_measured(build, tmp_path):
     results = sweep(
         grid, [held_out_loss, r_squared], results=tmp_path, snapshots=[0, 20], progress=False, compile=False
     )
-    loaded = load(results.path)
+    loaded = load(results.path, trust=True)
     x = BASE.features.transform(uniforms(9, 0, 64, 6)[0])
     for row in range(3):
         alone = train(Stack.of(grid.setting, [row]), compile=False, snapshots=[20])

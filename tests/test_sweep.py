@@ -594,7 +594,7 @@ def test_a_killed_worker_is_said_and_finished_chunks_are_kept(tmp_path):
 
 def test_config_says_what_ran(results):
     config = json.loads((results.path / "config.json").read_text())
-    assert list(json.loads((results.path / "measures.json").read_text())) == [m.__name__ for m in MEASURES]
+    assert list(json.loads((results.path / "measures.json").read_text())["measures"]) == [m.__name__ for m in MEASURES]
     assert config["identity"]["snapshots"] == [0, 5] and config["identity"]["device"] == "cpu"
     assert {"python", "torch", "numpy", "toysup", "commit", "dirty"} <= set(config["versions"])
 

@@ -11,6 +11,8 @@ import tyro
 
 from toysup.checks import InputError
 from toysup.gallery import entries, listing, page
+from toysup.report import say
+from toysup.whole import write_whole
 
 
 @dataclass(frozen=True)
@@ -22,21 +24,21 @@ class Options:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """List the experiments or write the gallery; one line on standard error and code 2 where there is no checkout."""
+    """List the experiments or write the gallery; one line on standard error and code 2 where that can't be done."""
     options = tyro.cli(
         Options, prog="python -m toysup", description=__doc__, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
     )
     try:
         found = entries(options.root)
+        if options.gallery:
+            target = options.root / "figures" / "README.md"
+            write_whole({target: page(found).encode()})
+            say(str(target))
+        else:
+            say(listing(found).rstrip("\n"))
     except InputError as error:
         print(f"toysup: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    if options.gallery:
-        target = options.root / "figures" / "README.md"
-        target.write_text(page(found), encoding="utf-8")
-        print(target)
-    else:
-        print(listing(found), end="")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import numbers
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ __all__ = [
     "check_name",
     "check_resampling",
     "check_room",
-    "check_unnamed",
+    "check_text",
     "check_whole",
     "concrete",
     "in_line",
@@ -88,6 +89,16 @@ def in_line(value: Any, most: int = 100) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def check_text(where: str, name: str, value: Any) -> None:
+    """Refuse anything but text that UTF-8 and XML can hold and a terminal can show: no control characters other than
+    tab and line feed, no lone surrogates (which names of files that are not UTF-8 have)."""
+    if not isinstance(value, str) or NO_TEXT.search(value):
+        raise InputError(f"{where}: {name} must be text without control characters, got {in_line(value)}")
+
+
 def check_whole(where: str, name: str, value: Any, at_least: int = 1, at_most: int | None = None) -> int:
     """The value as an int. InputError for anything but a whole number >= `at_least`, and <= `at_most` where given."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
@@ -126,11 +137,10 @@ def _axes(value: Any) -> Any:
     return getattr(value, "ndim", None)
 
 
-def check_flag(where: str, name: str, value: Any, none: bool = False) -> None:
-    """Refuse anything but True and False, and None where that is one."""
-    if not isinstance(value, bool) and not (none and value is None):
-        wanted = "True, False or None" if none else "True or False"
-        raise InputError(f"{where}: {name} must be {wanted}, got {in_line(value)}")
+def check_flag(where: str, name: str, value: Any) -> None:
+    """Refuse anything but True and False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{where}: {name} must be True or False, got {in_line(value)}")
 
 
 def check_choice(where: str, name: str, value: Any, choices: Iterable[Any]) -> None:
@@ -151,12 +161,6 @@ def check_kind(where: str, name: str, value: Any, kind: type) -> None:
 def check_level(where: str, level: Any, high: float = 1) -> None:
     """Refuse levels, of confidence or error, outside (0, high)."""
     check_interval(where, "level", level, 0, high, open_low=True, open_high=True, one=True)
-
-
-def check_unnamed(where: str, unnamed: Sequence[Any], example: str) -> None:
-    """Refuse arguments without a name, where a name is wanted."""
-    if unnamed:
-        raise InputError(f"{where} takes its arguments by name, {example}, got {in_line(unnamed[0])} without one")
 
 
 def check_broadcast(where: str, **arrays: np.ndarray) -> None:
@@ -188,8 +192,10 @@ def check_folder(where: str, name: str, path: Any) -> None:
 
 
 def check_name(where: str, name: str, value: Any) -> None:
-    """Refuse what cannot be part of a file's name: other types, nothing, signs that do not print or part folders."""
-    if not isinstance(value, str) or not value.strip() or not value.isprintable() or set(value) & set("/\\"):
+    """Refuse what cannot begin a file's name: other types, nothing, signs that do not print or lead elsewhere, more
+    than 100 bytes."""
+    sound = isinstance(value, str) and value.strip() and value.isprintable() and not value.startswith(".")
+    if not sound or set(value) & set("/\\") or len(value.encode()) > 100:
         raise InputError(f"{where}: {name} must be text that can be part of a file's name, got {in_line(value)}")
 
 

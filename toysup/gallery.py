@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from toysup.checks import InputError
+from toysup.checks import InputError, check_text
 from toysup.report import check_form
 from toysup.stats import Verdict
 
@@ -53,28 +55,69 @@ def entries(root: Path) -> list[Entry]:
     for script in sorted(folder.glob("[a-z]*.py")):
         committed, document = root / "figures" / f"{script.stem}.json", None
         if committed.exists():
-            document = json.loads(committed.read_text(encoding="utf-8"))
-            check_form(document)
+            document = _document(committed)
         found.append(Entry(script.stem, _question(script), document))
     return found
 
 
+def _document(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_bytes())
+        check_form(document)
+    except InputError as error:
+        raise InputError(f"gallery: {file.name}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"gallery: expected JSON in {file.name}, got {_line(error)}") from None
+    return document
+
+
 def _question(script: Path) -> str:
     """The script's QUESTION, read without running it."""
-    for node in ast.parse(script.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and [getattr(t, "id", None) for t in node.targets] == ["QUESTION"]:
-            return str(ast.literal_eval(node.value))
+    try:
+        for node in ast.parse(script.read_bytes()).body:
+            if isinstance(node, ast.Assign) and [getattr(t, "id", None) for t in node.targets] == ["QUESTION"]:
+                question = ast.literal_eval(node.value)
+                check_text(f"gallery: {script.name}", "QUESTION", question)
+                return question
+    except InputError:
+        raise
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"gallery: cannot read QUESTION in {script.name}: {_line(error)}") from None
     raise InputError(f"gallery: expected QUESTION = '...' in {script.name}, got none")
+
+
+def _line(text: Any) -> str:
+    """In one line."""
+    return " ".join(str(text).split())
 
 
 def listing(found: list[Entry]) -> str:
     """The experiments for a terminal: name, cost, question, and hypotheses by verdict."""
     parts = []
     for entry in found:
-        lines = [f"{entry.name}: {entry.cost}", f"    {entry.question}"]
-        lines += [f"    {verdict}: {', '.join(names)}" for verdict in VERDICTS if (names := entry.found(verdict))]
+        lines = [f"{entry.name}: {entry.cost}", f"    {_line(entry.question)}"]
+        for verdict in VERDICTS:
+            if names := entry.found(verdict):
+                lines.append(f"    {verdict}: {', '.join(map(_line, names))}")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _text(text: str) -> str:
+    """Markdown that shows a text as it is, in one line: no markup, no HTML, no cell that ends."""
+    line = _line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"[\\`*\[\]|~$#]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+
+
+def _code(text: str) -> str:
+    """A text in a code span, or plain where a span might not hold it."""
+    line = _line(text)
+    return _text(line) if re.search("[`<>|&]", line) else f"`{line}`"
+
+
+def _anchor(heading: str) -> str:
+    """What GitHub calls a heading."""
+    return re.sub(r"[^\w\- ]", "", _line(heading).lower()).replace(" ", "-")
 
 
 def page(found: list[Entry]) -> str:
@@ -91,11 +134,12 @@ def page(found: list[Entry]) -> str:
     shown = [entry for entry in found if entry.document is not None]
     for entry in shown:
         counts = " | ".join(str(len(entry.found(verdict))) for verdict in VERDICTS)
-        lines.append(f"| [{entry.name}](#{entry.name}) | {entry.question} | {counts} |")
+        lines.append(f"| [{_text(entry.name)}](#{_anchor(entry.name)}) | {_text(entry.question)} | {counts} |")
     for entry in shown:
-        lines += ["", f"## {entry.name}", "", f"**{entry.question}**", "", f"![{entry.question}]({entry.name}.png)", ""]
+        name, question, file = _text(entry.name), _text(entry.question), urllib.parse.quote(entry.name)
+        lines += ["", f"## {name}", "", f"**{question}**", "", f"![{question}]({file}.png)", ""]
         for verdict in VERDICTS:
             if names := entry.found(verdict):
-                lines.append(f"- {verdict}: {', '.join(f'`{name}`' for name in names)}")
-        lines += ["", f"{entry.cost}. `python experiments/{entry.name}.py`, [{entry.name}.json]({entry.name}.json)"]
+                lines.append(f"- {verdict}: {', '.join(map(_code, names))}")
+        lines += ["", f"{entry.cost}. {_code(f'python experiments/{entry.name}.py')}, [{name}.json]({file}.json)"]
     return "\n".join(lines) + "\n"

@@ -67,9 +67,16 @@ def category_colours(names: Iterable[Any]) -> dict[Any, tuple[float, float, floa
     return dict(zip(distinct, palette, strict=False))
 
 
+def _label(name: Any) -> str:
+    """What a legend calls it: matplotlib leaves out labels that are empty or begin with _, unless something invisible
+    comes first."""
+    text = str(name)
+    return f"\u200b{text}" if not text or text.startswith("_") else text
+
+
 def axes_legend(ax: Axes, colours: Mapping[Any, Any], below: float) -> None:
     """Colour patches under one panel, `below` its height, for a row of maps that have colours of their own."""
-    patches = [Patch(facecolor=colour, label=str(name)) for name, colour in colours.items()]
+    patches = [Patch(facecolor=colour, label=_label(name)) for name, colour in colours.items()]
     ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -below), ncols=3, fontsize=9)
 
 
@@ -108,7 +115,7 @@ def band(
             continue
         means = {at: stats.mean(rows, level).asdict() for at, rows in groups[name].groupby(x)[y]}
         line = pd.DataFrame.from_dict(means, orient="index").replace([-np.inf, np.inf], np.nan)
-        ax.plot(line.index, line["value"], color=colour, marker=MARKERS[i % 10], markersize=5, label=str(name))
+        ax.plot(line.index, line["value"], color=colour, marker=MARKERS[i % 10], markersize=5, label=_label(name))
         ax.fill_between(line.index, line["low"], line["high"], color=colour, alpha=0.2, linewidth=0)
     if log:
         ax.set_xscale("log", base=2)
@@ -130,7 +137,7 @@ def bars(
             raise InputError(f"bars: {kind!r} has {len(ends)} intervals, expected one for each of {len(groups)} groups")
         x = np.arange(len(groups)) + (number - (len(bars) - 1) / 2) * width
         reach = np.where(np.isfinite(ends[:, [0, 2]]), ends[:, [0, 2]], 0.0).clip(min=0)
-        ax.bar(x, ends[:, 1], width, yerr=reach.T, error_kw={"elinewidth": 1}, color=colours[kind], label=str(kind))
+        ax.bar(x, ends[:, 1], width, yerr=reach.T, error_kw={"elinewidth": 1}, color=colours[kind], label=_label(kind))
     ax.set_xticks(range(len(groups)), groups)
     return ax
 

@@ -8,6 +8,7 @@ A script states QUESTION, defines `main(run: Run)`, and ends with
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -15,9 +16,10 @@ import numbers
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+import xml.parsers.expat
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import matplotlib as mpl
@@ -25,21 +27,26 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
+from matplotlib import cbook
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
+from matplotlib.text import Text
 
 from toysup import plots
-from toysup.checks import InputError, check_whole
+from toysup.checks import InputError, check_text, check_whole
 from toysup.ensemble import resolve_device
 from toysup.stats import Interval, Verdict
 from toysup.store import versions
+from toysup.whole import write_whole
 
-__all__ = ["Mode", "Run", "check_form", "experiment", "write"]
+__all__ = ["Mode", "Run", "check_form", "experiment", "say", "write"]
 
 Mode = Literal["smoke", "quick", "default", "full"]
 MODES: tuple[str, ...] = get_args(Mode)
 SCRATCH = ("smoke", "quick")  # modes whose pictures are for looking at, not for committing
 
 KINDS = ("json", "png", "svg")
+LONGEST = 1000  # characters of one text in a figure: ten lines that fill its width, and 2 s to draw
 
 Choice = TypeVar("Choice")
 ABSENT: Any = object()
@@ -127,8 +134,10 @@ def experiment(main: Callable[[Run], None], argv: list[str] | None = None) -> di
 
 def _prepare(path: Path, question: Any, options: Options) -> Run:
     """Check everything that can be checked before training."""
-    if not isinstance(question, str) or not question:
+    check_name(path.stem)
+    if not isinstance(question, str) or not question.strip():
         raise InputError(f"expected QUESTION = '...' in {path.name}, got {question!r}")
+    check_text(path.name, "QUESTION", question)
     asked = [mode for mode in ("smoke", "quick", "full") if getattr(options, mode)]
     if len(asked) > 1:
         raise InputError(f"expected at most one of --smoke, --quick and --full, got --{' --'.join(asked)}")
@@ -136,8 +145,11 @@ def _prepare(path: Path, question: Any, options: Options) -> Run:
     if options.workers is not None:
         check_whole("command line", "--workers", options.workers)
     root = path.parent.parent if path.parent.name == "experiments" else path.parent
-    results = (options.results or root / "results").expanduser()
-    figures = (options.figures or (results / "figures" if mode in SCRATCH else root / "figures")).expanduser()
+    try:
+        results = (options.results or root / "results").expanduser()
+        figures = (options.figures or (results / "figures" if mode in SCRATCH else root / "figures")).expanduser()
+    except RuntimeError:
+        raise InputError("--results, --figures: there is no home folder to put in place of ~") from None
     if mode in SCRATCH:
         _spare(figures, path.stem, mode)
     for flag, folder in (("--results", results), ("--figures", figures)):
@@ -178,10 +190,12 @@ def write(
 ) -> dict[str, Any]:
     """Write NAME.png, NAME.svg and NAME.json into `run.figures`, print them as a table, and return the document.
 
-    The files are written beside their places and then moved there, so that an interrupted run leaves whole files. The
-    same figure gives the same bytes.
+    Everything is drawn before anything is written, and an interrupted run leaves whole files (`write_whole`). The same
+    figure gives the same bytes.
 
     Args:
+        figure: its texts may hold what `check_text` allows, math between two $ as matplotlib has it, and at most
+            1,000 characters each.
         statistics: name -> interval; a number that is not finite (undefined, unbounded) becomes null.
         verdict: hypothesis -> "supported", "rejected" or "undecided" (`stats.decide`).
         controls: name -> anything JSON can hold; intervals and arrays are converted.
@@ -191,7 +205,8 @@ def write(
             training; the time since the script started unless given.
 
     Raises:
-        InputError: the document does not fit the form (`check_form`); then nothing is written.
+        InputError: the document does not fit the form (`check_form`), the figure holds a text that cannot be drawn, or
+            the files cannot be written; then what was there stays.
     """
     document = _plain(
         {
@@ -210,21 +225,51 @@ def write(
     )
     check_form(document)
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    beside = {kind: run.figures / f".{run.name}.{os.getpid()}.{kind}" for kind in KINDS}
-    try:
-        with mpl.rc_context({"svg.hashsalt": run.name}):
-            figure.savefig(beside["png"], dpi=150)
-            figure.savefig(beside["svg"], dpi=150, metadata={"Date": None})
-        beside["json"].write_text(text, encoding="utf-8")
-        for kind, file in beside.items():  # JSON first: it says whose pictures may be replaced
-            os.replace(file, run.figures / f"{run.name}.{kind}")
-    finally:
-        for file in beside.values():
-            file.unlink(missing_ok=True)
+    written = {"json": text.encode(), **_drawn(figure, run.name)}  # JSON first: it says whose pictures may be replaced
+    write_whole({run.figures / f"{run.name}.{kind}": content for kind, content in written.items()})
     run.written.append(document)
-    print(_table(document))
-    print(f"{run.figures / run.name}.png, .svg, .json")
+    say(_table(document))
+    say(f"{run.figures / run.name}.png, .svg, .json")
     return document
+
+
+def say(text: str) -> None:
+    """Print, with escapes for what the encoding of standard output doesn't have."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # None: no output, or one kept in memory
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _drawn(figure: Figure, name: str) -> dict[str, bytes]:
+    """The figure as PNG and SVG."""
+    _check_texts(figure)
+    held = {kind: io.BytesIO() for kind in ("png", "svg")}
+    try:
+        with mpl.rc_context({"svg.hashsalt": name}):
+            figure.savefig(held["png"], format="png", dpi=150)
+            figure.savefig(held["svg"], format="svg", dpi=150, metadata={"Date": None})
+    except (TypeError, ValueError):  # what matplotlib says to a text that it can't draw
+        _check_texts(figure, math=True)
+        raise
+    _check_texts(figure)  # ticks know theirs by now
+    drawn = {kind: file.getvalue() for kind, file in held.items()}
+    try:
+        xml.parsers.expat.ParserCreate().Parse(drawn["svg"], True)
+    except xml.parsers.expat.ExpatError as error:  # an artist's gid or url
+        raise InputError(f"figure: expected names of artists that XML can hold ({error})") from None
+    return drawn
+
+
+def _check_texts(figure: Figure, math: bool = False) -> None:
+    for artist in figure.findobj(Text):
+        text = artist.get_text()
+        check_text("figure", "a label", text)
+        if len(text) > LONGEST:
+            raise InputError(f"figure: expected labels of at most {LONGEST} characters, got {len(text)}: {text!r:.60}")
+        if math and artist.get_parse_math() and cbook.is_math_text(text):
+            try:
+                MathTextParser("path").parse(text)
+            except ValueError:
+                raise InputError(f"figure: matplotlib cannot draw the math in {text!r:.80}") from None
 
 
 def _table(document: dict[str, Any]) -> str:
@@ -244,7 +289,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Interval):
         value = value.asdict()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        plain = {str(key): _plain(item) for key, item in value.items()}
+        if len(plain) < len(value):
+            raise InputError(f"report: expected keys that differ as text, got {list(value)!r:.80}")
+        return plain
     if isinstance(value, np.ndarray | np.generic | torch.Tensor | pd.Series):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -253,7 +301,8 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
         return value
-    raise InputError(f"report: expected numbers, text, lists and mappings, got {type(value).__name__}: {value!r:.60}")
+    got = " ".join(repr(value).split())[:60]
+    raise InputError(f"report: expected numbers, text, lists and mappings, got {type(value).__name__}: {got}")
 
 
 FORM: dict[str, type] = {
@@ -271,18 +320,40 @@ FORM: dict[str, type] = {
 }
 
 
+def check_name(name: Any) -> None:
+    """Refuse the name of an experiment that is no name of a file: its files would be written elsewhere."""
+    check_text("report", "an experiment's name", name)
+    if name != PureWindowsPath(name).name or not name.strip() or name.startswith("."):
+        raise InputError(f"report: expected an experiment's name without /, \\ and a leading dot, got {name!r:.80}")
+
+
+def _texts(value: Any) -> Iterator[Any]:
+    """All keys and texts, at any depth."""
+    if isinstance(value, Mapping):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
 def check_form(document: Mapping[str, Any]) -> None:
     """Refuse a document that is not of the form every experiment writes.
 
-    Exactly the keys of FORM, none empty: at least one statistic, verdict and control. A statistic is {value, low, high}
-    with low <= value <= high to a relative 1e-9 (rounding), null where undefined or unbounded.
+    Exactly the keys of FORM, none empty: at least one statistic, verdict and control, each with a name. A statistic is
+    {value, low, high} with low <= value <= high to a relative 1e-9 (rounding), null where undefined or unbounded. Text
+    is what `check_text` allows.
     """
 
     def refuse(where: str, expected: str, got: Any) -> None:
-        raise InputError(f"report: {where} must be {expected}, got {got!r:.80}")
+        raise InputError(f"report: {where} must be {expected}, got {' '.join(repr(got).split())[:80]}")
 
-    if not isinstance(document, Mapping) or set(document) != set(FORM):
-        refuse("the document", f"a mapping with the keys {', '.join(FORM)}", sorted(document))
+    if not isinstance(document, Mapping):
+        refuse("the document", "a mapping", document)
+    if set(document) != set(FORM):
+        refuse("the document", f"a mapping with the keys {', '.join(FORM)}", [*document])
     for key, kind in FORM.items():
         value = document[key]
         if kind in (int, float):
@@ -291,6 +362,12 @@ def check_form(document: Mapping[str, Any]) -> None:
                 refuse(key, "a number >= 0" if kind is numbers.Real else "a whole number >= 0", value)
         elif not isinstance(value, kind) or not value:
             refuse(key, f"a filled {kind.__name__}", value)
+    check_name(document["experiment"])
+    for text in _texts(document):
+        check_text("report", "a name or text", text)
+    for key in ("statistics", "verdict", "controls"):
+        if not all(map(str.strip, document[key])):
+            refuse(key, "named by filled text", list(document[key]))
     if document["mode"] not in MODES:
         refuse("mode", f"one of {', '.join(MODES)}", document["mode"])
     for name, statistic in document["statistics"].items():

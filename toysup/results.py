@@ -14,13 +14,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from toysup.checks import InputError
+from toysup.checks import InputError, check_folder, check_measures, whole_numbers
 from toysup.ensemble import (
     Stack,
     Trained,
     code_of,
     concatenated,
     initial_values,
+    measured_at_once,
     split,
     step_key,
     task_constants,
@@ -31,6 +32,7 @@ from toysup.identity import identity
 from toysup.safely import under_usual_defaults
 from toysup.setting import describe, rebuild
 from toysup.store import Store, digest_of, measure_key
+from toysup.trust import named
 
 __all__ = [
     "Cut",
@@ -118,6 +120,38 @@ def _first_failure(rows: np.ndarray, trained: Trained, measure: Measure, error: 
     return f"rows {rows[0]} to {rows[-1]}", error
 
 
+def all_measured(
+    trained: Trained, measures: Sequence[Measure], kept: str = ""
+) -> Iterator[tuple[Measure, pd.DataFrame]]:
+    """What measures find, a few instances at a time, so that what they draw and compute stays small.
+
+    One that fails does so after all others are there: InputError, with its name and the row.
+    """
+    frames: dict[Measure, list[pd.DataFrame]] = {measure: [] for measure in measures}
+    failed: InputError | None = None
+    for part in tiles(trained):
+        for measure in list(frames):
+            try:
+                frames[measure].append(measured(part.rows, part, measure, kept))
+            except InputError as error:
+                failed = failed or error
+                del frames[measure]
+    for measure, found in frames.items():
+        yield measure, pd.concat(found, ignore_index=True) if len(found) > 1 else found[0]
+    if failed:
+        raise failed
+
+
+def tiles(trained: Trained) -> Iterator[Trained]:
+    """A stack in parts that measures go through one after another."""
+    size = measured_at_once(trained.setting)
+    if len(trained) <= size:
+        yield trained
+        return
+    for start in range(0, len(trained), size):
+        yield trained.take(range(start, min(len(trained), start + size)))
+
+
 def of_rows(trained: Trained, rows: np.ndarray) -> Trained:
     object.__setattr__(trained, "rows", rows)  # just made, nobody else has it
     return trained
@@ -153,9 +187,10 @@ class Results:
     """A sweep's answers: `table` (a row per instance), `features` (a row per instance and feature) and the networks."""
 
     def __init__(
-        self, store: Store, grid: Grid, jobs: list[Job], keys: Mapping[str, str], temporary: Any = None
+        self, store: Store, grid: Grid, jobs: list[Job], keys: Mapping[str, str], account: Any, temporary: Any = None
     ) -> None:
         self.store, self.grid, self.jobs, self.keys, self.temporary = store, grid, jobs, dict(keys), temporary
+        self.account = account  # what the folder is identified by
 
     def __len__(self) -> int:
         """Instances."""
@@ -168,26 +203,28 @@ class Results:
 
     def still_told(self, measures: Sequence[Measure], code: Callable[..., str]) -> bool:
         """Whether code does what it did when the folder was opened."""
-        kept = self.store.config()["identity"]
+        kept = self.account
         account = {"setting": describe(self.grid.setting, code=code), "axes": describe(self.grid.axes, code=code)}
         keys = [key_of(measure, code) for measure in measures]
         same = all(digest_of(kept[name]) == digest_of(found) for name, found in account.items())
         return same and keys == list(self.keys.values())
 
+    def verify(self, *, whole: bool = True) -> None:
+        """Check files against their checksums, their folder and the rows they belong to: tables, and all weights if
+        `whole`. InputError naming the first that is damaged, with what to do."""
+        self.store.verify({job.chunk: job.rows for job in self.jobs}, self.keys.values(), whole)
+
     def _gather(self, vectors: bool) -> pd.DataFrame:
         parts = []
         for job in self.jobs:
-            frames = [self.store.table(job.chunk, f"{key}.parquet") for key in self.keys.values()]
+            frames = [self.store.table(job.chunk, f"{key}.parquet", rows=job.rows) for key in self.keys.values()]
             frames = [frame for frame in frames if ("feature" in frame) == vectors]
             if vectors:
                 if frames:
                     frames = [frame.set_index(["row", "feature"]) for frame in frames]
                     parts.append(pd.concat(frames, axis=1).reset_index())
                 continue
-            trained = self.store.table(job.chunk)
-            for frame in [trained, *frames]:
-                if not np.array_equal(frame["row"], job.rows):
-                    raise InputError(f"results: {self.path} holds other rows than chunk {job.chunk} has; move it away")
+            trained = self.store.table(job.chunk, rows=job.rows)
             frames = [frame.drop(columns="row") for frame in frames]
             parts.append(pd.concat([trained[["row"]], *frames, trained.drop(columns="row")], axis=1))
         if not parts:
@@ -221,7 +258,7 @@ class Results:
     def part(self, job: Job) -> Trained:
         """One chunk as it was after training."""
         stack = job.stack.take(range(len(job.rows)))
-        tensors = self.store.weights(job.chunk)
+        tensors = self.store.weights(job.chunk, rows=job.rows)
         snapshots: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("snapshots."):
@@ -257,13 +294,13 @@ class Results:
             yield self.part(job)
 
     @under_usual_defaults
-    def trained(self, *, rows: Sequence[int] | None = None) -> Trained:
+    def trained(self, rows: Sequence[int] | None = None) -> Trained:
         """The networks as they were after training, all of them or those of some rows, in the order of the rows given.
 
         InputError where they are of several shapes, which are not one stack: go through the parts then
         (`for part in results`), or give rows of one shape.
         """
-        wanted = list(range(len(self.grid))) if rows is None else list(rows)
+        wanted = list(range(len(self.grid))) if rows is None else whole_numbers("results", "rows", rows)
         if not wanted:
             raise InputError("results: rows must be at least one, got none")
         if rows is None:
@@ -290,15 +327,16 @@ class Results:
 
         A table as in `table` or, for a vector, as in `features`.
         """
-        parts = []
+        (measure,), parts = check_measures("results.measure", [measure]), []
         for trained in self:
-            parts.append(measured(trained.rows, trained if snapshot is None else trained.at(snapshot), measure))
+            chosen = trained if snapshot is None else trained.at(snapshot)
+            parts += [table for _, table in all_measured(chosen, [measure])]
         return self.grid.table.merge(pd.concat(parts, ignore_index=True), on="row")
 
     def parameters(self, name: str) -> np.ndarray:
         """One parameter of every instance, (row, ...), where all have it in one shape (InputError otherwise)."""
         whole = f"parameters.{name}"
-        found = [self.store.weights(job.chunk, [whole]).get(whole) for job in self.jobs]
+        found = [self.store.weights(job.chunk, [whole], job.rows).get(whole) for job in self.jobs]
         arrays = [tensor.numpy() for tensor in found if tensor is not None]
         if len(arrays) < len(found) or len({array.shape[1:] for array in arrays}) > 1:
             raise InputError(f"results: no parameter {name!r} that all instances have in one shape")
@@ -313,39 +351,53 @@ class Results:
     def history(self, row: int) -> np.ndarray:
         """Training loss of one row, averaged over equal stretches of training."""
         job, at = self._find(row)
-        return self.store.weights(job.chunk, ["history"])["history"][at].numpy()
+        return self.store.weights(job.chunk, ["history"], job.rows)["history"][at].numpy()
 
 
 @under_usual_defaults
-def load(path: Path | str) -> Results:
+def load(path: Path | str, *, trust: bool = False, classes: Sequence[Any] = (), verify: bool = False) -> Results:
     """A finished sweep from its folder, with every measure that was asked for under its name last.
+
+    Only this package's own classes, and functions of torch that act entry by entry, are made from what the folder says;
+    others are handed over by `classes`, or all are imported with `trust`, which lets whoever made the folder run code
+    here.
+
+    Tables are checked against their checksums now, weights when they are read; up to a quarter of a GiB of them, or as
+    much spread over more, are checked now as well, all of them with `verify`.
 
     InputError where it is unfinished, damaged or needs classes that are not at hand. Where the code of its features,
     task or model does something else by now, a warning says so: tables are as they were, networks and further measures
     would be the new code's.
     """
+    check_folder("load", "path", path)
     store = Store(Path(path).expanduser())
     account, arrays = store.identity(), store.arrays()
     changed: set[str] = set()
-    grid = Grid(rebuild(account["setting"], arrays, changed), rebuild(account["axes"], arrays, changed))
-    jobs = jobs_of(grid, torch.device(account["device"]), account["cut"])
+    found = named(trust, classes)
+    try:
+        setting, axes = (rebuild(account[part], arrays, found, changed) for part in ("setting", "axes"))
+        device, cut, code = torch.device(account["device"]), account["cut"], account["code"]
+    except (KeyError, TypeError, RuntimeError):
+        raise InputError(f"load: {store.path / 'config.json'} is not of a sweep") from None
+    grid = Grid(setting, axes)
+    jobs = jobs_of(grid, device, cut)
     missing = {job.chunk for job in jobs} - store.trained()
     if missing:
         raise InputError(f"results: {path} lacks {len(missing)} of {len(jobs)} chunks; rerun its sweep to finish it")
-    if any(not np.array_equal(store.table(job.chunk, columns=["row"])["row"], job.rows) for job in jobs):
-        raise InputError(f"results: {path} was cut into other chunks, by another version; rerun its sweep")
-    keys = store.measures()
+    keys = store.measures(expected=True)
     for name, key in keys.items():
         missing = {job.chunk for job in jobs} - store.measured(key)
         if missing:
             said = f"results: {path} lacks measure {name} of {len(missing)} of {len(jobs)} chunks"
             raise InputError(f"{said}; rerun its sweep to finish it")
+    results = Results(store, grid, jobs, keys, account)
+    results.verify(whole=verify)
     try:
-        same = trainer_of(grid, account["cut"]) == account["code"]
+        same = trainer_of(grid, cut) == code
     except StopIteration:  # no kernel fits any more
         same = False
     changed |= set() if same else {"the code that trains"}
     if changed:
         said = f"results: {', '.join(sorted(changed))} changed since {path} was made: its tables are as they were, but "
         warnings.warn(said + "its networks and further measures would be those of the new code", stacklevel=2)
-    return Results(store, grid, jobs, keys)
+    return results

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -26,7 +25,6 @@ from toysup.checks import (
     check_choice,
     check_interval,
     check_kind,
-    check_unnamed,
     check_whole,
     concrete,
     in_line,
@@ -35,6 +33,7 @@ from toysup.features import Features
 from toysup.identity import identity, importable_name
 from toysup.safely import building
 from toysup.tasks import Task
+from toysup.trust import Named
 
 __all__ = [
     "Adam",
@@ -62,7 +61,8 @@ class Model:
         if not callable(build) or isinstance(build, nn.Module):
             raise InputError(f"Model: build must be a module's class such as TiedAutoencoder, got {in_line(build)}")
         self.build, self.arguments = build, arguments
-        check_unnamed(f"Model: {self.name}", unnamed, "Model(build, width=2)")
+        if unnamed:
+            raise InputError(f"Model: arguments of {self.name} must be named (width=2), got {in_line(unnamed[0])}")
         try:
             signature = inspect.signature(build)
             signature.bind_partial(1, 1)
@@ -356,17 +356,12 @@ def describe(value: Any, arrays: dict[str, np.ndarray] | None = None, code: Call
     return told(value)
 
 
-def rebuild(account: Any, arrays: Mapping[str, np.ndarray], changed: set[str] | None = None) -> Any:
-    """What `describe` gave an account of, of the classes and functions that have the same names now.
+def rebuild(account: Any, arrays: Mapping[str, np.ndarray], found: Named, changed: set[str] | None = None) -> Any:
+    """What `describe` gave an account of, of the classes and functions that `found` gives for their names now.
 
-    Those that do something else by now are named in `changed`. InputError where one can no longer be imported.
+    Those that do something else by now are named in `changed`. InputError where one may not be used or imported, or
+    where the account is of nothing that can be made.
     """
-
-    def imported(account: Mapping[str, Any], key: str) -> Any:
-        found = _import(account[key])
-        if changed is not None and identity(found) != account.get("code"):
-            changed.add(account[key].rpartition(":")[2])
-        return found
 
     def made(account: Any) -> Any:
         if isinstance(account, list):
@@ -380,27 +375,37 @@ def rebuild(account: Any, arrays: Mapping[str, np.ndarray], changed: set[str] | 
         if "mapping" in account:
             return {_hashable(made(k)): made(v) for k, v in account["mapping"]}
         if "method" in account:
-            return getattr(made(account["of"]), account["method"])
-        if "object" in account:
-            return imported(account, "object")
-        if "model" in account:
-            arguments = {k: made(v) for k, v in account["arguments"].items()}
-            return Model(imported(account, "model"), **arguments)
-        return imported(account, "type")(**{k: made(v) for k, v in account["fields"].items()})
+            return _method(made(account["of"]), account["method"])
+        place = next(name for name in ("object", "model", "type") if name in account)
+        thing = found(account[place], place)
+        if changed is not None and identity(thing) != account.get("code"):
+            changed.add(account[place].rpartition(":")[2])
+        if place == "object":
+            return thing
+        own = {k: made(v) for k, v in account["arguments" if place == "model" else "fields"].items()}
+        return Model(thing, **own) if place == "model" else thing(**own)
 
-    return made(account)
+    try:
+        return made(account)
+    except InputError:
+        raise
+    except (KeyError, StopIteration, TypeError, ValueError, AttributeError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"load: config.json is of nothing that can be made: {type(error).__name__} {said}") from None
+
+
+def _method(owner: Any, name: str) -> Any:
+    """A method of a dataclass, by name. InputError for anything else."""
+    if (
+        not dataclasses.is_dataclass(owner)
+        or name.startswith("_")
+        or not inspect.isfunction(getattr(type(owner), name, None))
+    ):
+        raise InputError(
+            f"load: config.json names {name!r} of {type(owner).__name__}, which is no method of a dataclass"
+        )
+    return getattr(owner, name)
 
 
 def _hashable(key: Any) -> Any:
     return tuple(key) if isinstance(key, list) else key
-
-
-def _import(name: str) -> Any:
-    module, _, path = name.partition(":")
-    try:
-        found = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError):
-        raise InputError(f"cannot import {path} from {module}: run where it is defined") from None
-    return found

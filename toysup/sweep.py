@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sys
 import tempfile
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,17 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from toysup.checks import InputError, check_whole
+from toysup.checks import (
+    InputError,
+    check_flag,
+    check_folder,
+    check_kind,
+    check_measures,
+    check_name,
+    check_whole,
+    in_line,
+    whole_numbers,
+)
 from toysup.ensemble import (
     Engine,
     check_snapshots,
@@ -33,11 +46,23 @@ from toysup.ensemble import (
 from toysup.grid import RESERVED, Grid
 from toysup.identity import Once
 from toysup.measure import held_out_loss, recovered, unseen
-from toysup.results import Cut, Job, Measure, Results, jobs_of, key_of, load, measured, of_rows, tensors_of, trainer_of
+from toysup.results import (
+    Cut,
+    Job,
+    Measure,
+    Results,
+    all_measured,
+    jobs_of,
+    key_of,
+    load,
+    of_rows,
+    tensors_of,
+    trainer_of,
+)
 from toysup.safely import under_usual_defaults
 from toysup.setting import describe
 from toysup.store import Store
-from toysup.workers import Tell, in_parallel, usable_workers
+from toysup.workers import Tell, in_parallel, interruptible, usable_workers
 
 __all__ = ["Grid", "Results", "load", "sweep"]
 
@@ -72,20 +97,66 @@ def _queues(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
     return sorted(queues, key=lambda queue: -sum(job.work() for job in queue))
 
 
+class _Keeper:
+    """Keeps how far the training of a chunk has come, now and then: as much is lost where it is stopped."""
+
+    EVERY, SHARE = 5.0, 0.01  # seconds between two times; at most this share of the time goes into it
+
+    def __init__(self, store: Store, job: Job) -> None:
+        self.store, self.job, self.last, self.pause = store, job, time.monotonic(), self.EVERY
+
+    def __call__(self, state: Callable[[], dict[str, torch.Tensor]]) -> None:
+        started = time.monotonic()
+        if started - self.last < self.pause:
+            return
+        self.store.write_part(self.job.chunk, self.job.rows, state())
+        self.last = time.monotonic()
+        self.pause = max(self.EVERY, (self.last - started) / self.SHARE)
+
+
 def _perform(
     job: Job,
     results: Results,
     measures: Sequence[Measure],
     device: torch.device,
     snapshots: Sequence[int],
-    trained_already: bool,
-    on_progress: Callable[[int, float], None],
+    tell: Callable[[float, float], None],
+) -> bool:
+    """Train one chunk, unless it is trained by now, and keep it; then measure what is not measured yet.
+
+    False where another process is at it.
+    """
+    if results.temporary:
+        _train_and_measure(job, results, measures, device, snapshots, tell)
+        return True
+    claim = results.store.claim(job.chunk)
+    if not claim.taken():
+        return False
+    try:
+        _train_and_measure(job, results, measures, device, snapshots, tell)
+    finally:
+        claim.given_back()
+    return True
+
+
+def _train_and_measure(
+    job: Job,
+    results: Results,
+    measures: Sequence[Measure],
+    device: torch.device,
+    snapshots: Sequence[int],
+    tell: Callable[[float, float], None],
 ) -> None:
-    """Train one chunk, unless it is trained already, and keep it; then measure what is not measured yet."""
-    store = results.store
-    if trained_already:
-        trained = results.part(job)
-    else:
+    store, steps, told = results.store, len(job.stack) * job.stack.setting.steps, 0.0
+
+    def on_progress(done: float, loss: float) -> None:
+        nonlocal told
+        told += done
+        tell(done, loss)
+
+    trained = None
+    if not store.is_trained(job.chunk):
+        temporary = results.temporary is not None
         trained = train_chunk(
             job.stack,
             device=device,
@@ -93,14 +164,20 @@ def _perform(
             engine=job.engine,
             snapshots=snapshots,
             on_progress=on_progress,
-        ).take(range(len(job.rows)))
-        trained = of_rows(trained, job.rows)
+            keep=None if temporary else _Keeper(store, job),
+            resume=None if temporary else store.part(job.chunk, job.rows),
+        )
+        trained = of_rows(trained.take(range(len(job.rows))), job.rows)
         table = {"row": job.rows, "train_loss": trained.history[:, -1].numpy()}
         table |= {"diverged_step": trained.diverged_step.numpy(), "engine": trained.engine}
         store.write(job.chunk, pd.DataFrame(table), tensors_of(trained))
-    kept = "" if results.temporary else f"; the trained networks are kept in {store.path}"
-    for measure in measures:
-        store.write_measure(job.chunk, results.keys[measure.__name__], measured(job.rows, trained, measure, kept))
+    tell(steps - told, np.nan)  # what another process did, or an earlier run
+    wanted = [measure for measure in measures if not store.is_measured(job.chunk, results.keys[measure.__name__])]
+    if wanted:
+        kept = "" if results.temporary else f"; the trained networks are kept in {store.path}"
+        trained = trained or results.part(job)
+        for measure, table in all_measured(trained, wanted, kept):
+            store.write_measure(job.chunk, results.keys[measure.__name__], table)
 
 
 class _Temporary:
@@ -124,6 +201,7 @@ def sweep(
     workers: int | None = None,
     snapshots: Sequence[int] = (),
     progress: bool | None = None,
+    durable: bool = True,
 ) -> Any:
     """Train and measure every instance of the grid; networks already trained in `results` are not trained again, and
     measures that are new or changed are computed from their weights.
@@ -135,40 +213,88 @@ def sweep(
     engine: "auto" trains each shape by a fused kernel where one fits, else by the general path; either can be forced.
     compile: for the general path; None decides by the amount of work in each shape. snapshots: steps after which
     weights are kept as well.
-    progress: True or False for the bar; None shows it on a terminal only.
+    progress: True or False for the bar; None shows it on a terminal only. durable: whether finished chunks are brought
+    to the disk at once, so that they outlive a power failure.
+
+    What is done is kept as it is done, training also while it goes on: a sweep that is stopped (Ctrl-C, SIGTERM, a
+    crash) and started again loses some seconds. Several processes, on one machine or on several that share the folder,
+    share the work.
 
     Raises InputError before training for an unknown device or measure, for code that cannot be told apart from other
     code (so that its results could not be recognised), and for a results folder that is damaged or was made by another
     config; and after training where a measure fails, with its name and the row, the networks being kept.
     """
+    measures = check_measures("sweep", measures)
     if isinstance(grid, Grid):
         options = {"device": device, "engine": engine, "compile": compile, "workers": workers, "snapshots": snapshots}
-        return sweep({name: grid}, measures, results=results, progress=progress, **options)[name]
+        return sweep({name: grid}, measures, results=results, progress=progress, durable=durable, **options)[name]
+    if not isinstance(grid, Mapping) or not grid:
+        raise InputError(f"sweep: expected a Grid, or Grids by name, got {in_line(grid)}")
+    for given, one in grid.items():
+        check_name("sweep", "name", given)
+        check_kind("sweep", f"grid {given!r}", one, Grid)
     device = resolve_device(device)
     if workers is not None:
         check_whole("sweep", "workers", workers)
-    if compile is not None and not isinstance(compile, bool):
-        raise InputError(f"sweep: compile must be True, False or None, got {compile!r}")
-    for step in snapshots:
-        check_whole("sweep", "snapshots", step, 0)
-    snapshots = sorted({int(step) for step in snapshots})
+    for name, flag in {"compile": compile, "progress": progress, "durable": durable}.items():
+        if flag is not None or name == "durable":
+            check_flag("sweep", name, flag)
+    if results is not None:
+        check_folder("sweep", "results", results)
+    snapshots = sorted(set(whole_numbers("sweep", "snapshots", snapshots)))
     code = Once(None if results is not None else "untold")  # nobody will look for what is kept nowhere
-    answers = {
-        name: _open(one, measures, results, name, device, engine, compile, snapshots, code)
-        for name, one in grid.items()
-    }
+    answers: dict[str, Results] = {}
+    with interruptible(partial(_said, answers, results is not None)):
+        for name, one in grid.items():
+            options = (measures, results, name, device, engine, compile, snapshots, code, durable)
+            answers[name] = _open(one, *options)
+        _work_off(answers, measures, device, workers, snapshots, progress)
+    afterwards = Once()
+    for name, answer in answers.items():
+        if results is not None and not answer.still_told(measures, afterwards):
+            said = f"{name}: its code changed as it ran (a counter, or a cache among its globals?), so "
+            warnings.warn(said + "that its results will not be found again", stacklevel=2)
+        diverged = int((answer.table["diverged_step"] >= 0).sum())
+        if diverged:
+            said = f"{name}: {diverged} of {len(answer.grid)} instances diverged and were frozen (diverged_step)"
+            warnings.warn(said, stacklevel=2)
+    return answers
 
+
+def _said(answers: Mapping[str, Results], kept: bool) -> str:
+    """What to say where a sweep is stopped."""
+    if not kept:
+        return "toysup: stopped; nothing is kept, since no results folder was given"
+    if not answers:
+        return "toysup: stopped before anything was trained"
+    done = [len(job.rows) for answer in answers.values() for job in answer.jobs if answer.store.is_trained(job.chunk)]
+    total = sum(len(answer.grid) for answer in answers.values())
+    place = next(iter(answers.values())).path.parent
+    return (
+        f"toysup: stopped; {sum(done):,} of {total:,} instances are trained and kept in {place}, those in work as "
+        "far as they were; run the same again to go on"
+    )
+
+
+def _work_off(
+    answers: Mapping[str, Results],
+    measures: Sequence[Measure],
+    device: torch.device,
+    workers: int | None,
+    snapshots: Sequence[int],
+    progress: bool | None,
+) -> None:
+    """Train and measure what is not yet, and count the seconds that takes, also where it is stopped."""
     todo: list[tuple[Job, Results]] = []
     new: set[int] = set()  # ids of the jobs that are to be trained
-    lacking: dict[int, list[Measure]] = {}  # what is to be measured of each job
     for answer in answers.values():
+        answer.verify(whole=False)
         done = answer.store.trained()
-        there = {measure: answer.store.measured(answer.keys[measure.__name__]) & done for measure in measures}
+        there = [answer.store.measured(key) for key in answer.keys.values()]
         for job in answer.jobs:
-            lacking[id(job)] = [measure for measure in measures if job.chunk not in there[measure]]
             if job.chunk not in done:
                 new.add(id(job))
-            if job.chunk not in done or lacking[id(job)]:
+            if job.chunk not in done or not all(job.chunk in chunks for chunks in there):
                 todo.append((job, answer))
     of = {id(job): answer for job, answer in todo}
     jobs = [job for job, _ in todo]
@@ -182,35 +308,28 @@ def sweep(
     enough = workers is not None or amount >= WORTH_FORKING
     count = usable_workers(workers) if enough and device.type == "cpu" else 1
 
-    def piece(job: Job) -> Callable[[Tell], None]:
-        answer = of[id(job)]
-        return lambda tell: _perform(job, answer, lacking[id(job)], device, snapshots, id(job) not in new, tell)
+    def piece(job: Job) -> Callable[[Tell], bool]:
+        return partial(_perform, job, of[id(job)], measures, device, snapshots)
 
-    steps = sum(len(job.stack) * job.stack.setting.steps for job in training)
-    title = f"{', '.join(grid)}: {sum(map(len, grid.values())):,} instances"
-    with tqdm(
-        total=steps, unit="step", unit_scale=True, desc=title, disable=None if progress is None else not progress
-    ) as bar:
+    steps = sum(len(job.stack) * job.stack.setting.steps for job in jobs)
+    title = f"{', '.join(answers)}: {sum(len(answer.grid) for answer in answers.values()):,} instances"
+    silent = sys.stderr is None or (None if progress is None else not progress)
+    with tqdm(total=steps, unit="step", unit_scale=True, desc=title, disable=silent) as bar:
 
         def tell(done: float, loss: float) -> None:
-            bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
+            if np.isfinite(loss):
+                bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
             bar.update(done)
 
-        started = time.perf_counter()
-        in_parallel([[piece(job) for job in queue] for queue in _queues(jobs, count)], count, tell)
-    afterwards = Once()
-    elapsed, whole = time.perf_counter() - started, sum(job.work() for job in jobs)
-    for name, answer in answers.items():
-        mine = sum(job.work() for job in jobs if of[id(job)] is answer)
-        answer.store.seconds(elapsed * mine / whole if mine else 0.0)
-        if mine and results is not None and not answer.still_told(measures, afterwards):
-            said = f"{name}: its code changed as it ran (a counter, or a cache among its globals?), so "
-            warnings.warn(said + "that its results will not be found again", stacklevel=2)
-        diverged = int((answer.table["diverged_step"] >= 0).sum())
-        if diverged:
-            said = f"{name}: {diverged} of {len(answer.grid)} instances diverged and were frozen (diverged_step)"
-            warnings.warn(said, stacklevel=2)
-    return answers
+        started, whole = time.perf_counter(), sum(job.work() for job in jobs)
+        try:
+            in_parallel([[piece(job) for job in queue] for queue in _queues(jobs, count)], count, tell)
+        finally:
+            elapsed = time.perf_counter() - started
+            for answer in answers.values():
+                mine = sum(job.work() for job in jobs if of[id(job)] is answer)
+                with contextlib.suppress(InputError):  # whatever ends it is what to say
+                    answer.store.seconds(elapsed * mine / whole if mine else 0.0)
 
 
 def _open(
@@ -223,14 +342,10 @@ def _open(
     compile: bool | None,
     snapshots: list[int],
     code: Once,
+    durable: bool,
 ) -> Results:
     """Check everything that can be checked, and the folder with whatever it holds already."""
-    for measure in measures:
-        if not callable(measure) or not isinstance(getattr(measure, "__name__", None), str):
-            raise InputError(f"sweep: a measure must be a named function of a Trained, got {measure!r}")
     names = [measure.__name__ for measure in measures]
-    if len(set(names)) < len(names):
-        raise InputError(f"sweep: two measures are called {max(names, key=names.count)}")
     taken = {*grid.table.columns, *RESERVED}
     clash = [name for name in names if taken & {name, f"{name}_error"} or f"{name}_error" in names]
     if clash:
@@ -248,7 +363,8 @@ def _open(
         "code": trainer_of(grid, cut, code),
     }
     temporary = _Temporary() if results is None else None
-    store = Store.create(Path(temporary.path if temporary else results), name, account, arrays)
+    durable = durable and temporary is None
+    store = Store.create(Path(temporary.path if temporary else results), name, account, arrays, durable)
     keys = {measure.__name__: key_of(measure, code) for measure in measures}
     store.ask(keys)
-    return Results(store, grid, jobs_of(grid, device, cut), keys, temporary)
+    return Results(store, grid, jobs_of(grid, device, cut), keys, account, temporary)

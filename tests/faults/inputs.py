@@ -3,6 +3,7 @@
 Names are "<where>: <field> = <value>". All are cheap: what can be refused before training is refused there.
 """
 
+import functools
 import itertools
 import math
 import re
@@ -28,7 +29,7 @@ from toysup.sweep import sweep
 from toysup.tasks import And, Circuit, Identity, Memory, Reconstruction, SumOfSquares
 
 BAD = {}
-PENDING = {}  # refused once `sweep`, `train`, `load`, Results and Trained make the calls that stand beside each part
+PENDING = {}  # refused once `sweep`, `train`, Results and Trained make the calls that stand beside each
 
 nan, inf = math.nan, math.inf
 TEXT = ("0.1", "nan", "", b"1")
@@ -373,7 +374,7 @@ bad(
 )
 bad("best_rates: grid", lambda x: best_rates(x, [0.1, 0.2]), {}, None, Grid(setting()), {"a": None})
 
-# ------------------------------------------------------------------------------------------------------------- pending
+# ------------------------------------------------------------------------------------------- sweeps and their results
 
 
 def swept(**options):
@@ -381,49 +382,53 @@ def swept(**options):
     return sweep(grid, options.pop("measures", [held_out_loss]), **{"workers": 1, "progress": False, **options})
 
 
+@functools.cache
+def results():
+    """One small sweep for all that ask its results, made when the first does."""
+    return swept(grid=Grid(setting(), {"seed": [0, 1]}), snapshots=[0], engine="general", compile=False)
+
+
+def first():
+    return next(iter(results()))
+
+
+GRID = Grid(setting())
+bad("sweep: grid", lambda x: swept(grid=x), None, setting(), {}, [GRID], {"a": None}, {"a": setting()}, "g")
+bad("sweep: name", lambda x: swept(name=x), None, 5, "", "a\0b", "a/b", "..\\b", "a\nb", " ", "..", "n" * 300)
+bad("sweep: name", lambda x: swept(grid={x: GRID}), 7, "b/c")
+bad("sweep: measures", lambda x: swept(measures=x), recovered, None, "recovered", 3, {"a": recovered})
+bad("sweep: measure", lambda x: swept(measures=x), [None], ["recovered"], [recovered, recovered])
+bad("sweep: results", lambda x: swept(results=x), 5, b"x", "", "a\0b", "~nosuchuser/x", True)
+bad("sweep: snapshots", lambda x: swept(snapshots=x), 3, "03", None, [1.7], ["a"], [nan], [-1], [True], [99])
+for field in ("progress", "compile", "durable"):
+    bad(f"sweep: {field}", lambda x, field=field: swept(**{field: x}), "yes", 1)
+bad("sweep: workers", lambda x: swept(workers=x), 0, -1, 1.5, "2", True)
+bad("sweep: device", lambda x: swept(device=x), "gpu", "meta", None, 5)
+bad("sweep: engine", lambda x: swept(engine=x), "fast", None, 3)
+bad("load: path", load, None, 5, b"x", "", "a\0b", "~nosuchuser/x")
+bad("results: row", lambda x: results().trained(x), -1, 99, "0", [-1], [0.0], [2], [])
+bad("results: measure", lambda x: results().measure(x), None, "recovered", [recovered])
+bad("results.model: row", lambda x: results().model(x), -1, 2, "0", 0.5, True, None)
+bad("results.history: row", lambda x: results().history(x), -1, 2, "0")
+bad("results: parameter", lambda x: results().parameters(x), "V", "", None, 3)
+bad("Trained: snapshots", lambda x: first().at(x), 3, -1)
+
+
+# ------------------------------------------------------------------------------------------------------------- pending
+
+
 def pending(field, build, *values):
     bad(field, build, *values, into=PENDING)
 
 
-# sweep: check_name("sweep", "name", name) before it is a key; measures, snapshots = check_sweep(grid, measures, ...)
-pending(
-    "sweep: grid", lambda x: swept(grid=x), None, setting(), {}, [Grid(setting())], {"a": None}, {"a": setting()}, "g"
-)
-pending("sweep: name", lambda x: swept(name=x), None, 5, "", "a\0b", "a/b", "..\\b", "a\nb", " ", ["a"])
-pending("sweep: name", lambda x: swept(grid={x: Grid(setting())}), 7, "b/c")
-pending("sweep: measures", lambda x: swept(measures=x), recovered, None, "recovered", 3, {"a": recovered})
-pending("sweep: measure", lambda x: swept(measures=x), [None], ["recovered"], [recovered, recovered])
-pending("sweep: results", lambda x: swept(results=x), 5, b"x", "", "a\0b", "~nosuchuser/x", True)
-pending("sweep: snapshots", lambda x: swept(snapshots=x), 3, "03", None, [1.7], ["a"], [nan], [-1], [True], [99])
-pending("sweep: progress", lambda x: swept(progress=x), "x", 1)
-pending("sweep: compile", lambda x: swept(compile=x), "yes", 1)
-pending("sweep: workers", lambda x: swept(workers=x), 0, -1, 1.5, "2", True)
-pending("sweep: device", lambda x: swept(device=x), "gpu", "meta", None, 5)
-# load: check_folder("load", "path", path)
-pending("load: path", load, None, 5, b"x", "", "a\0b")
-
-
-class Given:
-    """One small sweep for all that ask its results, made when the first does."""
-
-    kept = None
-
-    @classmethod
-    def results(cls):
-        cls.kept = cls.kept or swept(grid=Grid(setting(), {"seed": [0, 1]}), snapshots=[0])
-        return cls.kept
-
-
-# Results: trained(*unnamed, rows=None) with check_unnamed("results: trained", unnamed, "trained(rows=[0, 1])") and
-# listed("results", "rows", rows, "rows"); measure: check_measures("results", [measure]); _find: whole numbers only
-pending("results: trained", lambda x: Given.results().trained(x), -1, 99, [0])
-pending("results: row", lambda x: Given.results().trained(rows=x), 0, "0", [-1], [0.0], [2], [])
-pending("results: measure", lambda x: Given.results().measure(x), None, "recovered", [recovered])
-pending("results.model: row", lambda x: Given.results().model(x), -1, 2, "0", 0.5, True, None, [0], np.array([0, 1]))
-# Trained: check_whole("Trained", "instance", instance, 0, len(self) - 1) in model; ("Trained", "step", step, 0) in at
-pending("Trained: instance", lambda x: next(iter(Given.results())).model(x), -1, 2, "0", 0.5)
-pending("Trained: snapshots", lambda x: next(iter(Given.results())).at(x), 3)
-pending("Trained: step", lambda x: next(iter(Given.results())).at(x), -1, [0], "0")
+# sweep, where one grid is given: check_name("sweep", "name", name) before the name is a key
+pending("sweep: name", lambda x: swept(name=x), ["a"])
+# Results._find: isinstance(row, numbers.Integral) and not isinstance(row, bool)
+pending("results.model: row", lambda x: results().model(x), [0], np.array([0, 1]))
+# Trained.model: check_whole("Trained", "instance", instance, 0, len(self) - 1)
+# Trained.at: check_whole("Trained", "step", step, 0)
+pending("Trained: instance", lambda x: first().model(x), -1, 2, "0", 0.5)
+pending("Trained: step", lambda x: first().at(x), [0], "0")
 # train: snapshots = check_training(stack, compile=compile, threads=threads, snapshots=snapshots)
 pending("train: stack", train, None, setting())
 pending("train: snapshots", lambda x: train(Stack.of(setting(), [0]), snapshots=x), 3, [1.7], ["a"], [9], None)

@@ -20,7 +20,7 @@ from toysup.ensemble.known import (
     unfit_task,
     unfit_varying,
 )
-from toysup.ensemble.plan import Plan, scratch
+from toysup.ensemble.plan import Plan, resumed, scratch
 from toysup.ensemble.shallow import _per_feature, power_of
 from toysup.ensemble.stack import Stack, initial_values
 from toysup.kernels import listed as kernels
@@ -102,5 +102,6 @@ def losses(
     nothing: Any = np.zeros(0, np.int64), found, np.zeros((0, *theta.shape), theta.dtype), np.zeros(count, np.int64)
     seeds = np.ascontiguousarray(stack.data_seed, dtype=np.int64)
     memory = scratch(plan.floats, theta.dtype), scratch(plan.ints, np.int64)
-    plan.kernel(theta, plan.own, seeds, rates, np.zeros(batches), np.arange(batches + 1), *nothing, sizes, *memory)
+    edges, whole = np.arange(batches + 1), (0, batches, *resumed(theta[:0]))
+    plan.kernel(theta, plan.own, seeds, rates, np.zeros(batches), edges, *nothing, *whole, sizes, *memory)
     return torch.from_numpy(found)

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+
+Keep = Callable[[Callable[[], dict[str, Tensor]]], None]  # called often with a function that gives all of the state
+CARRY = 6  # numbers that a kernel hands on between two calls
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,11 @@ class Plan:
     floats: int  # scratch
     ints: int
     unpack: Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def resumed(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(moments, carry): where a kernel leaves what else it needs to go on, of as many instances as theta has."""
+    return np.zeros((len(theta), 2, theta.shape[1]), theta.dtype), np.zeros((len(theta), CARRY))
 
 
 def scratch(count: int, dtype: Any) -> np.ndarray:

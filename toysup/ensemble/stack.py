@@ -31,8 +31,11 @@ from toysup.safely import building, usual_defaults
 from toysup.setting import RATES, Setting, bind
 
 CACHE_BYTES = 4 << 20  # what one chunk's batch touches going forward; within 20% of the best at every shape measured
+EAGER = 1e8  # `work` that a core does in a second on the eager general path, about
 FUSED_GAIN = 30  # over the eager general path, about
 FUSED_BYTES = 32 << 20  # a fused chunk's batch as measures see it: training itself needs next to nothing
+FUSED_SECONDS = 5.0  # about, of a fused chunk on one core: workers, here and elsewhere, share a sweep by chunks
+MEASURE_BYTES = 4 << 20  # what a batch of the instances measured together touches
 WORTH_COMPILING = (
     3e8  # `work`, 3 to 8 s of it eager, from which a cached compilation (1-2 s) is repaid; a new one is 6-10 s
 )
@@ -152,7 +155,8 @@ def check_training(stack: Stack, *, compile: bool | None, threads: int | None, s
     check_kind("train", "stack", stack, Stack)
     if not len(stack):
         raise InputError("train: stack must hold at least one instance, got none")
-    check_flag("train", "compile", compile, none=True)
+    if compile is not None:
+        check_flag("train", "compile", compile)
     if threads is not None:
         check_whole("train", "threads", threads)
     check_schedules([stack.setting])
@@ -177,10 +181,17 @@ def chunks(stack: Stack, device: torch.device, engine: str = "general") -> list[
     _check_room(stack.setting, units, device, engine)
     room = FUSED_BYTES if engine == "fused" else CACHE_BYTES if device.type == "cpu" else 1 << 30
     size = max(1, room // (4 * stack.setting.batch * units))
+    if engine == "fused":
+        size = max(1, min(size, int(FUSED_SECONDS * EAGER * len(stack) / work(stack, engine))))
     count = -(-len(stack) // size)
     if device.type == "cpu" and len(stack) > 1:
         count = min(len(stack), 2 * -(-count // 2))
     return split(len(stack), -(-len(stack) // count))
+
+
+def measured_at_once(setting: Setting) -> int:
+    """Instances whose held-out batch of 1,024 samples fits into MEASURE_BYTES; measures look at so many together."""
+    return max(1, MEASURE_BYTES // (4 * 1024 * _units(setting)))
 
 
 def _check_room(setting: Setting, units: int, device: torch.device, engine: str) -> None:

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.func import functional_call, vmap
 
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import fused
+from toysup.ensemble.plan import Keep
 from toysup.ensemble.stack import (
     Stack,
     _as_tensors,
@@ -215,19 +216,26 @@ def train_chunk(
     threads: int = 1,
     snapshots: Sequence[int] = (),
     on_progress: Callable[[int, float], None] | None = None,
+    keep: Keep | None = None,
+    resume: Mapping[str, Tensor] | None = None,
 ) -> Trained:
-    """`train` for a stack that is one chunk already."""
+    """`train` for a stack that is one chunk already.
+
+    `keep(state)` is called again and again; what `state()` gives then, later given as `resume` to the same call, lets
+    training go on from there, to the same bits.
+    """
     check_snapshots(stack.setting, snapshots)
     if engine_for(stack, device, engine) == "fused":
         plan = fused.plan_of(stack)
         buffers, constants = fused.frozen_values(stack)
         parameters, *rest = fused.run(
-            stack, plan, _edges(stack.setting), snapshots=snapshots, on_progress=on_progress, threads=threads
-        )
+            stack, plan, _edges(stack.setting), snapshots=snapshots, on_progress=on_progress, threads=threads,
+            keep=keep, resume=resume,
+        )  # fmt: skip
         return Trained(stack, parameters, buffers, constants, *rest, "fused")
     _keep_freed_memory()
     with one_thread():
-        return _run(stack, _step_for(stack, device, compile), device, set(snapshots), on_progress)
+        return _run(stack, _step_for(stack, device, compile), device, set(snapshots), on_progress, keep, resume)
 
 
 def code_of(stack: Stack, engine: str) -> tuple[Any, ...]:
@@ -269,6 +277,8 @@ def _run(
     device: torch.device,
     snapshots: set[int],
     on_progress: Callable[[int, float], None] | None,
+    keep: Keep | None,
+    resume: Mapping[str, Tensor] | None,
 ) -> Trained:
     setting, n = stack.setting, len(stack)
     width, batch, steps = setting.features.n_uniforms, setting.batch, setting.steps
@@ -288,9 +298,36 @@ def _run(
         whole = {**buffers, **parameters}
         return {name: whole[name].detach().cpu().clone() for name in (*order, *parts.moving)}
 
+    def state_at(step: int) -> dict[str, Tensor]:
+        groups = {"parameters": parameters, "first": first, "second": second}
+        groups |= {"moving": {name: buffers[name] for name in parts.moving}}
+        groups |= {f"kept.{number}": tensors for number, tensors in kept.items()}
+        whole = {f"{group}.{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
+        whole |= {"alive": alive, "total": total, "lived": lived, "step": torch.tensor(step)}
+        whole |= {"history": torch.stack(history, 1) if history else torch.zeros(n, 0)}
+        return laid_out(whole)
+
     kept = {0: now()} if 0 in snapshots else {}
-    reported = 0
-    for step in range(steps):
+    begin = 0
+    if resume is not None:
+        whole = {name: value.to(device) for name, value in restored(resume).items()}
+
+        def group(name: str) -> dict[str, Tensor]:
+            return {key[len(name) + 1 :]: value for key, value in whole.items() if key.startswith(f"{name}.")}
+
+        parameters, first, second, buffers = (
+            group("parameters"),
+            group("first"),
+            group("second"),
+            {**buffers, **group("moving")},
+        )
+        alive, total, lived, begin = whole["alive"], whole["total"], whole["lived"], int(whole["step"])
+        history = list(whole["history"].unbind(1))
+        versions = {name: value._version for name, value in buffers.items()}
+        numbers = {int(key.split(".")[1]) for key in whole if key.startswith("kept.")}
+        kept = {step: {k: v.cpu() for k, v in group(f"kept.{step}").items()} for step in sorted(numbers)}
+    reported = begin
+    for step in range(begin, steps):
         draws = uniforms(stack.data_seed, setting.draw_of(step), batch, width, device=device, out=memory)
         parameters, first, second, alive, losses, moved = step_function.function(
             parameters, first, second, alive, (buffers, *rest), draws, rates.at(step).to(device)
@@ -306,6 +343,8 @@ def _run(
                 reported = step + 1
         if step + 1 in snapshots:
             kept[step + 1] = now()
+        if keep:
+            keep(partial(state_at, step + 1))
     late = [name for name in versions if name not in parts.moving and buffers[name]._version != versions[name]]
     if late:
         name = getattr(setting.model.build, "__name__", "the model")
@@ -317,6 +356,29 @@ def _run(
     constants, history = {k: v.cpu() for k, v in rest[0].items()}, torch.stack(history, 1).cpu()
     engine = step_function.engine
     return Trained(stack, parameters, buffers, constants, history, diverged, kept, engine, moving=parts.moving)
+
+
+def laid_out(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU that lie in memory in the order of their axes, with the order in which the originals lay: what
+    a product's bits may depend on."""
+    kept = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu()
+        order = sorted(range(tensor.ndim), key=lambda axis: -tensor.stride(axis))
+        if order != list(range(tensor.ndim)) and not tensor.is_contiguous():
+            kept[f"order.{name}"], tensor = torch.tensor(order), tensor.permute(order)
+        kept[name] = tensor.clone(memory_format=torch.contiguous_format)
+    return kept
+
+
+def restored(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `laid_out` was given."""
+    orders = {name[6:]: order for name, order in kept.items() if name.startswith("order.")}
+    plain = {name: value for name, value in kept.items() if not name.startswith("order.")}
+    return {
+        name: value.permute(*orders[name].argsort().tolist()) if name in orders else value
+        for name, value in plain.items()
+    }
 
 
 def concatenated(stack: Stack, parts: list[Trained]) -> Trained:

@@ -164,7 +164,10 @@ def kernel(kind: Kind) -> Callable[..., None]:
 
 def _make(source, m, weighted):
     @njit(nogil=True, error_model="numpy")
-    def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, sizes, s, t):
+    def train(
+        theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, origin, until, moments, carry,
+        sizes, s, t,
+    ):  # fmt: skip
         source  # noqa: B018
         density, importance = own
         n, batch, cycle, stream = sizes[0], sizes[1], sizes[2], sizes[3]  # cycle 0: endless data
@@ -183,6 +186,8 @@ def _make(source, m, weighted):
         value, begins = np.empty(room, theta0.dtype), np.zeros(max(cycle, 1) + 1, np.int64)
 
         for i in range(theta0.shape[0]):
+            if origin and diverged[i] >= 0:
+                continue
             clear(s, 0, 4 * count)
             for j in range(theta0.shape[1]):
                 s[j] = theta0[i, j]
@@ -202,7 +207,12 @@ def _make(source, m, weighted):
                 )
             lr, decay, beta1, beta2, eps = rates[i, 0], rates[i, 1], rates[i, 2], rates[i, 3], rates[i, 4]
             power1, power2, total, stretch, mark, died = 1.0, 1.0, 0.0, 0, 0, -1
-            for step in range(schedule.shape[0]):
+            if origin:
+                power1, power2, total = carry[i, 0], carry[i, 1], carry[i, 2]
+                stretch, mark = int(carry[i, 3]), int(carry[i, 4])
+                for j in range(theta0.shape[1]):
+                    s[first + j], s[second + j] = moments[i, 0, j], moments[i, 1, j]
+            for step in range(origin, until):
                 if cycle:
                     begin, end = begins[step % cycle], begins[step % cycle + 1]
                 else:
@@ -266,6 +276,11 @@ def _make(source, m, weighted):
                         snapshots[mark, i, j] = s[j]
                     mark += 1
             diverged[i] = died
+            if until < schedule.shape[0]:
+                carry[i, 0], carry[i, 1], carry[i, 2] = power1, power2, total
+                carry[i, 3], carry[i, 4] = stretch, mark
+                for j in range(theta0.shape[1]):
+                    moments[i, 0, j], moments[i, 1, j] = s[first + j], s[second + j]
             for j in range(theta0.shape[1]):
                 theta0[i, j] = s[j]
             if died >= 0:

@@ -422,7 +422,10 @@ def kernel(kind: Kind) -> Callable[..., None]:
 
 def _make(source, memory, relu, power, target, magnitude):
     @njit(nogil=True, error_model="numpy")
-    def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, p, s, t):
+    def train(
+        theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, origin, until, moments, carry,
+        p, s, t,
+    ):  # fmt: skip
         source  # noqa: B018
         frozen, first_own, second_own, keys = own  # facts: n used, labels, keys; features: density, importance, -
         n, ld, count = p.n, p.ld, p.count
@@ -430,6 +433,8 @@ def _make(source, memory, relu, power, target, magnitude):
         feature, lanes = KEYS, up(KEYS + 3 * n, 8)  # from a cache line's start
         masks = lanes + TABLE * blocks  # then the indices of active facts
         for i in range(theta0.shape[0]):
+            if origin and diverged[i] >= 0:
+                continue
             clear(s, 0, 4 * count)
             for j in range(theta0.shape[1]):
                 s[j] = theta0[i, j]
@@ -449,7 +454,12 @@ def _make(source, memory, relu, power, target, magnitude):
             lane_products(t, lanes, blocks, seed, 0)
             lr, decay, beta1, beta2, eps = rates[i, 0], rates[i, 1], rates[i, 2], rates[i, 3], rates[i, 4]
             power1, power2, total, stretch, mark, died = 1.0, 1.0, 0.0, 0, 0, -1
-            for step in range(schedule.shape[0]):
+            if origin:
+                power1, power2, total = carry[i, 0], carry[i, 1], carry[i, 2]
+                stretch, mark = int(carry[i, 3]), int(carry[i, 4])
+                for j in range(theta0.shape[1]):
+                    s[2 * count + j], s[3 * count + j] = moments[i, 0, j], moments[i, 1, j]
+            for step in range(origin, until):
                 first0 = step % p.cycle * M0
                 feature_tables(t, feature, n, seed, 0, first0, 0)
                 lane_tables(t, lanes, blocks, 0, first0)
@@ -534,6 +544,11 @@ def _make(source, memory, relu, power, target, magnitude):
                         snapshots[mark, i, j] = s[j]
                     mark += 1
             diverged[i] = died
+            if until < schedule.shape[0]:
+                carry[i, 0], carry[i, 1], carry[i, 2] = power1, power2, total
+                carry[i, 3], carry[i, 4] = stretch, mark
+                for j in range(theta0.shape[1]):
+                    moments[i, 0, j], moments[i, 1, j] = s[2 * count + j], s[3 * count + j]
             for j in range(theta0.shape[1]):
                 theta0[i, j] = s[j]
             if died >= 0:

@@ -242,7 +242,10 @@ def kernel(kind: Kind) -> Callable[..., None]:
 
 def _make(source, tied, hidden, bias, relu, power, target, magnitude, grouped, wide, few, neurons):
     @njit(nogil=True, error_model="numpy")
-    def train(theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, sizes, s, t):
+    def train(
+        theta0, own, seeds, rates, schedule, edges, marks, history, snapshots, diverged, origin, until, moments, carry,
+        sizes, s, t,
+    ):  # fmt: skip
         source  # noqa: B018
         density, importance = own
         n, m, batch, tile, groups, cycle = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]
@@ -282,9 +285,10 @@ def _make(source, tied, hidden, bias, relu, power, target, magnitude, grouped, w
         masks = lanes + TABLE * blocks
         begins = masks + blocks
         index = 2 * (begins + n + 1)  # in 32-bit numbers
-        steps = schedule.shape[0]
 
         for i in range(theta0.shape[0]):
+            if origin and diverged[i] >= 0:
+                continue
             clear(s, theta, 4 * count)
             for j in range(theta0.shape[1]):
                 s[theta + j] = theta0[i, j]
@@ -306,7 +310,13 @@ def _make(source, tied, hidden, bias, relu, power, target, magnitude, grouped, w
             lane_products(t, lanes, blocks, seed, 0)
             lr, decay, beta1, beta2, eps = rates[i, 0], rates[i, 1], rates[i, 2], rates[i, 3], rates[i, 4]
             power1, power2, total, stretch, mark, died = 1.0, 1.0, 0.0, 0, 0, -1
-            for step in range(steps):
+            if origin:
+                power1, power2, total = carry[i, 0], carry[i, 1], carry[i, 2]
+                stretch, mark = int(carry[i, 3]), int(carry[i, 4])
+                fired = carry[i, 5]
+                for j in range(theta0.shape[1]):
+                    s[first + j], s[second + j] = moments[i, 0, j], moments[i, 1, j]
+            for step in range(origin, until):
                 first0 = step % cycle * M0
                 feature_tables(t, feature, groups + n, seed, 0, first0, 0)
                 lane_tables(t, lanes, blocks, 0, first0)
@@ -465,6 +475,12 @@ def _make(source, tied, hidden, bias, relu, power, target, magnitude, grouped, w
                         snapshots[mark, i, j] = s[theta + j]
                     mark += 1
             diverged[i] = died
+            if until < schedule.shape[0]:
+                carry[i, 0], carry[i, 1], carry[i, 2] = power1, power2, total
+                carry[i, 3], carry[i, 4] = stretch, mark
+                carry[i, 5] = fired
+                for j in range(theta0.shape[1]):
+                    moments[i, 0, j], moments[i, 1, j] = s[first + j], s[second + j]
             for j in range(theta0.shape[1]):
                 theta0[i, j] = s[theta + j]
             if died >= 0:

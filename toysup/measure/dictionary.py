@@ -382,6 +382,6 @@ def shrinkage(trained: Trained) -> Float[Tensor, " instance"]:
     sparse autoencoders", eq. 10. NaN where nothing is reconstructed, or too few samples showed a feature.
     """
     seen = firing(trained)
-    explained = seen.explained.mean(0)
+    explained = seen.explained.double().mean(0)
     known = (explained != 0) & enough(seen.shown, seen.samples)
-    return torch.where(known, 1 - seen.squared.mean(0) / explained, torch.nan)
+    return torch.where(known, 1 - seen.squared.double().mean(0) / explained, torch.nan).to(seen.squared.dtype)

@@ -192,8 +192,12 @@ def _constant(output: Tensor) -> Tensor:
 
 
 def over_groups(values: Float[Tensor, "group instance ..."]) -> Estimate:
-    """Mean over groups and its standard error."""
-    return Estimate(values.mean(0), values.std(0) / GROUPS**0.5)
+    """Mean over groups and its standard error, the same bits however many instances are measured together.
+
+    In float64: torch adds in an order that depends on how many sums it forms.
+    """
+    wide = values.double()
+    return Estimate(*(one.to(values.dtype) for one in (wide.mean(0), wide.std(0) / GROUPS**0.5)))
 
 
 def unseen(trained: Trained) -> Float[Tensor, " instance"]:

@@ -19,7 +19,7 @@ from torch import Tensor, vmap
 
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import Trained, bound, one_thread
-from toysup.measure.held_out import BATCH, GROUPS, Estimate, Evidence
+from toysup.measure.held_out import BATCH, GROUPS, Estimate, Evidence, over_groups
 from toysup.measure.probes import Moments, ReluProbe, fit_softmax, predict_softmax
 from toysup.setting import Setting
 from toysup.tasks import Circuit, Memory
@@ -133,7 +133,7 @@ def _scores(trained: Trained, sets: list[list[int]], of: Of, targets: Target, cu
     variance = squared - mean * mean
     variance = torch.where((variance > 1e-12) & fitted.known() & scored.known(), variance, torch.nan).unsqueeze(1)
     share = 1 - torch.stack(error) / variance
-    return Estimate(share.mean(0), share.std(0) / GROUPS**0.5)
+    return over_groups(share)
 
 
 def decodable(

@@ -81,7 +81,7 @@ def positive_sum(
     """
     if known is not None:
         shares = torch.where(known, shares, 0.0)
-    even, odd = shares[::2].mean(0) > 0, shares[1::2].mean(0) > 0
+    even, odd = (half.double().mean(0) > 0 for half in (shares[::2], shares[1::2]))
     counted = torch.stack([odd, even]).repeat(len(shares) // 2, 1, 1).to(shares.dtype)
     value, error = over_groups((shares * counted).sum(-1))
     value = value.clamp(min=0)  # NaN stays NaN
