@@ -349,7 +349,7 @@ def test_whole_sweeps_parts_and_rows(results):
         results.trained()
     with pytest.raises(InputError, match="rows must be at least one, got none"):
         results.trained(rows=[])
-    with pytest.raises(TypeError):
+    with pytest.raises(InputError, match="rows needs a list of rows, got 0"):
         results.trained(0)  # a chunk, once
     chosen = [7, 0, 3]
     some = results.trained(rows=chosen)

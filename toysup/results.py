@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from toysup.checks import InputError, check_folder, check_measures, whole_numbers
+from toysup.checks import InputError, check_folder, check_measures, listed
 from toysup.ensemble import (
     Stack,
     Trained,
@@ -300,7 +300,7 @@ class Results:
         InputError where they are of several shapes, which are not one stack: go through the parts then
         (`for part in results`), or give rows of one shape.
         """
-        wanted = list(range(len(self.grid))) if rows is None else whole_numbers("results", "rows", rows)
+        wanted = list(range(len(self.grid))) if rows is None else listed("results", "rows", rows, "rows")
         if not wanted:
             raise InputError("results: rows must be at least one, got none")
         if rows is None:

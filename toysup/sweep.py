@@ -236,9 +236,10 @@ def sweep(
     device = resolve_device(device)
     if workers is not None:
         check_whole("sweep", "workers", workers)
-    for name, flag in {"compile": compile, "progress": progress, "durable": durable}.items():
-        if flag is not None or name == "durable":
-            check_flag("sweep", name, flag)
+    for name, flag in {"compile": compile, "progress": progress}.items():
+        if flag is not None and not isinstance(flag, bool):
+            raise InputError(f"sweep: {name} must be True, False or None, got {in_line(flag)}")
+    check_flag("sweep", "durable", durable)
     if results is not None:
         check_folder("sweep", "results", results)
     snapshots = sorted(set(whole_numbers("sweep", "snapshots", snapshots)))
