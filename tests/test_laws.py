@@ -193,7 +193,7 @@ def test_equivalence_refuses_what_it_cannot_pair():
     ):
         with pytest.raises(InputError, match=words):
             stats.equivalence(wrong, 0.03)
-    with pytest.raises(InputError, match="margin must lie in"):
+    with pytest.raises(InputError, match="within must lie in"):
         stats.equivalence(table, 0.0)
 
 

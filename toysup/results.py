@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -247,7 +248,7 @@ class Results:
         return self._gather(True)
 
     def _find(self, row: int) -> tuple[Job, int]:
-        if not isinstance(row, bool | float):
+        if isinstance(row, numbers.Integral) and not isinstance(row, bool):
             for job in self.jobs:
                 at = np.flatnonzero(job.rows == row)
                 if len(at):

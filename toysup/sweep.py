@@ -226,6 +226,7 @@ def sweep(
     """
     measures = check_measures("sweep", measures)
     if isinstance(grid, Grid):
+        check_name("sweep", "name", name)
         options = {"device": device, "engine": engine, "compile": compile, "workers": workers, "snapshots": snapshots}
         return sweep({name: grid}, measures, results=results, progress=progress, durable=durable, **options)[name]
     if not isinstance(grid, Mapping) or not grid:

@@ -29,7 +29,6 @@ from toysup.sweep import sweep
 from toysup.tasks import And, Circuit, Identity, Memory, Reconstruction, SumOfSquares
 
 BAD = {}
-PENDING = {}  # refused once `sweep`, `train`, Results and Trained make the calls that stand beside each
 
 nan, inf = math.nan, math.inf
 TEXT = ("0.1", "nan", "", b"1")
@@ -40,12 +39,12 @@ NOT_FLAGS = ("no", 1, None, np.True_)
 CPU = torch.device("cpu")
 
 
-def bad(field, build, *values, into=BAD):
+def bad(field, build, *values):
     """Each of the values is bad there; without values what is built is."""
     for value in values:
         name = f"{field} = {re.sub(' at 0x[0-9a-f]+', '', in_line(value))}"  # the same in every run
-        assert name not in into, name
-        into[name] = lambda build=build, value=value: build(value)
+        assert name not in BAD, name
+        BAD[name] = lambda build=build, value=value: build(value)
 
 
 def setting(**own):
@@ -412,25 +411,11 @@ bad("results.model: row", lambda x: results().model(x), -1, 2, "0", 0.5, True, N
 bad("results.history: row", lambda x: results().history(x), -1, 2, "0")
 bad("results: parameter", lambda x: results().parameters(x), "V", "", None, 3)
 bad("Trained: snapshots", lambda x: first().at(x), 3, -1)
-
-
-# ------------------------------------------------------------------------------------------------------------- pending
-
-
-def pending(field, build, *values):
-    bad(field, build, *values, into=PENDING)
-
-
-# sweep, where one grid is given: check_name("sweep", "name", name) before the name is a key
-pending("sweep: name", lambda x: swept(name=x), ["a"])
-# Results._find: isinstance(row, numbers.Integral) and not isinstance(row, bool)
-pending("results.model: row", lambda x: results().model(x), [0], np.array([0, 1]))
-# Trained.model: check_whole("Trained", "instance", instance, 0, len(self) - 1)
-# Trained.at: check_whole("Trained", "step", step, 0)
-pending("Trained: instance", lambda x: first().model(x), -1, 2, "0", 0.5)
-pending("Trained: step", lambda x: first().at(x), [0], "0")
-# train: snapshots = check_training(stack, compile=compile, threads=threads, snapshots=snapshots)
-pending("train: stack", train, None, setting())
-pending("train: snapshots", lambda x: train(Stack.of(setting(), [0]), snapshots=x), 3, [1.7], ["a"], [9], None)
-pending("train: compile", lambda x: train(Stack.of(setting(), [0]), compile=x), "yes", 1)
-pending("train: threads", lambda x: train(Stack.of(setting(), [0]), threads=x), 0, "2", True)
+bad("sweep: name", lambda x: swept(name=x), ["a"])
+bad("results.model: row", lambda x: results().model(x), [0], np.array([0, 1]))
+bad("Trained: instance", lambda x: first().model(x), -1, 2, "0", 0.5)
+bad("Trained: step", lambda x: first().at(x), [0], "0")
+bad("train: stack", train, None, setting())
+bad("train: snapshots", lambda x: train(Stack.of(setting(), [0]), snapshots=x), 3, [1.7], ["a"], [9], None)
+bad("train: compile", lambda x: train(Stack.of(setting(), [0]), compile=x), "yes", 1)
+bad("train: threads", lambda x: train(Stack.of(setting(), [0]), threads=x), 0, "2", True)

@@ -23,6 +23,7 @@ from toysup.ensemble.stack import (
     Stack,
     _as_tensors,
     bound,
+    check_training,
     chunks,
     initial_values,
     resolve_device,
@@ -75,6 +76,7 @@ class Trained:
     @under_usual_defaults
     def model(self, instance: int) -> nn.Module:
         """One instance as an ordinary module, in evaluation mode: a copy, with shared tensors shared."""
+        check_whole("Trained", "instance", instance, 0, len(self) - 1)
         module = self.setting.build()
         with torch.no_grad():
             for name, parameter in module.named_parameters():
@@ -90,6 +92,7 @@ class Trained:
 
     def at(self, step: int) -> Trained:
         """The stack as it was at a snapshot, to be measured like the end. InputError where none was taken."""
+        check_whole("Trained", "step", step, 0)
         if step not in self.snapshots:
             raise InputError(f"Trained: snapshots were taken at {sorted(self.snapshots)}, not at {step}")
         kept = self.snapshots[step]
@@ -190,9 +193,8 @@ def train(
     Raises InputError for a device that is not here, a snapshot outside [0, steps], and a stack that does not fit the
     engine asked for, with the reason.
     """
+    snapshots = check_training(stack, compile=compile, threads=threads, snapshots=snapshots)
     device = resolve_device(device)
-    if threads is not None:
-        check_whole("train", "threads", threads)
     if engine_for(stack, device, engine) == "fused":
         threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or 1
         options = {"compile": False, "snapshots": snapshots, "on_progress": on_progress, "threads": threads}
