@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any
 
 import numba
 
 __all__ = ["njit"]
+
+
+if numba.config.DISABLE_JIT:
+    warnings.warn(
+        "toysup: NUMBA_DISABLE_JIT is turned off in this process: kernels are made of instructions that Python doesn't "
+        "have",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    numba.config.DISABLE_JIT = 0  # for good: numba compiles its own parts when they are first called
 
 
 def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -23,12 +34,27 @@ def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     if function is None:
         return partial(njit, **options)
     try:
-        compiled = numba.njit(cache=True, **options)(function)
+        with _no_folder_called_tilde():
+            compiled = numba.njit(cache=True, **options)(function)
     except (RuntimeError, OSError):  # no place that can be written to; nothing was compiled yet
         _warn()
         return numba.njit(**options)(function)
     _forgive(compiled)
     return compiled
+
+
+@contextlib.contextmanager
+def _no_folder_called_tilde() -> Iterator[None]:
+    """Without a home, as under a user number that no name belongs to, numba would make a folder ~ wherever it runs."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    place = given or os.path.expanduser("~/.cache")
+    os.environ["XDG_CACHE_HOME"] = place if os.path.isabs(place) else os.devnull  # no folder can be made in there
+    try:
+        yield
+    finally:
+        del os.environ["XDG_CACHE_HOME"]
+        if given is not None:
+            os.environ["XDG_CACHE_HOME"] = given
 
 
 def _forgive(compiled: Any) -> None:
