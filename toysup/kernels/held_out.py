@@ -38,7 +38,7 @@ from toysup.kernels.tiles import (
 from toysup.random import BLOCK, KEYS, M0, TABLE, feature_tables, key_table, lane_products, lane_tables
 from toysup.simd import source_of
 
-__all__ = ["Sizes", "kernel", "tile_of"]
+__all__ = ["Sizes", "ints_needed", "kernel", "tile_of"]
 
 CACHE = 200_000
 ZERO, HALF, ONE, TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
@@ -67,6 +67,11 @@ def tile_of(n: int, m: int, batch: int) -> int:
     while batch % (2 * BLOCK) == 0 and 4 * (n + m + 1) * batch > CACHE:
         batch //= 2
     return batch
+
+
+def ints_needed(sizes: Sizes) -> int:
+    """Whole numbers of 64 bits that tables take."""
+    return int(up(KEYS + 3 * (sizes.groups + sizes.n), 8) + TABLE * (sizes.batch // BLOCK))
 
 
 # ------------------------------------------------------------------------------------------------------------- samples
@@ -241,8 +246,8 @@ def _make(source):
         encode, decode, biases, density, importance, seeds, batches, sizes, errors, loss, evidence, shown,
         s, X, h, y, values, keys, away, t, sums, sides,
     ):  # fmt: skip
-        """Means over the samples of each group of batches, added up in float64 and handed back in `errors` (group,
-        instance, feature) and `loss` (group, instance); counts in `evidence` (instance, feature) and `shown`.
+        """Means over the samples of each group of batches, added up in float64 and handed back in `errors`
+        (instance, group, feature) and `loss` (instance, group); counts in `evidence` (instance, feature) and `shown`.
 
         encode: E^T, (instance, neuron, feature). decode: D, (instance, feature, neuron). biases: c and b, (instance,
         neuron + feature). Scratch, as `toysup.ensemble.held_out` has it: s, of which X (tile, feature, sample) and
@@ -251,7 +256,7 @@ def _make(source):
         """
         source  # noqa: B018
         n, m, batch, stream, target = sizes.n, sizes.m, sizes.batch, sizes.stream, sizes.target
-        draws, blocks, parts = sizes.groups + n, batch // BLOCK, len(loss)
+        draws, blocks, parts = sizes.groups + n, batch // BLOCK, loss.shape[1]
         floor = ZERO if sizes.relu else np.float32(-np.inf)
         which = X.size
         limit = which + batch
@@ -305,8 +310,8 @@ def _make(source):
                     side[0] += importance[i, f] * lost
             for part in range(parts):
                 samples = batches[i] // parts * batch
-                loss[part, i] = sides[part, 0] / samples
+                loss[i, part] = sides[part, 0] / samples
                 for f in range(n):
-                    errors[part, i, f] = sides[part, 1 + f] / samples
+                    errors[i, part, f] = sides[part, 1 + f] / samples
 
     return evaluate
