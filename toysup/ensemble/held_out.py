@@ -21,6 +21,7 @@ from toysup.simd import LANES
 
 __all__ = ["Sums", "sums", "unfit"]
 
+WAYS = {name: getattr(Trained, name) for name in ("batch", "forward")}  # as they are elsewhere, replaced here
 PIECE = 64  # instances of a call: nothing can stop one on its way
 
 
@@ -40,10 +41,9 @@ def unfit(trained: Trained) -> str | None:
     reason = unfit_scored(stack)
     if reason:
         return reason
-    if type(trained) is not Trained:
-        return f"the networks are {type(trained).__name__}"
-    if any(name in vars(trained) for name in ("batch", "forward")):
-        return "the networks have a batch or forward of their own"
+    for name, way in WAYS.items():
+        if name in vars(trained) or getattr(type(trained), name) is not way:
+            return f"the networks are {type(trained).__name__}, whose {name} no kernel knows"
     shapes = _shapes(trained)
     if trained.buffers or trained.constants or set(shapes) != set(trained.parameters):
         return "the networks have other parameters than their model's"

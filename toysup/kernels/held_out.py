@@ -128,11 +128,20 @@ def aim(x, target):
 
 
 @nb.njit(nogil=True)
+def largest(keys, most):
+    """The largest key that is no more than `most`."""
+    found = np.int32(-(2**31))
+    for c in range(len(keys)):
+        found = max(found, keys[c] if keys[c] <= most else found)
+    return found
+
+
+@nb.njit(nogil=True)
 def usual(X, f, target, values, keys):
     """The median of a feature's targets: of an even number the lower one of two, as `torch.median` has it.
 
-    By halving the range of whole numbers that are in the same order, in loops without branches. `values` and `keys` are
-    the same memory.
+    By halving the range of whole numbers that are in the same order, until just as many as wanted are left, in loops
+    without branches. `values` and `keys` are the same memory.
     """
     rank, negative, zero = (values.size - 1) // 2, 0, 0
     for q in range(len(X)):
@@ -152,7 +161,9 @@ def usual(X, f, target, values, keys):
         at, count = np.int32(half), 0
         for c in range(len(keys)):
             count += keys[c] <= at
-        if count > rank:
+        if count == rank + 1:
+            low = high = largest(keys, at)
+        elif count > rank:
             high = half
         else:
             low = half + 1
