@@ -42,6 +42,7 @@ __all__ = ["Sizes", "ints_needed", "kernel", "tile_of"]
 
 CACHE = 200_000
 ZERO, HALF, ONE, TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
+NOTHING = np.float32(-np.inf)
 
 
 class Sizes(NamedTuple):
@@ -173,14 +174,25 @@ def usual(X, f, target, values, keys):
 
 @nb.njit(nogil=True)
 def differing(away, X, f, target, rest):
-    """In how many samples a feature's target is not the usual one; `away` is where any was."""
+    """In how many samples a feature's target is not the usual one; `away` is where that of any so far was."""
     count = 0
     for q in range(len(X)):
         x, gone = X[q, f], away[q]
         for c in range(len(x)):
             differs = aim(x[c], target) != rest
-            gone[c] |= differs
+            gone[c] = differs | (gone[c] & (f > 0))
             count += differs
+    return count
+
+
+@nb.njit(nogil=True)
+def marked(away):
+    """How many samples are."""
+    count = 0
+    for q in range(len(away)):
+        gone = away[q]
+        for c in range(len(gone)):
+            count += gone[c]
     return count
 
 
@@ -188,19 +200,31 @@ def differing(away, X, f, target, rest):
 
 
 @nb.njit(nogil=True, error_model="numpy")
-def rectified(h, bias):
-    """h = ReLU(h + bias); NaN stays NaN."""
-    for c in range(len(h)):
-        value = h[c] + bias
-        h[c] = ZERO if value < ZERO else value
+def layer(out, x, weights, bias, floor):
+    """out[c] = max(sum_d weights[d] x[d, c] + bias, floor); what is not a number stays so."""
+    depth, count = len(weights), len(out)
+    rest = depth % 4
+    for c in range(count):
+        out[c] = ZERO
+    for d in range(rest):
+        weight, row = weights[d], x[d]
+        for c in range(count):
+            out[c] += weight * row[c]
+    for d in range(rest, depth, 4):  # fewer writes
+        w0, w1, w2, w3 = weights[d], weights[d + 1], weights[d + 2], weights[d + 3]
+        x0, x1, x2, x3 = x[d], x[d + 1], x[d + 2], x[d + 3]
+        for c in range(count):
+            out[c] += (w0 * x0[c] + w1 * x1[c]) + (w2 * x2[c] + w3 * x3[c])
+    for c in range(count):
+        value = out[c] + bias
+        out[c] = floor if value < floor else value
 
 
 @nb.njit(nogil=True, error_model="numpy")
-def missed(y, x, bias, floor, target):
-    """y = |max(y + bias, floor) - g(x)|^2."""
+def missed(y, x, target):
+    """y = |y - g(x)|^2."""
     for c in range(len(y)):
-        value = y[c] + bias
-        difference = (floor if value < floor else value) - aim(x[c], target)
+        difference = y[c] - aim(x[c], target)
         y[c] = difference * difference
 
 
@@ -218,31 +242,16 @@ def gather(sums, values, again):
 
 @nb.njit(nogil=True, error_model="numpy")
 def total(sums):
-    """The sum of 64 sums, halves added first."""
+    """The sum of 64 sums, halves added first; they start anew at 0."""
     half = BLOCK // 2
     while half:
         for j in range(half):
             sums[j] += sums[j + half]
+            sums[j + half] = 0.0
         half //= 2
-    return sums[0]
-
-
-@nb.njit(nogil=True, error_model="numpy")
-def mixed(out, x, weights):
-    """out[c] = sum_d weights[d] x[d, c]."""
-    depth, count = len(weights), len(out)
-    rest = depth % 4
-    for c in range(count):
-        out[c] = ZERO
-    for d in range(rest):
-        weight, row = weights[d], x[d]
-        for c in range(count):
-            out[c] += weight * row[c]
-    for d in range(rest, depth, 4):  # fewer writes
-        w0, w1, w2, w3 = weights[d], weights[d + 1], weights[d + 2], weights[d + 3]
-        x0, x1, x2, x3 = x[d], x[d + 1], x[d + 2], x[d + 3]
-        for c in range(count):
-            out[c] += (w0 * x0[c] + w1 * x1[c]) + (w2 * x2[c] + w3 * x3[c])
+    found = sums[0]
+    sums[0] = 0.0
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -263,12 +272,13 @@ def _make(source):
         encode: E^T, (instance, neuron, feature). decode: D, (instance, feature, neuron). biases: c and b, (instance,
         neuron + feature). Scratch, as `toysup.ensemble.held_out` has it: s, of which X (tile, feature, sample) and
         `values`, the same as `keys`, are the start; what a tile becomes, h and y; where targets were `away` from usual;
-        t; sums over samples (feature, 2, 64); over batches `sides` (group, 1 + feature).
+        t; sums over samples (feature, 2, 64) and over batches, `sides` (group, 1 + feature), all at 0.
         """
         source  # noqa: B018
         n, m, batch, stream, target = sizes.n, sizes.m, sizes.batch, sizes.stream, sizes.target
         draws, blocks, parts = sizes.groups + n, batch // BLOCK, loss.shape[1]
-        floor = ZERO if sizes.relu else np.float32(-np.inf)
+        low = ZERO if sizes.hidden else NOTHING  # of what comes out of a layer
+        floor = ZERO if sizes.relu else NOTHING
         which = X.size
         limit = which + batch
         inverse, rest = limit + n, limit + 2 * n
@@ -279,7 +289,6 @@ def _make(source):
                 s[limit + f] = p if sizes.grouped else np.inf if p >= 1 else p * np.float32(2147483648.0)
                 s[inverse + f] = (ONE / p) * np.float32(4.656612873077393e-10)
                 evidence[i, f] = 0
-            sides[:] = 0.0
             shown[i], counting = 0, True
             key_table(t, 0, seeds[i], stream)
             lane_products(t, lanes, blocks, seeds[i], 0)
@@ -289,26 +298,21 @@ def _make(source):
                 sample(s, t, lanes, limit, inverse, which, sizes)
                 valued(s, X.size, sizes.magnitude)
                 if counting:
-                    away[:] = False
                     counting = False
                     for f in range(n):
                         if number == 0:
                             s[rest + f] = usual(X, f, target, values, keys)
                         evidence[i, f] += differing(away, X, f, target, s[rest + f])
                         counting |= evidence[i, f] < sizes.enough
-                    for one in away.flat:
-                        shown[i] += one
+                    shown[i] += marked(away)
                     counting |= shown[i] < sizes.enough
-                sums[:] = 0.0
                 for q in range(len(X)):
                     x = X[q]
                     for k in range(m):
-                        mixed(h[k], x, encode[i, k])
-                        if sizes.hidden:
-                            rectified(h[k], biases[i, k])
+                        layer(h[k], x, encode[i, k], biases[i, k], low)
                     for f in range(n):
-                        mixed(y, h, decode[i, f])
-                        missed(y, x[f], biases[i, m + f], floor, target)
+                        layer(y, h, decode[i, f], biases[i, m + f], floor)
+                        missed(y, x[f], target)
                         gather(sums[f, 0], y, False)
                         if sizes.power == 4:
                             gather(sums[f, 1], y, True)
@@ -322,7 +326,9 @@ def _make(source):
             for part in range(parts):
                 samples = batches[i] // parts * batch
                 loss[i, part] = sides[part, 0] / samples
+                sides[part, 0] = 0.0
                 for f in range(n):
                     errors[i, part, f] = sides[part, 1 + f] / samples
+                    sides[part, 1 + f] = 0.0
 
     return evaluate
