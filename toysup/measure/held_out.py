@@ -8,6 +8,8 @@ that instance alone.
 That is not enough for every score: a feature can be so rare that it is hardly ever active. What was never seen to vary
 agrees with any output, so a score counts as known only if its target was seen away from its usual value, the median, in
 SEEN samples. What is unknown is NaN, is left out of counts, and `unseen` says how much of it there is.
+
+Networks that a kernel is proved to know (`toysup.ensemble.held_out`) are evaluated by it, on the same draws.
 """
 
 from __future__ import annotations
