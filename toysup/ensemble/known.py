@@ -28,7 +28,17 @@ from toysup.models import MLP, ResidualMLP, TiedAutoencoder, UntiedAutoencoder
 from toysup.setting import RATES, Adam, Model, Setting
 from toysup.tasks import AbsoluteValue, Identity, Memory, XPlusRelu
 
-__all__ = ["Known", "magnitude_of", "unfit_features", "unfit_model", "unfit_rest", "unfit_task", "unfit_varying"]
+__all__ = [
+    "Known",
+    "magnitude_of",
+    "unfit_features",
+    "unfit_model",
+    "unfit_optimizer",
+    "unfit_rest",
+    "unfit_setting",
+    "unfit_task",
+    "unfit_varying",
+]
 
 # How an object was made, is shown and is compared: nothing that training asks of one that is there.
 MAKING = {
@@ -176,10 +186,8 @@ MOMENTS = (  # and checks of fields: for references and held-out scores
     *("mean", "second_moment", "mean_absolute", "positive_second_moment", "fourth_moment", "kurtosis", "variance"),
     *("expected_active", "covariance", "_check_flag", "_check_float", "_check_divides"),
 )
-SCORES = (
-    *("check", "errors", "baseline", "features_per_score", "trivial_losses", "linear_directions", "target_moments"),
-    "hits",
-)
+REFERENCES = ("check", "baseline", "features_per_score", "trivial_losses", "linear_directions", "target_moments")
+SCORES = (*REFERENCES, "errors", "hits")
 VALUES = ("signed", "magnitude")  # `magnitude_of` looks at what they come to
 
 INDEPENDENT = Known(Independent, ("activity", "density", *MOMENTS), read=VALUES, heirs=True)
@@ -187,6 +195,7 @@ CORRELATED = Known(Correlated, MOMENTS, read=VALUES, heirs=True)  # its samples 
 UNIT_LENGTH = Known(UnitLength, MOMENTS)
 ONE_PER_GROUP = Known(OnePerGroup, ("activity", "transform", "given_active", "n_offered", *MOMENTS))  # indices only
 TASKS = {kind: Known(kind, SCORES) for kind in (Identity, AbsoluteValue, XPlusRelu, Memory)}
+SCORED = {kind: Known(kind, REFERENCES) for kind in (Identity, AbsoluteValue, XPlusRelu)}  # where errors are measured
 MODELS = {kind: Known(kind, made=True) for kind in (TiedAutoencoder, MLP, UntiedAutoencoder, ResidualMLP)}
 CALLING = {name: _Mark(vars(nn.Module)[name]) for name in ("__call__", "_call_impl", "__getattr__")}
 ADAM, MODEL, SETTING = Known(Adam), Known(Model, made=True), Known(Setting)
@@ -238,11 +247,12 @@ def _activity_shape(features: Features) -> tuple[int, ...] | None:
         return None
 
 
-def unfit_task(task: Any, kinds: Iterable[type]) -> str | None:
-    """Why a kernel that knows tasks of some classes cannot train this one; None where it can."""
+def unfit_task(task: Any, kinds: Iterable[type], known: Mapping[type, Known] = TASKS) -> str | None:
+    """Why a kernel that knows tasks of some classes cannot train this one (or do what else is `known`); None where it
+    can."""
     if type(task) not in kinds:
         return f"the task is {type(task).__name__}"
-    differs = TASKS[type(task)].differs(task)
+    differs = known[type(task)].differs(task)
     return f"the task is {type(task).__name__}, whose {differs} no kernel knows" if differs else None
 
 
@@ -270,11 +280,19 @@ def unfit_model(model: Model, known: Mapping[type, Arguments]) -> str | None:
 
 def unfit_rest(setting: Setting) -> str | None:
     """Why a kernel cannot train with a setting's own kind or its optimizer; None where it can."""
+    return unfit_optimizer(setting) or unfit_setting(setting)
+
+
+def unfit_optimizer(setting: Setting) -> str | None:
+    """Why a kernel cannot train with a setting's optimizer; None where it can."""
     if type(setting.optimizer) is not Adam:
         return f"the optimizer is {type(setting.optimizer).__name__}"
     differs = ADAM.differs(setting.optimizer)
-    if differs:
-        return f"the optimizer is Adam, whose {differs} no kernel knows"
+    return f"the optimizer is Adam, whose {differs} no kernel knows" if differs else None
+
+
+def unfit_setting(setting: Setting) -> str | None:
+    """Why a kernel cannot serve a setting's own kind; None where it can."""
     differs = SETTING.differs(setting)
     return f"the setting is {type(setting).__name__}, whose {differs} no kernel knows" if differs else None
 

@@ -21,7 +21,7 @@ from toysup.ensemble.known import (
     unfit_varying,
 )
 from toysup.ensemble.plan import Plan, resumed, scratch
-from toysup.ensemble.shallow import _per_feature, power_of
+from toysup.ensemble.shallow import per_feature, power_of
 from toysup.ensemble.stack import Stack, initial_values
 from toysup.kernels import listed as kernels
 from toysup.kernels.listed import Kind
@@ -78,7 +78,7 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
         W, b = theta[:, : n * m].reshape(-1, n, m), theta[:, n * m : n * m + n]
         return {"W": np.ascontiguousarray(W), "b": np.ascontiguousarray(b)}
 
-    own = (_per_feature(stack, lambda s: s.features.activity), _per_feature(stack, lambda s: s.task.importance))
+    own = (per_feature(stack, lambda s: s.features.activity), per_feature(stack, lambda s: s.task.importance))
     sizes = np.array([n, batch, setting.cycle or 0, Stream.TRAIN])
     floats, ints = kernels.floats_needed(n, m, batch, count), kernels.ints_needed(n, batch)
     return Plan(kernels.kernel(kind_of(stack)), theta, own, sizes, floats, ints, unpack)

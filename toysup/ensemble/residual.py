@@ -23,7 +23,7 @@ from toysup.ensemble.known import (
     unfit_varying,
 )
 from toysup.ensemble.plan import Plan
-from toysup.ensemble.shallow import TARGETS, _per_feature, power_of, unfit_data
+from toysup.ensemble.shallow import TARGETS, per_feature, power_of, unfit_data
 from toysup.ensemble.stack import Stack, initial_values, task_constants
 from toysup.features.base import as_tensor
 from toysup.kernels import residual as kernels
@@ -167,13 +167,13 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     layout, floats = _layout(stack, places, count, frozen.shape[1])
 
     if memory:
-        used = _per_feature(stack, lambda s: s.features._used(as_tensor(s.features.offered)))[:, :1].copy()
+        used = per_feature(stack, lambda s: s.features._used(as_tensor(s.features.offered)))[:, :1].copy()
         unaligned = -module.shape.width % LANES
         keys = np.pad(buffers["W_E"], ((0, 0), (0, 0), (0, unaligned))) if unaligned else buffers["W_E"]
         own = (frozen, used, task_constants(stack)["labels"].numpy(), keys)
     else:
-        own = (frozen, _per_feature(stack, lambda s: s.features.activity),
-               _per_feature(stack, lambda s: s.task.importance), np.zeros((many, 1, 1), np.float32))  # fmt: skip
+        own = (frozen, per_feature(stack, lambda s: s.features.activity),
+               per_feature(stack, lambda s: s.task.importance), np.zeros((many, 1, 1), np.float32))  # fmt: skip
 
     def unpack(theta: np.ndarray) -> dict[str, np.ndarray]:
         shapes = {name: value.shape[1:] for name, value in parameters.items()}

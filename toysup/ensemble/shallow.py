@@ -14,6 +14,7 @@ from torch.func import vmap
 from toysup.ensemble.known import (
     CORRELATED,
     INDEPENDENT,
+    SCORED,
     Known,
     anything,
     is_flag,
@@ -22,7 +23,8 @@ from toysup.ensemble.known import (
     shape_of,
     unfit_features,
     unfit_model,
-    unfit_rest,
+    unfit_optimizer,
+    unfit_setting,
     unfit_task,
     unfit_varying,
 )
@@ -47,6 +49,20 @@ def unfit(stack: Stack) -> str | None:
 
 def unfit_data(stack: Stack, kinds: Sequence[Known]) -> str | None:
     """Why a kernel for regression on distributions of some kinds cannot train a stack, whatever its network is."""
+    return unfit_samples(stack, kinds) or unfit_optimizer(stack.setting)
+
+
+def unfit_scored(stack: Stack) -> str | None:
+    """Why no kernel can tell the errors of a stack's networks, however they were trained; None where one can."""
+    task = stack.setting.task
+    reason = unfit_model(stack.setting.model, ARGUMENTS) or unfit_samples(stack, (INDEPENDENT, CORRELATED))
+    if reason:
+        return reason
+    return "the task has labels" if hasattr(task, "hits") else unfit_task(task, TARGETS, SCORED)
+
+
+def unfit_samples(stack: Stack, kinds: Sequence[Known]) -> str | None:
+    """Why a kernel for regression on distributions of some kinds cannot draw a stack's samples and take their loss."""
     setting, n = stack.setting, stack.setting.features.n_features
     reason = unfit_task(setting.task, TARGETS) or unfit_features(setting.features, kinds)
     if reason:
@@ -58,7 +74,7 @@ def unfit_data(stack: Stack, kinds: Sequence[Known]) -> str | None:
         return f"the importance has shape {shape}"
     densities = 1 if isinstance(setting.features, Correlated) else n
     read = {"features.density": densities, "task.importance": n, "task.exponent": n}
-    return unfit_rest(setting) or unfit_varying(stack, read)
+    return unfit_setting(setting) or unfit_varying(stack, read)
 
 
 def power_of(stack: Stack) -> int | None:
@@ -70,13 +86,13 @@ def power_of(stack: Stack) -> int | None:
     return int(found[0]) if len(found) == 1 and found[0] in (2, 4) else None
 
 
-def _grouped(features: Features) -> int:
+def grouped_of(features: Features) -> int:
     if not isinstance(features, Correlated):
         return tiles.ALONE
     return tiles.IN_TURN if features.anti else tiles.TOGETHER
 
 
-def _per_feature(stack: Stack, pick: Callable[[Setting], Any]) -> np.ndarray:
+def per_feature(stack: Stack, pick: Callable[[Setting], Any]) -> np.ndarray:
     """(instance, feature) float32: one of the setting's fields, each instance's own."""
     n = stack.setting.features.n_features
 
@@ -104,7 +120,7 @@ ARGUMENTS = {  # what a network's arguments may be; an `open_start` counts at th
 }  # fmt: skip
 
 
-def _hidden(model: Model) -> tuple[bool, bool]:
+def hidden_of(model: Model) -> tuple[bool, bool]:
     """Whether the hidden layer has a ReLU, and whether it has a bias."""
     return {
         TiedAutoencoder: (model.arguments.get("hidden_relu", False), False),
@@ -117,7 +133,7 @@ def kind_of(stack: Stack) -> shallow.Kind:
     """Which kernel trains a stack."""
     setting, arguments = stack.setting, stack.setting.model.arguments
     names, n, m = NAMES[setting.model.build], setting.features.n_features, arguments["width"]
-    hidden, bias = _hidden(setting.model)
+    hidden, bias = hidden_of(setting.model)
     few = "D" not in names and not hidden and n * (m + 1) <= shallow.FEW
     return shallow.Kind(
         tied="D" not in names,
@@ -127,7 +143,7 @@ def kind_of(stack: Stack) -> shallow.Kind:
         power=power_of(stack),
         target=TARGETS[type(setting.task)],
         magnitude=magnitude_of(setting.features),
-        grouped=_grouped(setting.features),
+        grouped=grouped_of(setting.features),
         wide=m >= WIDE,
         n=n * few,
         m=m * few,
@@ -169,7 +185,7 @@ def plan_of(stack: Stack, dtype: type = np.float32) -> Plan:
     tile = shallow.tile_of(n, m, setting.batch, kind.wide)
     groups = setting.features.n_uniforms - n
     sizes = np.array([n, m, setting.batch, tile, groups, setting.cycle or setting.steps])
-    own = (_per_feature(stack, lambda s: s.features.activity), _per_feature(stack, lambda s: s.task.importance))
+    own = (per_feature(stack, lambda s: s.features.activity), per_feature(stack, lambda s: s.task.importance))
     floats = shallow.floats_needed(kind, n, m, tile, count)
     ints = shallow.ints_needed(kind, n, groups, tile, setting.batch)
     return Plan(shallow.kernel(kind), theta, own, sizes, floats, ints, unpack)

@@ -8,6 +8,8 @@ that instance alone.
 That is not enough for every score: a feature can be so rare that it is hardly ever active. What was never seen to vary
 agrees with any output, so a score counts as known only if its target was seen away from its usual value, the median, in
 SEEN samples. What is unknown is NaN, is left out of counts, and `unseen` says how much of it there is.
+
+Networks that a kernel is proved to know (`toysup.ensemble.held_out`) are evaluated by it, on the same draws.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch import Tensor, vmap
 from torch.utils._pytree import tree_map
 
 from toysup.ensemble import Trained, bound, one_thread
+from toysup.ensemble import held_out as kernel
 from toysup.setting import Setting
 
 __all__ = ["Estimate", "HeldOut", "held_out", "unknown", "unseen"]
@@ -130,9 +133,19 @@ def held_out(trained: Trained) -> HeldOut:
 
 
 def _evaluate(trained: Trained) -> HeldOut:
-    task = trained.setting.task
     samples = samples_wanted(trained)
     baseline = trained.per_instance(lambda setting, constants: setting.task.baseline(setting.features, constants))
+    if kernel.unfit(trained) is None and baseline.shape[1:] == (trained.setting.features.n_features,):
+        found = kernel.sums(trained, samples // BATCH, BATCH, GROUPS, SEEN)
+        return HeldOut(found.errors, None, found.loss, baseline, samples, found.evidence, found.shown)
+    return _evaluated(trained, samples, baseline)
+
+
+def _evaluated(
+    trained: Trained, samples: Int[Tensor, " instance"], baseline: Float[Tensor, "instance score"]
+) -> HeldOut:
+    """The general path, for whatever no kernel knows."""
+    task = trained.setting.task
 
     def score(values, output, target):
         here = bound(trained.setting, values).task
@@ -147,27 +160,28 @@ def _evaluate(trained: Trained) -> HeldOut:
             return parts
         return here.errors(tree_map(_constant, output), target)  # it differs where the target does
 
-    def satisfied(instances: Tensor) -> bool:
-        return bool((evidence[instances] >= SEEN).all() and (shown[instances] >= SEEN).all())
+    def unsatisfied(instances: Tensor) -> Bool[Tensor, " instance"]:
+        return (evidence[instances].flatten(1) < SEEN).any(-1) | (shown[instances] < SEEN)
 
     shape = (GROUPS, len(trained))
     errors, loss = torch.zeros(*shape, baseline.shape[-1]), torch.zeros(shape)
     hits = torch.zeros(*shape, baseline.shape[-1]) if hasattr(task, "hits") else None
-    evidence, shown, rest = 0, torch.zeros(len(trained), dtype=torch.long), None
+    evidence, shown, rest = torch.zeros(len(trained), 0), torch.zeros(len(trained), dtype=torch.long), None
     number, remaining = 0, torch.arange(len(trained))
     while len(remaining):
         part = trained if len(remaining) == len(trained) else trained.take(remaining)
         x, target = part.batch(number, BATCH)
         output = part.forward(x)
         batch_errors, batch_hits, batch_loss = vmap(score)(part.values, output, target)
-        if hits is None and (rest is None or not satisfied(remaining)):
+        counting = torch.ones(len(remaining), dtype=torch.bool) if rest is None else unsatisfied(remaining)
+        if hits is None and counting.any():
             parts = vmap(telling)(part.values, x, output, target)
             if rest is None:
                 rest = usual(parts)
                 evidence = torch.zeros(len(trained), *parts.shape[2:], dtype=torch.long)
-            differs = away(parts, rest[remaining])
-            evidence[remaining] += differs.sum(1)
-            shown[remaining] += differs.flatten(2).any(-1).sum(1)
+            differs, who = away(parts, rest[remaining])[counting], remaining[counting]
+            evidence[who] += differs.sum(1)
+            shown[who] += differs.flatten(2).any(-1).sum(1)
         group = number % GROUPS
         errors[group, remaining] += batch_errors
         loss[group, remaining] += batch_loss
