@@ -35,6 +35,7 @@ from toysup.ensemble import (
     check_snapshots,
     chunks,
     engine_for,
+    held_out,
     load_compiler,
     prepare,
     resolve_device,
@@ -303,7 +304,10 @@ def _work_off(
     training = [job for job in jobs if id(job) in new]
     if any(job.compile for job in training):
         load_compiler()
-    prepare([job.stack for job in training if job.engine == "fused"])
+    fused = [job.stack for job in training if job.engine == "fused"]
+    prepare(fused)
+    if measures:
+        held_out.prepare(fused)
     amount = sum(job.work() for job in training)
     amount += sum(work(job.stack) * MEASURED / (job.stack.setting.steps * job.stack.setting.batch)
                   for job in jobs if id(job) not in new)  # fmt: skip

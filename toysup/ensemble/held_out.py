@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,17 +14,20 @@ from torch import Tensor
 from toysup.ensemble.known import magnitude_of
 from toysup.ensemble.plan import scratch
 from toysup.ensemble.shallow import NAMES, TARGETS, grouped_of, hidden_of, per_feature, power_of, unfit_scored
-from toysup.ensemble.train import Trained
+from toysup.ensemble.stack import Stack
+from toysup.ensemble.train import Trained, train_chunk
 from toysup.kernels import held_out as kernels
 from toysup.kernels.held_out import Sizes
 from toysup.models import MLP
-from toysup.random import Stream
+from toysup.random import BLOCK, Stream
+from toysup.setting import Adam
 from toysup.simd import LANES
 
-__all__ = ["Sums", "sums", "unfit"]
+__all__ = ["Sums", "prepare", "sums", "unfit"]
 
 WAYS = {name: getattr(Trained, name) for name in ("batch", "forward")}  # as they are elsewhere, replaced here
 PIECE = 64  # instances of a call: nothing can stop one on its way
+_PREPARED: set[bool] = set()
 
 
 class Sums(NamedTuple):
@@ -54,6 +59,17 @@ def unfit(trained: Trained) -> str | None:
         if tuple(value.shape) != (len(trained), *shape):
             return f"{name} has shape {tuple(value.shape)}"
     return None
+
+
+def prepare(stacks: Sequence[Stack]) -> None:
+    """Compile the kernel, or load it from disk, where the fused stacks need it: once, before workers are forked."""
+    for stack in stacks:
+        if unfit_scored(stack) is None and not _PREPARED:
+            setting = dataclasses.replace(stack.setting, steps=1, batch=1, examples=None, optimizer=Adam())
+            one = dataclasses.replace(stack.take([0]), setting=setting)
+            trained = train_chunk(one, device=torch.device("cpu"), compile=False, engine="fused")
+            sums(trained, torch.ones(1, dtype=torch.long), BLOCK, 1, 1)
+            _PREPARED.add(True)
 
 
 def _shapes(trained: Trained) -> dict[str, tuple[int, ...]]:
