@@ -32,6 +32,8 @@ NO_NUMBER = {  # of a class's namespace: prose, and what Python writes there its
     *("__annotations_cache__", "__slotnames__", "__type_params__", "__slots__", "__repr__", "__str__"),
 }
 CHAINED = {"LOAD_ATTR", "LOAD_METHOD"}
+KIND = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+KIND |= inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE  # other flags change nothing; numba's copies lack some
 
 
 def identity(*things: Any) -> str:
@@ -189,8 +191,7 @@ class _Walk:
             local.pop(own, None)  # hides the one outside
         arguments = code.co_argcount + code.co_kwonlyargcount
         arguments += bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
-        flags = code.co_flags & ~(inspect.CO_NESTED | inspect.CO_NEWLOCALS | inspect.CO_OPTIMIZED)
-        self.emit("code", code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, flags)
+        self.emit("code", code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & KIND)
         self.emit(*code.co_varnames[:arguments])
         for name in code.co_varnames[:arguments]:
             local[name] = len(local)
