@@ -182,7 +182,7 @@ def search(run: report.Run, options: dict[str, Any]) -> tuple[dict[tuple[str, st
     """((network, kind) -> (penalty, learning rate) that find most, what else the search says).
 
     Autoencoders of single layers are searched on one layer, the one where all of `single block` is."""
-    penalties = run.pick(default=PENALTIES, quick=PENALTIES[:2])
+    penalties = run.pick(default=PENALTIES, quick=PENALTIES[:2], smoke=PENALTIES[:1])
     rates = run.pick(default=RATES, quick=RATES[:2], smoke=RATES[:2])
     grids = {}
     for name in NETWORKS:

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -88,41 +87,6 @@ def processes_of(session):
 def small(seeds=6, steps=4):
     setting = Setting(SparseUniform(4, 0.3), Identity(), Model(TiedAutoencoder, width=2), steps=steps, batch=16)
     return Grid(setting, {"seed": range(seeds)})
-
-
-DRIVER = """
-import sys
-sys.path.insert(0, {tests!r})
-import numpy as np
-from toysup import sweep as sweeps
-import test_faults
-
-count, train = 0, sweeps.train_chunk
-def counted(stack, **options):
-    global count
-    count += 1
-    return train(stack, **options)
-sweeps.train_chunk = counted
-test_faults.one_instance_each()
-test_faults.sweep(test_faults.small(12, 150), [], results={results!r}, workers=1, progress=False, engine="general")
-print(count)
-"""
-
-
-def one_instance_each():
-    """A chunk for every instance."""
-    sweeps.chunks = lambda stack, *_: [np.array([k]) for k in range(len(stack))]
-
-
-def test_several_drivers_share_the_work(tmp_path):
-    """Each chunk is trained by one of them, and all of them answer with the whole."""
-    script = DRIVER.format(tests=str(HERE), results=str(tmp_path))
-    drivers = [subprocess.Popen([sys.executable, "-c", script], **PIPES) for _ in range(2)]
-    said = [driver.communicate(timeout=FOREVER) for driver in drivers]
-    assert all(driver.returncode == 0 for driver in drivers), said
-    assert sum(int(out) for out, _ in said) == 12, said
-    (folder,) = tmp_path.iterdir()
-    assert len(load(folder).table) == 12 and not list(folder.glob("*.part")) and not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize("number", [0, 99_999, 100_000, 1_234_567])

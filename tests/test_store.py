@@ -325,20 +325,30 @@ DRIVER = """
 import sys
 sys.path.insert(0, {tests!r})
 from test_store import MEASURES, many_chunks
+from toysup import sweep as sweeps
 from toysup.sweep import sweep
+
+chunks, train = [], sweeps.train_chunk
+def counted(stack, **options):
+    chunks.append(stack)
+    return train(stack, **options)
+
+sweeps.train_chunk = counted
 print(sweep(many_chunks(), MEASURES[: {measures}], results={results!r}, workers=1, progress=False, device="cpu").path)
+print(len(chunks))
 """
 
 
-def test_several_processes_on_one_folder_find_the_same(tmp_path):
-    """As several nodes would, each with measures of its own."""
+def test_several_processes_on_one_folder_share_the_work_and_find_the_same(tmp_path):
+    """As several nodes would, each with measures of its own: every chunk is trained by one of them."""
     scripts = [DRIVER.format(tests=str(Path(__file__).parent), measures=n, results=str(tmp_path)) for n in (1, 3, 2)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     drivers = [subprocess.Popen([sys.executable, "-c", script], **pipes) for script in scripts]
     said = [driver.communicate(timeout=120) for driver in drivers]
     assert all(driver.returncode == 0 for driver in drivers), said
-    assert len({out for out, _ in said}) == 1
-    loaded = load(said[0][0].strip())
+    paths, counts = zip(*(out.split("\n", 1) for out, _ in said), strict=True)
+    loaded = load(paths[0])
+    assert len(set(paths)) == 1 and sum(map(int, counts)) == len(loaded.jobs)
     assert not list(loaded.path.glob(".*"))  # nothing half-written
     same(loaded, run(many_chunks()))
 
