@@ -14,6 +14,7 @@ PROSE = {"__doc__", "__firstlineno__", "__static_attributes__"}
 
 
 ATOMS = (type(None), bool, int, complex, str, bytes, type(Ellipsis), type(NotImplemented))
+EXACT = (type(None), bool, int, str)  # equal ones of one type are told alike, which 0j and -0j are not
 
 
 def encoded(*parts: Any) -> bytes:
@@ -22,9 +23,16 @@ def encoded(*parts: Any) -> bytes:
     return b"".join(struct.pack("<Q", len(piece)) + piece for piece in pieces)
 
 
+@lru_cache(maxsize=8192, typed=True)
+def _common(thing: Any) -> bytes:
+    return encoded(type(thing).__name__, repr(thing))
+
+
 def atom(thing: Any) -> bytes | None:
     """How a number, text or the like is told; None for anything else."""
     kind = type(thing)
+    if kind in EXACT:
+        return _common(thing)
     if kind in ATOMS:
         return encoded(kind.__name__, repr(thing))
     return encoded("float", thing.hex() if thing == thing else "nan") if kind is float else None
@@ -69,3 +77,22 @@ def instructions(code: types.CodeType) -> tuple[tuple[str, str, Any, bytes], ...
         ends = [place.get(offset, len(kept)) for offset in (entry.start, entry.end, entry.target)]
         told.append(("except", "plain", None, encoded("except", *ends, entry.depth, entry.lasti)))
     return tuple(told)
+
+
+@lru_cache(maxsize=8192)
+def stretches(code: types.CodeType) -> tuple[tuple[bytes, int | None], ...]:
+    """What is told of the instructions up to and with each whose argument is somebody's own, and the place of that one;
+    None for the rest."""
+    found, so_far = [], []
+    for at, (_, kind, _, own) in enumerate(instructions(code)):
+        so_far.append(own)
+        if kind in ("local", "global", "import", "constant"):
+            found.append((b"".join(so_far), at))
+            so_far = []
+    return (*found, (b"".join(so_far), None))
+
+
+@lru_cache(maxsize=8192)
+def numbered(*parts: str | int) -> bytes:
+    """`encoded`, for what comes again and again."""
+    return encoded(*parts)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from toysup.identity.bytecode import atom, encoded, instructions
+from toysup.identity.bytecode import atom, encoded, instructions, numbered, stretches
 from toysup.identity.libraries import library_of, module_of
 from toysup.identity.untold import Untold
 
@@ -85,7 +85,7 @@ class _Walk:
         if simple is not None:
             return self.digest.update(simple)
         if id(thing) in self.seen:
-            return self.emit("again", self.seen[id(thing)])
+            return self.digest.update(numbered("again", self.seen[id(thing)]))
         self.seen[id(thing)] = len(self.seen)
         self.held.append(thing)
         for kinds, tell in self.TOLD:
@@ -195,12 +195,14 @@ class _Walk:
         self.emit(*code.co_varnames[:arguments])
         for name in code.co_varnames[:arguments]:
             local[name] = len(local)
-        for at, (_, kind, argument, own) in enumerate(told):
+        for own, at in stretches(code):
             self.digest.update(own)
+            if at is None:
+                break
+            _, kind, argument, _ = told[at]
             if kind == "local":
                 for name in argument:
-                    local.setdefault(name, len(local))
-                    self.emit(local[name])
+                    self.digest.update(numbered(local.setdefault(name, len(local))))
             elif kind == "global":
                 self._global(argument, names, told, at)
             elif kind == "import":
