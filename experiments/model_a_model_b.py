@@ -79,7 +79,8 @@ def searched(run: report.Run, grids: dict[tuple[str, str], Grid]) -> pd.DataFram
     for (task, model), grid in grids.items():
         (path, values), *_ = grid.axes.items()
         full[f"{task} {model}"] = Grid(grid.setting, {path: values[-2:], "seed": SEARCH_SEEDS})
-    rates = run.pick(default=0.0075 * 2 ** (np.arange(5) / 2), quick=np.array([0.01, 0.02, 0.04]), smoke=np.array([0.01, 0.02]))
+    rates = 0.0075 * 2 ** (np.arange(5) / 2)
+    rates = run.pick(default=rates, quick=np.array([0.01, 0.02, 0.04]), smoke=np.array([0.01, 0.02]))
     return best_rates(full, rates, extend=run.pick(default=3, smoke=0), results=run.results, device=run.device,
                       workers=run.workers)  # fmt: skip
 
