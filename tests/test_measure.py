@@ -130,7 +130,8 @@ def test_directions_are_the_rows_of_the_embedding():
         Model(ResidualMLP, shape=Shape(4, 2), embedding="trained", unembedding="frozen", row_norm=2.0),
         Model(UntiedAutoencoder, width=4, depth=1),
     ):
-        trained = train(Stack.of(Setting(SparseUniform(5), Identity(), model, steps=2, batch=4), [3, 4]), device="cpu")
+        stack = Stack.of(Setting(SparseUniform(5), Identity(), model, steps=2, batch=4), [3, 4])
+        trained = train(stack, engine="general", compile=False)
         own = {**trained.parameters, **trained.buffers}["W_E"]
         torch.testing.assert_close(directions(trained), own, rtol=1e-5, atol=1e-6)
 

@@ -130,16 +130,20 @@ class Grid:
     def _dynamic(self, path: str) -> bool:
         return is_dynamic(path, get_path(self.setting, path))
 
-    def _static_key(self, axis: _Axis, point: int) -> str:
-        static = [v for p, v in zip(axis.paths, axis.values[point], strict=True) if not self._dynamic(p)]
-        return json.dumps(describe(static, code=id))  # two functions may share a name
+    def _static_keys(self, axis: _Axis) -> list[str]:
+        """For each value of an axis what of it needs a stack of its own."""
+        static = [not self._dynamic(path) for path in axis.paths]
+        if not any(static):
+            return [""] * len(axis.values)
+        parts = [list(itertools.compress(value, static)) for value in axis.values]
+        return [json.dumps(describe(part, code=id)) for part in parts]  # two functions may share a name
 
     @cached_property
     def groups(self) -> list[tuple[Stack, np.ndarray]]:
         """(stack, its rows) for every shape of the grid."""
         keys = np.empty(self._index.shape, dtype=int)
         for number, axis in enumerate(self._axes):
-            texts = [self._static_key(axis, point) for point in range(len(axis.values))]
+            texts = self._static_keys(axis)
             first = {text: position for position, text in reversed(list(enumerate(texts)))}
             keys[number] = np.array([first[text] for text in texts])[self._index[number]]
         sizes = [len(axis.values) for axis in self._axes]

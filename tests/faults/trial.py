@@ -1,6 +1,6 @@
 """Faults put into sweeps: signals, kills at every step of every write, damaged and swapped files, bad input.
 
-    python tests/faults/trial.py            the long part, some minutes
+    python tests/faults/trial.py            the long part, half an hour; --only says which
     python tests/faults/trial.py --quick    what CI runs, within a minute
 
 Nothing may be lost, nothing silent, and whatever is said must be one line whose advice helps. Prints what was tried and
@@ -280,17 +280,21 @@ def tried(parts: list[Iterator[tuple[str, str]]]) -> tuple[Count, list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=["signals", "kills", "damages", "inputs"])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance, started = random.Random(options.seed), time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
         here = Path(place)
-        if options.quick:
-            long, short, sizes = grid(300, 2, (2,)), grid(8, 2, (2,)), (4, 8, 14)
-        else:
-            long, short, sizes = grid(1500, 6), grid(), (200, 1, 600)
-        parts = [signals(long, sizes[0], here / "signals", chance), kills(short, here / "kills", sizes[1])]
-        parts += [damages(short, sizes[2], here / "damages", chance), inputs()]
+        short = grid(8, 2, (2,)) if options.quick else grid()
+        number, every, harm = (4, 8, 14) if options.quick else (200, 1, 400)
+        parts = {
+            "signals": signals(grid(300, 2, (2,)), number, here / "signals", chance),
+            "kills": kills(short, here / "kills", every),
+            "damages": damages(short, harm, here / "damages", chance),
+            "inputs": inputs(),
+        }
+        parts = [part for name, part in parts.items() if options.only in (None, name)]
         counts, failed = tried(parts)
     print(dict(counts), f"{time.perf_counter() - started:.0f} s")
     print("\n".join(failed) if failed else "nothing lost, nothing silent, one line each")
