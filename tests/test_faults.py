@@ -128,3 +128,22 @@ def test_a_device_that_holds_nothing_is_refused_before_training(monkeypatch):
     monkeypatch.setattr(sweeps, "train_chunk", None)
     with pytest.raises(InputError, match="meta"):
         sweep(small(), [], device=torch.device("meta"), progress=False)
+
+
+ALONE = """
+import os
+from toysup.results import load
+
+before = os.listdir("/proc/self/task")
+print(len(load({path!r}).table))
+assert os.listdir("/proc/self/task") == before, "threads were made"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_tables_are_read_where_no_threads_can_be_had(tmp_path):
+    """As under a limit on processes, or after a fork, where arrow's readers would wait for ever."""
+    results = sweep(small(), [held_out_loss], results=tmp_path, progress=False)
+    script = ALONE.format(path=str(results.path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=FOREVER)
+    assert done.returncode == 0 and done.stdout == "6\n", done.stderr

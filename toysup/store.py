@@ -425,7 +425,7 @@ class Store:
         _write(self._file(chunk, kind), data, self.durable)
 
     def _write_table(self, chunk: int, kind: str, table: pd.DataFrame) -> None:
-        arrow, memory = pyarrow.Table.from_pandas(table, preserve_index=False), io.BytesIO()
+        arrow, memory = pyarrow.Table.from_pandas(table, preserve_index=False, nthreads=1), io.BytesIO()
         with pq.ParquetWriter(memory, arrow.schema) as writer:
             writer.write_table(arrow)
             writer.add_key_value_metadata(self._belongs(f"{chunk}.{kind}", table["row"].unique()))
@@ -437,7 +437,9 @@ class Store:
         """A chunk's table (kind "parquet") or that of a measure ("<key>.parquet"); `rows` are those it must hold."""
         path = self._file(chunk, kind)
         with self._reading(path, f"{chunk}.{kind}", rows):
-            return pd.read_parquet(path, columns=columns)
+            # in this thread: where no further ones can be had, or after a fork, arrow waits for them for ever
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                return file.read(columns, use_threads=False).to_pandas(use_threads=False)
 
     def weights(
         self, chunk: int, prefixes: Iterable[str] = ("",), rows: np.ndarray | None = None

@@ -238,6 +238,9 @@ def _judged(one: Grid, folder: Path, what: str, expected: dict[str, bytes], tabl
                 if act.__code__.co_names[0] == "run":
                     files = contents(folder)
                     return "" if files == expected else f"{what}: after {said[-1:]} {_differs(files, expected)}"
+        if said[-1].endswith("move it away or choose another folder"):
+            shutil.rmtree(folder)
+            continue
         advice = re.search(r"([^ /]+) (?:is|holds|belongs).*delete it(?: together with ([^ ]+))?", said[-1])
         if advice is None:
             return f"{what}: no advice in {said[-1]}"
