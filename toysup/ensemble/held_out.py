@@ -64,7 +64,7 @@ def unfit(trained: Trained) -> str | None:
 def prepare(stacks: Sequence[Stack]) -> None:
     """Compile the kernel, or load it from disk, where the fused stacks need it: once, before workers are forked."""
     for stack in stacks:
-        if unfit_scored(stack) is None and not _PREPARED:
+        if not _PREPARED and unfit_scored(stack) is None:
             setting = dataclasses.replace(stack.setting, steps=1, batch=1, examples=None, optimizer=Adam())
             one = dataclasses.replace(stack.take([0]), setting=setting)
             trained = train_chunk(one, device=torch.device("cpu"), compile=False, engine="fused")
