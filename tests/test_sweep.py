@@ -22,7 +22,7 @@ from toysup.measure import feature_norm, held_out_loss, r_squared, recovered
 from toysup.models import MLP, ResidualMLP, TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting, get_path, set_paths
 from toysup.shapes import Shape
-from toysup.sweep import Grid, sweep
+from toysup.sweep import Axis, Grid, load, sweep
 from toysup.tasks import AbsoluteValue, Identity, Regression
 
 SMALL = Setting(SparseUniform(4, 0.3), Identity(), Model(TiedAutoencoder, width=2), steps=8, batch=16)
@@ -30,6 +30,12 @@ SMALL = Setting(SparseUniform(4, 0.3), Identity(), Model(TiedAutoencoder, width=
 
 def run(grid, measures=(held_out_loss,), **options):
     return sweep(grid, measures, progress=False, **{"workers": 1, "device": "cpu"} | options)
+
+
+class Scaled(TiedAutoencoder):
+    def __init__(self, n_in, n_out, *, factor):
+        super().__init__(n_in, n_out, width=2)
+        self.factor = factor
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ AXES = {
     "starts": {"seed": [1, 2], "init_seed": [9, None]},
     "wholes": {"features": [SparseUniform(4, 0.1), SparseUniform(5, 0.2)], "optimizer.lr": [0.3, 0.4]},
     "zipped static": {("features.n_features", "task.importance"): [(4, np.ones(4)), (5, np.zeros(5))]},
+    "named": [Axis("lr", "optimizer.lr", [0.1, 0.2]), Axis("world", ("seed", "features.density"), {"a": (1, 0.1)})],
     "exponents": {"task.exponent": [2.0, 3.5], "optimizer.weight_decay": [0.0, 0.1], "optimizer.beta1": [0.9, 0.5]},
 }
 
@@ -143,6 +150,93 @@ def test_shapes_and_labels_in_the_table():
     assert table["task"].tolist() == ["a", "b"] * 2 and table["importance"].tolist() == [1, 2] * 2
     kinds = table.dtypes
     assert kinds["width"].kind == "i" and kinds["importance"].kind == "f"
+
+
+def world(name="world", paths=("features.density", "optimizer.lr"), values=None):
+    return Axis(name, paths, {"sparse": (0.1, 1e-2), "dense": (0.5, 1e-3)} if values is None else values)
+
+
+def test_a_named_axis_has_its_labels_under_its_name_and_numbers_under_theirs():
+    grid = Grid(SMALL, [world(), ("seed", range(2))])
+    assert grid.table.to_dict("list") == {
+        "row": [0, 1, 2, 3],
+        "world": ["sparse", "sparse", "dense", "dense"],
+        "density": [0.1, 0.1, 0.5, 0.5],
+        "lr": [1e-2, 1e-2, 1e-3, 1e-3],
+        "seed": [0, 1, 0, 1],
+    }
+    plain = Grid(SMALL, {world().paths: list(world().values.values()), "seed": range(2)})
+    assert [repr(grid.setting_of(row)) for row in range(4)] == [repr(plain.setting_of(row)) for row in range(4)]
+    pd.testing.assert_frame_equal(grid.table.drop(columns="world"), plain.table)
+
+
+def test_a_named_axis_without_labels_holds_values_of_one_path_and_numbers_points_of_several():
+    starts = Axis("start", ("seed", "init_seed"), [(1, 7), (2, 9)])
+    grid = Grid(SMALL, [Axis("p", "features.density", [0.1, 0.2]), starts, Axis("lr", "optimizer.lr", [0.1])])
+    assert list(grid.table) == ["row", "p", "density", "start", "seed", "init_seed", "lr"]
+    assert grid.table["p"].tolist() == grid.table["density"].tolist() == [0.1, 0.1, 0.2, 0.2]
+    assert grid.table["start"].tolist() == [0, 1, 0, 1] and set(grid.table["lr"]) == {0.1}
+
+
+def test_axes_are_a_mapping_again_in_which_others_may_be_put():
+    grid = Grid(SMALL, [("seed", [3, 4]), world()])
+    assert list(grid.axes) == ["seed", "world"] and grid.paths == ("seed", *world().paths)
+    other = dataclasses.replace(grid, axes={**grid.axes, "seed": [5]})
+    assert other.table["seed"].tolist() == [5, 5] and other.table["world"].tolist() == ["sparse", "dense"]
+    pd.testing.assert_frame_equal(Grid(SMALL, grid.axes).table, grid.table)
+
+
+def test_named_axes_are_found_and_loaded_again_and_those_without_are_accounted_for_as_ever(tmp_path):
+    axes = [world(), Axis("p", "task.importance", [1.0, np.linspace(0, 1, 4)]), Axis("n", ("seed",), [(7,)])]
+    results = run(Grid(SMALL, axes), results=tmp_path)
+    loaded = load(results.path)
+    pd.testing.assert_frame_equal(loaded.table, results.table, check_exact=True)
+    assert list(loaded.grid.axes) == ["world", "p", "n"] and isinstance(loaded.grid.axes["world"], Axis)
+    assert run(loaded.grid, results=tmp_path).path == results.path
+    axes[0] = world("place")
+    assert run(Grid(SMALL, axes), [], results=tmp_path).path != results.path
+    assert GRID.account == GRID.axes and "toysup.grid" not in json.dumps(loaded.account["axes"])
+
+
+def test_a_grid_shows_how_large_it_is_and_which_axes_split_it():
+    setting = Setting(SparseUniform(4), Identity(), Model(Scaled, factor=1.0))
+    axes = [world(), ("model.factor", [1.0, 2.0]), (("seed", "steps"), [(0, 5), (1, 5), (2, 5)])]
+    assert repr(Grid(setting, axes)).splitlines() == [
+        "Grid: 12 instances in 2 stacks",
+        "  world (features.density, optimizer.lr): 2 values, vary inside a stack",
+        "  model.factor: 2 values, split stacks",
+        "  seed, steps: 3 values, steps splits stacks",
+    ]
+    assert repr(Grid(SMALL)) == "Grid: 1 instance in 1 stack"
+
+
+BAD_NAMES = {
+    "Axis: name must be text without control characters, got 3": lambda: Axis(3, "seed", [1]),
+    "Axis: name must be that of a column of its own, got 'row'": lambda: Axis("row", "seed", [1]),
+    "Axis: name must be that of a column of its own, got ' '": lambda: Axis(" ", "seed", [1]),
+    "Axis: paths must be a dotted path, or a tuple of them, got 3": lambda: Axis("a", 3, [1]),
+    "axis 'a' needs a list of values, got 3": lambda: Axis("a", "seed", 3),
+    "axis 'density' is called as the column of 'features.density' is": lambda: [world("density")],
+    "axis 'seed' is called as the column of 'seed' is": lambda: [world("seed"), Axis("s", "seed", [1])],
+    "axis 'lr' is called as": lambda: [world("lr", values=[(0.1, 0.1), (0.2, 0.1)])],
+    "axis 'seed' is called as the column": lambda: [Axis("seed", "seed", {"one": 1})],
+    "axis 'world' is given twice": lambda: [world(), world(paths=("seed", "init_seed"), values=[(1, 2)])],
+    "axis 'seed' is given twice": lambda: [("seed", [1]), ("seed", [2])],
+    "axis 'features.density' is given twice": lambda: [world(), ("features.density", [0.3])],
+    "axis 'world' has no values": lambda: [world(values={})],
+    "axis 'world' needs 2 values at each point, got 1": lambda: [world(values={"a": (1,)})],
+    "axis 'world' stands under another name, 'seed'": lambda: {"seed": world()},
+    "or list such pairs and Axis objects, got 'seed'": lambda: "seed",
+    "or list such pairs and Axis objects, got Axis(": world,
+    "or list such pairs and Axis objects, got 'seed' among them": lambda: ["seed", [1, 2]],
+}
+
+
+@pytest.mark.parametrize("message", BAD_NAMES)
+def test_bad_named_axes_are_refused_in_one_line(message):
+    with pytest.raises(InputError) as caught:
+        Grid(SMALL, BAD_NAMES[message]())
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_iterator_is_read_once():

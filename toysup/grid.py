@@ -1,7 +1,7 @@
 """A grid of settings, declared: axes by dotted path, every combination of their values one instance.
 
 Any field of a setting can be an axis. Axes over static fields split the grid into shapes; the rest become per-instance
-tensors. Several paths that move together are one axis, named by a tuple.
+tensors. Several paths that move together are one axis, under a tuple of them, or under a name of its own (`Axis`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,56 +20,98 @@ import numpy as np
 import pandas as pd
 import torch
 
-from toysup.checks import InputError, check_kind, check_room, in_line, listed
+from toysup.checks import InputError, check_kind, check_room, check_text, in_line, listed
 from toysup.ensemble import Stack, check_schedules, whole_seeds
 from toysup.setting import SEEDS, Setting, describe, get_path, is_dynamic, set_paths
 from toysup.tasks import Task
 
-__all__ = ["RESERVED", "Grid"]
+__all__ = ["RESERVED", "Axis", "Grid"]
 
 RESERVED = ("row", "feature", "train_loss", "diverged_step", "engine")  # columns that are not axes or measures
+NAMED = "axis"  # what an account of a named axis begins with; no setting has a field of this name
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
+    """An axis with a name, which is a column of its own: labels stand there, numbers under their paths' last names.
+
+        Axis("world", ("features.density", "task.penalty"), {"sparse": (0.02, 0.1), "lax": (0.1, 0.03)})
+
+    Args:
+        name: of the column.
+        paths: one dotted path, or a tuple of them that move together.
+        values: a mapping from label to value, or values alone; for a tuple of paths, each is a tuple. Without labels
+            the column holds the values of one path, or numbers the points of several, from 0.
+
+    Raises InputError for a name that is no text or that every table has as a column, paths that are none, and values
+    that are no list. Whether they fit a setting, `Grid` finds out.
+    """
+
+    name: str
+    paths: str | tuple[str, ...]
+    values: Mapping[Any, Any] | Sequence[Any]
+
+    def __post_init__(self) -> None:
+        check_text("Axis", "name", self.name)
+        if not self.name.strip() or self.name in RESERVED:
+            raise InputError(f"Axis: name must be that of a column of its own, got {self.name!r}")
+        _check_paths("Axis: paths", self.paths)
+        object.__setattr__(self, "values", _kept(self.name, self.values))
+
+
+@dataclass(frozen=True)
+class _Points:
+    """An axis as it is read: all its values, and what the table calls them."""
+
     paths: tuple[str, ...]
     values: tuple[tuple[Any, ...], ...]  # one tuple of values, in the order of paths, for each point
     labels: tuple[Any, ...] | None  # text or numbers, for the table
+    name: str | None  # of the column for the labels; the first path's own without one
+
+    def column(self, position: int) -> list[Any]:
+        """The values of one path."""
+        return [row[position] for row in self.values]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Grid:
     """A setting and the axes along which it varies; every combination of axis values is one instance.
 
     `axes` maps a dotted path ("features.density", "model.shape", "seed", ...) to its values, or a tuple of paths that
     move together to tuples of values. Values may be given as a mapping from label to value; the label goes into the
-    table. The first axis varies slowest.
+    table, in the column of the (first) path. The first axis varies slowest.
+
+    Axes with names, whose labels have a column to themselves, are given in a list of them and of (path, values) pairs:
+
+        Grid(setting, [Axis("world", paths, {"sparse": ..., "lax": ...}), ("seed", range(8))])
+
+    One list, rather than names beside a mapping, since the order of axes is that of the table's rows. As `grid.axes`
+    all are a mapping again, named ones by name, so that `Grid(setting, {**grid.axes, "seed": range(8, 16)})` is the
+    same with other seeds.
+
+    Inside one stack, which is trained as a whole, may vary: seeds, the optimizer's rates, and floats and arrays of
+    floats of the features and the task. Every other value makes stacks of its own, and costs accordingly: whole
+    numbers, objects, and whatever belongs to the model, floats included. `repr` says what does which.
 
     Raises InputError, before anything is trained, for an unknown path, an axis that is empty, holds a value twice, sets
-    a part of what another axis sets or is called as a column that every table has, tuples of the wrong length, any
-    value or combination of values that the setting refuses, and combinations that are one and the same instance.
+    a part of what another axis sets or is called as another column, tuples of the wrong length, any value or
+    combination of values that the setting refuses, and combinations that are one and the same instance.
     """
 
     setting: Setting
-    axes: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
+    axes: Mapping[Any, Any]
 
-    def __post_init__(self) -> None:
-        check_kind("Grid", "setting", self.setting, Setting)
-        if not isinstance(self.axes, Mapping):
-            raise InputError(f"Grid: axes must map a path such as 'seed' to its values, got {in_line(self.axes)}")
-        for key in self.axes:
-            paths = (key,) if isinstance(key, str) else key
-            if not isinstance(paths, tuple) or not paths or not all(isinstance(path, str) for path in paths):
-                raise InputError(f"Grid: an axis must be a dotted path, or a tuple of them, got {in_line(key)}")
-        own = {
-            key: dict(given) if isinstance(given, Mapping) else _listed(key, given) for key, given in self.axes.items()
-        }
-        object.__setattr__(self, "axes", own)  # copies, so that an iterator is read once
+    def __init__(
+        self, setting: Setting, axes: Mapping[Any, Any] | Iterable[Axis | tuple[Any, Any]] | None = None
+    ) -> None:
+        check_kind("Grid", "setting", setting, Setting)
+        object.__setattr__(self, "setting", setting)
+        object.__setattr__(self, "axes", _read({} if axes is None else axes))
         seen: set[str] = set()
         for axis in self._axes:
             for path in axis.paths:
                 get_path(self.setting, path)
-                name = path.rpartition(".")[2]
+                name = _last(path)
                 if name in RESERVED:
                     raise InputError(
                         f"Grid: axis {path!r} would be a column {name!r}, which every table has; rename it"
@@ -81,12 +123,53 @@ class Grid:
         for path, other in itertools.permutations(sorted(seen), 2):
             if other.startswith(path + "."):
                 raise InputError(f"Grid: axis {other!r} is a part of what axis {path!r} sets; give one of them")
+        for axis in self._axes:
+            same = self._columns.get(axis.name or "")
+            if same and (axis.labels or axis.paths != (same,)):  # without labels it is the column of its only path
+                raise InputError(f"Grid: axis {axis.name!r} is called as the column of {same!r} is; rename it")
         rows = math.prod(len(axis.values) for axis in self._axes)
         check_room("Grid", f"{rows:,} rows", 8 * rows * (len(self._axes) + 4))
         check_schedules([stack.setting for stack, _ in self.groups])  # which builds and validates every shape
 
+    def __repr__(self) -> str:
+        """How many instances and stacks; for each axis its name, values, and whether they vary inside a stack."""
+        lines = [f"Grid: {_many(len(self), 'instance')} in {_many(len(self.groups), 'stack')}"]
+        for axis in self._axes:
+            splits = [path for path in axis.paths if not self._dynamic(path)]
+            says = "vary inside a stack"
+            if splits:
+                says = "split stacks" if len(splits) == len(axis.paths) else f"{', '.join(splits)} splits stacks"
+            over = ", ".join(axis.paths)
+            name = over if axis.name in (None, over) else f"{axis.name} ({over})"
+            lines.append(f"  {name}: {_many(len(axis.values), 'value')}, {says}")
+        return "\n".join(lines)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All paths that any axis sets."""
+        return tuple(path for axis in self._axes for path in axis.paths)
+
+    @property
+    def account(self) -> dict[Any, Any]:
+        """`axes` in plain values, for `describe`: a named one stands under (NAMED, name, paths). `from_account` reads
+        it. What identifies a sweep so holds names and numbers, and no code of this file."""
+        return dict(
+            ((NAMED, given.name, given.paths), given.values) if isinstance(given, Axis) else (key, given)
+            for key, given in self.axes.items()
+        )
+
+    @classmethod
+    def from_account(cls, setting: Setting, account: Mapping[Any, Any]) -> Grid:
+        """The grid whose `account` this is; tuples may be lists in it, as in JSON."""
+        check_kind("Grid", "account", account, Mapping)
+        entries = []
+        for key, values in account.items():
+            named = isinstance(key, tuple) and len(key) == 3 and key[0] == NAMED
+            entries.append(Axis(key[1], key[2], values) if named else (key, values))
+        return cls(setting, entries)
+
     @staticmethod
-    def _check_distinct(axis: _Axis) -> None:
+    def _check_distinct(axis: _Points) -> None:
         """Refuse values that stand in an axis twice: their rows would look like independent networks."""
         plain = all(type(value) in (int, float) for row in axis.values for value in row)
         try:
@@ -103,19 +186,21 @@ class Grid:
         )
 
     @cached_property
-    def _axes(self) -> list[_Axis]:
+    def _axes(self) -> list[_Points]:
         axes = []
-        for key, given in self.axes.items():
-            paths = (key,) if isinstance(key, str) else tuple(key)
+        for key, entry in self.axes.items():
+            named = isinstance(entry, Axis)
+            given, over = (entry.values, entry.paths) if named else (entry, key)
+            paths = (over,) if isinstance(over, str) else over
             labels = tuple(given) if isinstance(given, Mapping) else None
             values = list(given.values()) if isinstance(given, Mapping) else given
             if not values:
                 raise InputError(f"Grid: axis {key!r} has no values")
-            rows = [(value,) if isinstance(key, str) else tuple(_listed(key, value)) for value in values]
+            rows = [(value,) if isinstance(over, str) else tuple(_listed(key, value)) for value in values]
             wrong = [row for row in rows if len(row) != len(paths)]
             if wrong:
                 raise InputError(f"Grid: axis {key!r} needs {len(paths)} values at each point, got {len(wrong[0])}")
-            axes.append(_Axis(paths, tuple(rows), labels))
+            axes.append(_Points(paths, tuple(rows), labels, key if named else None))
         return axes
 
     @cached_property
@@ -130,7 +215,7 @@ class Grid:
     def _dynamic(self, path: str) -> bool:
         return is_dynamic(path, get_path(self.setting, path))
 
-    def _static_keys(self, axis: _Axis) -> list[str]:
+    def _static_keys(self, axis: _Points) -> list[str]:
         """For each value of an axis what of it needs a stack of its own."""
         static = [not self._dynamic(path) for path in axis.paths]
         if not any(static):
@@ -259,27 +344,75 @@ class Grid:
         return set_paths(self.setting, values) if values else self.setting
 
     @cached_property
+    def _columns(self) -> dict[str, str]:
+        """Column -> path: its last name, or the whole where that is another path's as well."""
+        last = [_last(path) for path in self.paths]
+        return {name if last.count(name) == 1 else path: path for name, path in zip(last, self.paths, strict=True)}
+
+    @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per instance, one column per axis: its last name, or its path where that is another column's."""
-        last = [path.rpartition(".")[2] for axis in self._axes for path in axis.paths]
+        """One row per instance; for each axis a column under its name, where it has one, and one for each path: its
+        last name, or the path where that is another column's. Parts of dataclasses follow where their names are free.
+        """
+        column_of = {path: name for name, path in self._columns.items()}
         columns: dict[str, Any] = {"row": np.arange(len(self))}
         for number, axis in enumerate(self._axes):
-            points = self._index[number]
-            for position, path in enumerate(axis.paths):
-                name = path.rpartition(".")[2]
-                name = path if last.count(name) > 1 else name
-                values = [row[position] for row in axis.values]
-                label = list(axis.labels) if axis.labels and position == 0 else _cells(values)
-                columns[name] = _column(label)[points]
+            cells = {column_of[path]: _cells(axis.column(position)) for position, path in enumerate(axis.paths)}
+            if axis.name is not None:
+                whole = _cells(axis.column(0)) if len(axis.paths) == 1 else list(range(len(axis.values)))
+                cells = {axis.name: whole if axis.labels is None else list(axis.labels)} | cells
+            elif axis.labels:
+                cells[column_of[axis.paths[0]]] = list(axis.labels)
+            columns |= {name: _column(own)[self._index[number]] for name, own in cells.items()}
         for number, axis in enumerate(self._axes):
             for position in range(len(axis.paths)):
-                values = [row[position] for row in axis.values]
+                values = axis.column(position)
                 if all(dataclasses.is_dataclass(value) for value in values):
                     for f in dataclasses.fields(values[0]):
                         own = [getattr(value, f.name, None) for value in values]
                         if all(isinstance(v, int | float | str) for v in own) and f.name not in RESERVED:
                             columns.setdefault(f.name, _column(own)[self._index[number]])
         return pd.DataFrame(columns)
+
+
+def _read(axes: Any) -> dict[Any, Any]:
+    """Axes by path or name, their values copied, so that an iterator is read once."""
+    wanted = "Grid: axes must map a path such as 'seed' to its values"
+    if isinstance(axes, Axis) or not isinstance(axes, Iterable) or isinstance(axes, str):
+        raise InputError(f"{wanted}, or list such pairs and Axis objects, got {in_line(axes)}")
+    entries = list(axes.items()) if isinstance(axes, Mapping) else listed("Grid", "axes", axes, "axes")
+    own: dict[Any, Any] = {}
+    for entry in entries:
+        if not isinstance(entry, Axis) and not (isinstance(entry, tuple) and len(entry) == 2):
+            raise InputError(f"{wanted}, or list such pairs and Axis objects, got {in_line(entry)} among them")
+        key, given = (entry.name, entry) if isinstance(entry, Axis) else entry
+        if not isinstance(given, Axis):
+            _check_paths("Grid: an axis", key)
+            given = _kept(key, given)
+        elif key != given.name:
+            raise InputError(f"Grid: axis {given.name!r} stands under another name, {in_line(key)}")
+        if key in own:
+            raise InputError(f"Grid: axis {key!r} is given twice")
+        own[key] = given
+    return own
+
+
+def _check_paths(what: str, key: Any) -> None:
+    paths = (key,) if isinstance(key, str) else key
+    if not isinstance(paths, tuple) or not paths or not all(isinstance(path, str) for path in paths):
+        raise InputError(f"{what} must be a dotted path, or a tuple of them, got {in_line(key)}")
+
+
+def _kept(key: Any, given: Any) -> Any:
+    return dict(given) if isinstance(given, Mapping) else _listed(key, given)
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
 
 
 def _used(points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -205,7 +205,7 @@ class Results:
     def still_told(self, measures: Sequence[Measure], code: Callable[..., str]) -> bool:
         """Whether code does what it did when the folder was opened."""
         kept = self.account
-        account = {"setting": describe(self.grid.setting, code=code), "axes": describe(self.grid.axes, code=code)}
+        account = {"setting": describe(self.grid.setting, code=code), "axes": describe(self.grid.account, code=code)}
         keys = [key_of(measure, code) for measure in measures]
         same = all(digest_of(kept[name]) == digest_of(found) for name, found in account.items())
         return same and keys == list(self.keys.values())
@@ -380,7 +380,7 @@ def load(path: Path | str, *, trust: bool = False, classes: Sequence[Any] = (), 
         device, cut, code = torch.device(account["device"]), account["cut"], account["code"]
     except (KeyError, TypeError, RuntimeError):
         raise InputError(f"load: {store.path / 'config.json'} is not of a sweep") from None
-    grid = Grid(setting, axes)
+    grid = Grid.from_account(setting, axes)
     jobs = jobs_of(grid, device, cut)
     missing = {job.chunk for job in jobs} - store.trained()
     if missing:

@@ -87,7 +87,7 @@ def best_rates(
     for name, grid in grids.items():
         check_kind(where, f"grid {name!r}", grid, Grid)
         get_path(grid.setting, RATE)
-        if any(RATE in ([axis] if isinstance(axis, str) else axis) for axis in grid.axes):
+        if RATE in grid.paths:
             raise InputError(f"best_rates: grid {name!r} has an axis over {RATE}, which is what is searched")
     sign = -1.0 if lowest else 1.0
     scores: dict[str, pd.Series] = {name: pd.Series(dtype=np.float64) for name in grids}

@@ -408,4 +408,4 @@ def _method(owner: Any, name: str) -> Any:
 
 
 def _hashable(key: Any) -> Any:
-    return tuple(key) if isinstance(key, list) else key
+    return tuple(map(_hashable, key)) if isinstance(key, list) else key

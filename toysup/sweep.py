@@ -44,7 +44,7 @@ from toysup.ensemble import (
     work,
     worth_compiling,
 )
-from toysup.grid import RESERVED, Grid
+from toysup.grid import RESERVED, Axis, Grid
 from toysup.identity import Once
 from toysup.measure import held_out_loss, recovered, unseen
 from toysup.results import (
@@ -65,7 +65,7 @@ from toysup.setting import describe
 from toysup.store import Store
 from toysup.workers import Tell, in_parallel, interruptible, usable_workers
 
-__all__ = ["Grid", "Results", "load", "sweep"]
+__all__ = ["Axis", "Grid", "Results", "load", "sweep"]
 
 WORTH_FORKING = 2e8  # `ensemble.work` below which one process is done before workers have warmed up
 MEASURED = 1 << 14  # samples that measures look at, about, for each instance
@@ -362,7 +362,7 @@ def _open(
     arrays: dict[str, np.ndarray] = {}
     account = {
         "setting": describe(grid.setting, arrays, code),
-        "axes": describe(grid.axes, arrays, code),
+        "axes": describe(grid.account, arrays, code),
         "snapshots": snapshots,
         "device": device.type,
         "cut": cut,
