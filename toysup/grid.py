@@ -101,12 +101,10 @@ class Grid:
     setting: Setting
     axes: Mapping[Any, Any]
 
-    def __init__(
-        self, setting: Setting, axes: Mapping[Any, Any] | Iterable[Axis | tuple[Any, Any]] | None = None
-    ) -> None:
+    def __init__(self, setting: Setting, axes: Mapping[Any, Any] | Iterable[Axis | tuple[Any, Any]] = ()) -> None:
         check_kind("Grid", "setting", setting, Setting)
         object.__setattr__(self, "setting", setting)
-        object.__setattr__(self, "axes", _read({} if axes is None else axes))
+        object.__setattr__(self, "axes", _read(axes))
         seen: set[str] = set()
         for axis in self._axes:
             for path in axis.paths:

@@ -16,7 +16,7 @@ from toysup import constructions, features, models, stats, tasks, theory
 from toysup.checks import in_line
 from toysup.ensemble import Stack, chunks, resolve_device, train
 from toysup.features import ExactlyK, GaussianCopula, Hierarchy, OnePerGroup, PowerLaw, SparseUniform, UnitLength
-from toysup.grid import Grid
+from toysup.grid import Axis, Grid
 from toysup.measure import held_out_loss, recovered
 from toysup.models import MLP, Embedding, ResidualMLP, SparseAutoencoder, TiedAutoencoder
 from toysup.random import uniforms
@@ -218,7 +218,11 @@ bad("describe: setting", describe, {1, 2}, 1j, b"x", object(), torch.zeros(1).to
 # ---------------------------------------------------------------------------------------------------------------- grid
 
 bad("Grid: setting", Grid, None, Setting, {"seed": [0]})
-bad("Grid: axes", lambda x: Grid(setting(), x), None, [("seed", [0])], "seed", 3)
+bad("Grid: axes", lambda x: Grid(setting(), x), None, [("seed", [0], 1)], ["seed"], Axis("a", "seed", [0]), "seed", 3)
+bad("Axis: name", lambda x: Axis(x, "seed", [0]), None, 3, "", " ", "a\0", "row", ("seed",))
+bad("Axis: paths", lambda x: Axis("a", x, [0]), None, 3, (), ["seed"], ("seed", 3), b"seed")
+bad("Axis: a", lambda x: Axis("a", "seed", x), None, 3, "01", {1, 2})
+bad("Grid: seed", lambda x: Grid(setting(), [("seed", [0]), Axis(x, ("data_seed", "init_seed"), [(1, 2)])]), "seed")
 bad("Grid: axis", lambda x: Grid(setting(), {x: [0, 1]}), 3, None, (), ("seed", 3), "", "sed", b"seed")
 bad("Grid: seed", lambda x: Grid(setting(), {"seed": x}), [], 3, "01", None, {1, 2}, [0, 0], {}, range(10**12))
 bad("Grid: seed", lambda x: Grid(setting(), {"seed": x}), itertools.count())
