@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from toysup import report
+from toysup.study import experiment
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "experiments").glob("[a-z]*.py"))
@@ -23,7 +24,8 @@ def test_smoke(script, tmp_path):
     folders = ["--results", str(tmp_path / "results"), "--figures", str(tmp_path / "figures")]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(Tight|constrained_)layout.*")  # tiny data, odd limits
-        document = report.experiment(module.main, ["--smoke", "--workers", "1", *folders])
+        arguments = ["--smoke", "--workers", "1", *folders]
+        document = experiment(module.study, arguments) if hasattr(module, "study") else report.experiment(module.main, arguments)
     written = json.loads((tmp_path / "figures" / f"{script.stem}.json").read_text())
     report.check_form(written)
     assert written == json.loads(json.dumps(document)) and written["mode"] == "smoke"

@@ -75,6 +75,11 @@ def test_mean_is_the_t_interval():
     np.testing.assert_allclose([found.low, found.high], expected, rtol=1e-12)  # the same formula: rounding only
     assert stats.mean([3.0]) == Interval(3, -np.inf, np.inf)
     assert stats.mean([3.0, 3.0]) == Interval(3, 3, 3)
+    shares = [0.98, 1.0, 0.9, 1.0]
+    plain, cut = stats.mean(shares), stats.mean(shares, bounds=(0, 1))
+    assert plain.high > 1 and cut == Interval(plain.value, plain.low, 1) and stats.mean([1.0], bounds=(0, 1)).low == 0
+    with pytest.raises(InputError, match="samples must lie in bounds"):
+        stats.mean([1.1], bounds=(0, 1))
 
 
 @pytest.mark.parametrize("bad", [[], [[1.0, 2.0]], [1.0, np.nan]])

@@ -8,6 +8,7 @@ A script states QUESTION, defines `main(run: Run)`, and ends with
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -17,9 +18,10 @@ import os
 import sys
 import time
 import xml.parsers.expat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import matplotlib as mpl
@@ -83,6 +85,27 @@ class Run:
         full = default if full is ABSENT else full
         return {"smoke": smoke, "quick": quick, "default": default, "full": full}[self.mode]
 
+    def sizes(
+        self,
+        default: Mapping[str, Any],
+        *,
+        quick: Mapping[str, Any] | None = None,
+        smoke: Mapping[str, Any] | None = None,
+        full: Mapping[str, Any] | None = None,
+    ) -> SimpleNamespace:
+        """Everything that depends on the mode, declared once: `run.sizes(dict(steps=2000, seeds=8), quick=dict(steps=500),
+        smoke=dict(steps=4, seeds=2)).steps`. What a mode leaves out is as in `pick`: smoke takes quick's, quick and full
+        take the default's."""
+        chosen = dict(default)
+        layers = {"quick": [quick], "smoke": [quick, smoke], "full": [full]}.get(self.mode, [])
+        for given in (quick, smoke, full):
+            unknown = [name for name in given or {} if name not in chosen]
+            if unknown:
+                raise InputError(f"sizes: {unknown[0]!r} is not among the default's {', '.join(default)}")
+        for given in layers:
+            chosen |= given or {}
+        return SimpleNamespace(**chosen)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -98,7 +121,9 @@ class Options:
     ] = None
 
 
-def experiment(main: Callable[[Run], None], argv: list[str] | None = None) -> dict[str, Any]:
+def experiment(
+    main: Callable[[Run], None], argv: list[str] | None = None, *, script: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Run a script's `main` under the common command line and in the common style; return the document it wrote.
 
     Folders sit beside the script, or one up where its folder is called experiments. Pictures of --smoke and --quick go
@@ -107,11 +132,12 @@ def experiment(main: Callable[[Run], None], argv: list[str] | None = None) -> di
     Args:
         main: defined in a file that also defines QUESTION and has a docstring, which is the text of --help.
         argv: the arguments, without the script's name; the command line's by default.
+        script: the globals of that file, where `main` was made elsewhere.
 
     Raises:
         SystemExit: code 2 after one line on standard error, if anything raised `InputError`.
     """
-    script = main.__globals__
+    script = main.__globals__ if script is None else script
     path = Path(script["__file__"]).resolve()
     options = tyro.cli(
         Options,
@@ -182,7 +208,12 @@ def write(
     *,
     statistics: Mapping[str, Interval],
     verdict: Mapping[str, Verdict],
-    controls: Mapping[str, Mapping[str, Any]],
+    controls: Mapping[str, Mapping[str, Any]] | None = None,
+    answer: str | None = None,
+    claims: Sequence[Mapping[str, Any]] = (),
+    checks: Sequence[Mapping[str, Any]] = (),
+    findings: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    rates: pd.DataFrame | None = None,
     instances: int,
     steps: int,
     engine: str,
@@ -198,7 +229,9 @@ def write(
             1,000 characters each.
         statistics: name -> interval; a number that is not finite (undefined, unbounded) becomes null.
         verdict: hypothesis -> "supported", "rejected" or "undecided" (`stats.decide`).
-        controls: name -> anything JSON can hold; intervals and arrays are converted.
+        controls: name -> anything JSON can hold; intervals and arrays are converted (of scripts that are no `Study`).
+        answer: the answer to the question, in a sentence. claims, checks: what `Study` says of each, with its groups.
+        findings: name -> rows with columns. rates: learning rates searched, a row per cell.
         instances: networks trained; steps: optimiser steps each took (the most, where they differ).
         engine: what trained them, such as "general, compiled".
         seconds: spent on training, where that was kept (`Results.seconds`), so that redrawing does not look like
@@ -208,6 +241,12 @@ def write(
         InputError: the document does not fit the form (`check_form`), the figure holds a text that cannot be drawn, or
             the files cannot be written; then what was there stays.
     """
+    told: dict[str, Any] = {"controls": controls}
+    if controls is None:
+        told = {"claims": claims, "checks": checks, "findings": dict(findings or {})}
+        if rates is not None and len(rates):
+            told["findings"]["learning_rates"] = rates.to_dict("records")
+        told = {"answer": answer, **told}
     document = _plain(
         {
             "experiment": run.name,
@@ -215,7 +254,7 @@ def write(
             "mode": run.mode,
             "statistics": statistics,
             "verdict": verdict,
-            "controls": controls,
+            **told,
             "instances": instances,
             "steps": steps,
             "seconds": round(time.perf_counter() - run.started if seconds is None else seconds, 2),
@@ -230,6 +269,8 @@ def write(
     run.written.append(document)
     say(_table(document))
     say(f"{run.figures / run.name}.png, .svg, .json")
+    if "answer" in document:
+        say(f"\n{document['answer']}")
     return document
 
 
@@ -276,11 +317,13 @@ def _table(document: dict[str, Any]) -> str:
     """The document for a terminal."""
     estimates = pd.DataFrame.from_dict(document["statistics"], orient="index").astype(float)
     size = f"{document['instances']} instances, {document['steps']} steps, {document['seconds']:g} s"
-    parts = [
-        f"{document['question']}\n{document['mode']}: {size}, engine {document['engine']}",
-        estimates.to_string(float_format="{:.4g}".format, na_rep="-"),
-        pd.Series(document["verdict"]).to_string(),
-    ]
+    head = f"{document['question']}\n{document['mode']}: {size}, engine {document['engine']}"
+    numbers_of = estimates.to_string(float_format="{:.4g}".format, na_rep="-")
+    if "controls" in document:
+        return "\n\n".join(["", head, numbers_of, pd.Series(document["verdict"]).to_string()]) + "\n"
+    told = [f"{one['shown']:>10}  {one['says']}" for one in document["claims"]]
+    ran = [f"{one['verdict'] or 'see file':>10}  {one['says']}" for one in document["checks"]]
+    parts = [head, numbers_of, "\n".join(["Claims", *told]), *(["\n".join(["Checks of the run", *ran])] if ran else [])]
     return "\n\n".join(["", *parts]) + "\n"
 
 
@@ -301,6 +344,10 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
         return value
+    if isinstance(value, pd.DataFrame):
+        return _plain(value.to_dict("records"))
+    if isinstance(value, tuple) or dataclasses.is_dataclass(value):  # a shape, features: as they call themselves
+        return str(value)
     got = " ".join(repr(value).split())[:60]
     raise InputError(f"report: expected numbers, text, lists and mappings, got {type(value).__name__}: {got}")
 
@@ -318,6 +365,9 @@ FORM: dict[str, type] = {
     "engine": str,
     "versions": dict,
 }
+
+
+TOLD: dict[str, type] = {"answer": str, "claims": list, "checks": list, "findings": dict}  # in place of controls
 
 
 def check_name(name: Any) -> None:
@@ -352,21 +402,24 @@ def check_form(document: Mapping[str, Any]) -> None:
 
     if not isinstance(document, Mapping):
         refuse("the document", "a mapping", document)
-    if set(document) != set(FORM):
-        refuse("the document", f"a mapping with the keys {', '.join(FORM)}", [*document])
-    for key, kind in FORM.items():
+    form = dict(FORM)
+    if "controls" not in document:
+        form = {key: kind for key, kind in FORM.items() if key != "controls"} | TOLD
+    if set(document) != set(form):
+        refuse("the document", f"a mapping with the keys {', '.join(form)}", [*document])
+    for key, kind in form.items():
         value = document[key]
         if kind in (int, float):
             kind = numbers.Integral if kind is int else numbers.Real
             if isinstance(value, bool) or not isinstance(value, kind) or not value >= 0:
                 refuse(key, "a number >= 0" if kind is numbers.Real else "a whole number >= 0", value)
-        elif not isinstance(value, kind) or not value:
+        elif not isinstance(value, kind) or not (value or key in ("checks", "findings")):
             refuse(key, f"a filled {kind.__name__}", value)
     check_name(document["experiment"])
     for text in _texts(document):
         check_text("report", "a name or text", text)
     for key in ("statistics", "verdict", "controls"):
-        if not all(map(str.strip, document[key])):
+        if not all(map(str.strip, document.get(key, {}))):
             refuse(key, "named by filled text", list(document[key]))
     if document["mode"] not in MODES:
         refuse("mode", f"one of {', '.join(MODES)}", document["mode"])
@@ -384,6 +437,15 @@ def check_form(document: Mapping[str, Any]) -> None:
     for name, found in document["verdict"].items():
         if found not in get_args(Verdict):
             refuse(f"verdict {name!r}", f"one of {', '.join(get_args(Verdict))}", found)
-    for name, control in document["controls"].items():
+    for name, control in document.get("controls", {}).items():
         if not isinstance(control, Mapping):
             refuse(f"control {name!r}", "a mapping", control)
+    for kind in ("claims", "checks"):
+        for one in document.get(kind, []):
+            if not isinstance(one, Mapping) or not {"name", "says", "verdict", "groups"} <= set(one):
+                refuse(kind, "mappings with name, says, verdict and groups", one)
+            if one["verdict"] is not None and one["verdict"] not in get_args(Verdict):
+                refuse(f"the verdict of {one['name']!r}", f"one of {', '.join(get_args(Verdict))}", one["verdict"])
+    for name, rows in document.get("findings", {}).items():
+        if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+            refuse(f"finding {name!r}", "a list of rows", rows)

@@ -119,14 +119,21 @@ def sample(where: str, values: ArrayLike, low: float = -np.inf, name: str = "sam
     return array
 
 
-def mean(samples: ArrayLike, level: float = 0.95) -> Interval:
-    """The mean with Student's t interval. One sample gives infinite ends."""
+def mean(samples: ArrayLike, level: float = 0.95, *, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Interval:
+    """The mean with Student's t interval. One sample gives infinite ends.
+
+    `bounds`: between which the samples lie, whatever they are (shares: (0, 1)); ends beyond are cut there, which leaves
+    the coverage as it is.
+    """
     check_level("mean", level)
     x = sample("mean", samples)
+    ends = numbers_in("mean", "bounds", bounds, (2,))
+    if not (ends[0] <= x.min() and x.max() <= ends[1]):
+        raise InputError(f"mean: samples must lie in bounds = {in_line(bounds)}, got {x.min()} to {x.max()}")
     if x.size == 1:
-        return Interval(x[0], -np.inf, np.inf)
+        return Interval(x[0], ends[0], ends[1])
     half = stats.t.ppf((1 + level) / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
-    return Interval(x.mean(), x.mean() - half, x.mean() + half)
+    return Interval(x.mean(), max(x.mean() - half, ends[0]), min(x.mean() + half, ends[1]))
 
 
 def share(successes: int, trials: int, level: float = 0.95) -> Interval:

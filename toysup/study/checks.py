@@ -1,0 +1,66 @@
+"""Checks that most studies ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from toysup import stats
+from toysup.stats import Interval, Verdict
+from toysup.study.rules import MAIN, Check
+
+__all__ = ["bracketed", "loads_suffice", "moves"]
+
+
+def bracketed(name: str = "learning_rate_bracketed", **about: Any) -> Check:
+    """Every cell's learning rate lies between worse ones (or higher ones that are no better)."""
+
+    def of(rows: pd.DataFrame) -> bool:
+        return bool(rows["bracketed"].all())
+
+    return Check(name, "each cell's learning rate lies between others that are no better", of, otherwise="undecided",
+                 **about)  # fmt: skip
+
+
+def moves(
+    variant: str,
+    of: Callable[[pd.DataFrame, pd.DataFrame], Interval],
+    within: float | tuple[float, float],
+    *,
+    name: str,
+    says: str,
+    by: str | Sequence[str] = (),
+    **about: Any,
+) -> Check:
+    """Whether a variant leaves a number where it was: `of(variant's rows, main rows of the same cells)` gives the
+    difference or ratio, which must lie `within`, in each group."""
+
+    def compared(rows: pd.DataFrame) -> Interval | Verdict:
+        other, main = rows[rows["variant"] == variant], rows[rows["variant"] == MAIN]
+        if not len(other):
+            return "undecided"
+        return of(other, main[main["cell"].isin(set(other["cell"]))])
+
+    about = {"where": lambda table: table["variant"].isin([variant, MAIN]), **about}
+    return Check(name, says, compared, inside=within, by=by, variant=None, **about)
+
+
+def loads_suffice(
+    by: str | Sequence[str] = "cell",
+    *,
+    load: str = "features_offered",
+    recovered: str = "recovered",
+    flat: float = 1.02,
+    name: str = "loads_suffice",
+    **about: Any,
+) -> Check:
+    """The largest load offered gains less than `flat` on the best of the others, in every cell: capacity lies inside."""
+
+    def of(rows: pd.DataFrame) -> bool:
+        means = rows.groupby(load)[recovered].mean()
+        return len(means) > 1 and bool(means.iloc[-1] < flat * means.iloc[:-1].max())
+
+    says = f"the largest load offered gains less than {flat - 1:.0%} on the best of the others"
+    return Check(name, says, of, by=by, otherwise="undecided", combine=stats.every, **about)
