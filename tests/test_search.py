@@ -91,3 +91,11 @@ def test_refuses_an_axis_over_the_rate_and_a_grid_that_always_diverges():
         best_rates({"a": Grid(grid().setting, {"optimizer.lr": [0.1]})}, [0.01, 0.02])
     with pytest.raises(InputError, match="diverged at every rate"):
         best_rates({"a": grid()}, [0.01, 0.02], score=peaked_at(1.0, broken_from=1e-9))
+
+
+def test_a_score_of_several_columns_is_refused():
+    def several(trained):
+        return {"a": torch.zeros(len(trained))}
+
+    with pytest.raises(InputError, match="score must give one value for each instance, several does not"):
+        best_rates({"a": grid()}, [0.01, 0.02], score=several)

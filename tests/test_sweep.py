@@ -18,7 +18,7 @@ import toysup.ensemble
 from toysup.checks import InputError, concrete
 from toysup.ensemble import Stack, chunks, train
 from toysup.features import PowerLaw, Sparse, SparseUniform
-from toysup.measure import feature_norm, held_out_loss, r_squared, recovered
+from toysup.measure import Estimate, feature_norm, held_out_loss, r_squared, recovered, unknown
 from toysup.models import MLP, ResidualMLP, TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting, get_path, set_paths
 from toysup.shapes import Shape
@@ -639,6 +639,108 @@ def test_a_measure_of_the_wrong_shape_is_refused(workers):
 def test_what_is_not_one_number_or_vector_for_each_instance_is_refused(measure, got):
     with pytest.raises(InputError, match=f"measure {measure.__name__}, row 0: expected .* got {got}"):
         run(Grid(SMALL), [measure])
+
+
+# ------------------------------------------------------------------------------------- measures of several columns
+
+
+def row_and_half(trained):
+    """A mapping of three columns, one of them with its error."""
+    row = torch.as_tensor(trained.rows, dtype=torch.float32)
+    return {"twice": 2 * row, "half": Estimate(row / 2, row + 1), "even": row % 2 == 0}
+
+
+def by_feature(trained):
+    n = torch.arange(4.0).expand(len(trained), 4)
+    return {"up": n, "down": Estimate(-n, n + 1)}
+
+
+def test_a_mapping_is_several_columns_in_one_file(tmp_path, monkeypatch):
+    grid = Grid(SMALL, {"model.width": [1, 2], "seed": range(3)})
+    monkeypatch.setattr("toysup.results.measured_at_once", lambda setting: 1)  # so that tiles are joined
+    measures = [row_and_half, by_feature, feature_norm, unknown(row_and_half)]
+    found = run(grid, measures, results=tmp_path)
+    table, rows = found.table, np.arange(6)
+    assert table["twice"].tolist() == (2 * rows).tolist() and table["half"].tolist() == (rows / 2).tolist()
+    assert table["half_error"].tolist() == (rows + 1).tolist() and table["even"].tolist() == (rows % 2 == 0).tolist()
+    assert (table["twice_unknown"] == 0).all() and "row_and_half" not in table
+    features = found.features.set_index(["row", "feature"])
+    assert list(features.columns[-4:]) == ["up", "down", "down_error", "feature_norm"] and len(features) == 24
+    assert (features["down_error"] - features["up"] == 1).all() and features["feature_norm"].notna().all()
+    assert len(list(found.path.glob("*.row_and_half-*.parquet"))) == len(found.jobs)  # one file holds all columns
+    again = load(found.path)
+    pd.testing.assert_frame_equal(again.table, table)
+    pd.testing.assert_frame_equal(again.features, found.features)
+    again.verify()
+    assert again.measure(row_and_half)["half"].tolist() == table["half"].tolist()
+    next(iter(found.path.glob("*.by_feature-*.parquet"))).unlink()  # measured again, the others read
+    pd.testing.assert_frame_equal(run(grid, measures, results=tmp_path).features, found.features)
+
+
+def unlike(one, other):
+    def several(trained):
+        return {"a": torch.zeros(len(trained), *one), "b": torch.zeros(len(trained), *other)}
+
+    return several
+
+
+def keyed(*names):
+    def several(trained):
+        return {name: Estimate(torch.zeros(len(trained)), torch.zeros(len(trained))) for name in names}
+
+    return several
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        (unlike((), (3,)), r"expected \(1,\), as the column before, with 1 instances for b, got \(1, 3\)"),
+        (unlike((2,), (3,)), r"expected \(1, 2\), as the column before, with 1 instances for b, got \(1, 3\)"),
+        (
+            unlike((2, 2), ()),
+            r"expected \(instance,\) or \(instance, feature\) with 1 instances for a, got \(1, 2, 2\)",
+        ),
+        (keyed(), "expected at least one column, got an empty mapping"),
+        (keyed(3), "expected columns named by text, got 3"),
+        (keyed("a\nb"), "expected columns named by text, got "),
+        (keyed("row"), "a column row says where a value belongs; rename it"),
+        (keyed("a", "a_error"), "two of its columns are called a_error"),
+    ],
+)
+def test_a_mapping_that_makes_no_columns_is_refused_in_one_line(measure, said):
+    with pytest.raises(InputError, match=f"^measure several, row 0: {said}") as caught:
+        run(Grid(SMALL), [measure])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("measures", "said"),
+    [
+        ([keyed("density")], "measure several: its column density is one the table has"),
+        ([row_and_half, keyed("half")], "measure several: its column half is one row_and_half has"),
+        ([keyed("feature_norm"), feature_norm], "measure feature_norm: its column feature_norm is one several has"),
+    ],
+)
+def test_columns_that_are_there_already_are_refused_and_the_networks_kept(measures, said, tmp_path, monkeypatch):
+    grid = Grid(SMALL, {"features.density": [0.1]})
+    for _ in range(2):  # also where the first of the two is on disk
+        with pytest.raises(InputError, match=f"^{said}; rename it; the trained networks are kept in ") as caught:
+            run(grid, measures, results=tmp_path)
+        assert "\n" not in str(caught.value)
+        monkeypatch.setattr("toysup.sweep.train_chunk", lambda *_, **__: pytest.fail("trained again"))
+    assert "train_loss" in run(grid, measures[:1] if len(measures) > 1 else [], results=tmp_path).table
+
+
+def test_measures_of_one_folder_that_clash_are_told_where_both_are_read(tmp_path):
+    def another(trained):
+        return {"half": torch.zeros(len(trained))}
+
+    first = run(Grid(SMALL), [row_and_half], results=tmp_path)
+    assert run(Grid(SMALL), [another], results=tmp_path).table["half"].tolist() == [0]
+    with pytest.raises(InputError, match=r"measures row_and_half and another of .* columns of the same name"):
+        load(first.path).table  # noqa: B018
+    with pytest.raises(InputError, match="measure several: its column steps is one the table has"):
+        run(Grid(SMALL, {"steps": [2]}), []).measure(keyed("steps"))
 
 
 def density(trained):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from toysup.checks import InputError, check_folder, check_measures, listed
+from toysup.checks import InputError, check_folder, check_measures, in_line, listed
 from toysup.ensemble import (
     Stack,
     Trained,
@@ -28,7 +28,7 @@ from toysup.ensemble import (
     task_constants,
     work,
 )
-from toysup.grid import Grid
+from toysup.grid import RESERVED, Grid
 from toysup.identity import identity
 from toysup.safely import under_usual_defaults
 from toysup.setting import describe, rebuild
@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 Measure = Callable[[Trained], Any]
+INDEX = ("row", "feature")  # of a measure's table: what a value is of
 Cut = tuple[int, str, bool]  # of one shape: instances of a chunk, engine, whether its step is compiled
 
 
@@ -80,24 +81,54 @@ def jobs_of(grid: Grid, device: torch.device, cut: Sequence[Cut]) -> list[Job]:
 
 
 def _frame(rows: np.ndarray, trained: Trained, measure: Measure) -> pd.DataFrame:
-    """What a measure finds: `row`, for vectors `feature`, and its column, with `<column>_error` where it gives one."""
+    """What a measure finds: `row`, for vectors `feature`, and its columns, with `<column>_error` where it gives one."""
     answer = measure(trained)
-    value, error = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+    several = answer if isinstance(answer, Mapping) else {measure.__name__: answer}
+    if not several:
+        raise InputError("expected at least one column, got an empty mapping")
     columns: dict[str, np.ndarray] = {}
     shape: tuple[int, ...] | None = None
-    for name, tensor in ((measure.__name__, value), (f"{measure.__name__}_error", error)):
-        if tensor is None and name != measure.__name__:
-            continue
-        array = tensor.numpy(force=True) if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
-        fits = array.dtype.kind in "biuf" and array.ndim in (1, 2) and len(array) == len(trained)
-        if not fits or array.shape != (shape or array.shape):
-            got = tuple(array.shape) if array.dtype.kind in "biuf" else repr(tensor)
-            raise InputError(f"expected (instance,) or (instance, feature) with {len(trained)} instances, got {got}")
-        shape, columns[name] = array.shape, array.reshape(-1)
+    for name, one in several.items():
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise InputError(f"expected columns named by text, got {in_line(name)}")
+        if name in INDEX:
+            raise InputError(f"a column {name} says where a value belongs; rename it")
+        value, error = one if isinstance(one, tuple) and len(one) == 2 else (one, None)
+        for column, tensor in ((name, value), (f"{name}_error", error)):
+            if tensor is None and column != name:
+                continue
+            if column in columns or (column != name and column in several):
+                raise InputError(f"two of its columns are called {column}")
+            array = tensor.numpy(force=True) if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
+            real = array.dtype.kind in "biuf"
+            if (
+                not real
+                or array.ndim not in (1, 2)
+                or len(array) != len(trained)
+                or array.shape != (shape or array.shape)
+            ):
+                got = tuple(array.shape) if real else in_line(tensor)
+                like = f"{shape}, as the column before," if shape else "(instance,) or (instance, feature)"
+                of = f" for {column}" if isinstance(answer, Mapping) else ""
+                raise InputError(f"expected {like} with {len(trained)} instances{of}, got {got}")
+            shape, columns[column] = array.shape, array.reshape(-1)
     if len(shape) == 1:
         return pd.DataFrame({"row": rows} | columns)
     index = {"row": np.repeat(rows, shape[1]), "feature": np.tile(np.arange(shape[1]), len(rows))}
     return pd.DataFrame(index | columns)
+
+
+def columns_of(frame: pd.DataFrame) -> list[str]:
+    """The columns of a measure, less what says which row and feature a value is of."""
+    return [name for name in frame if name not in INDEX]
+
+
+def _told_apart(measure: Measure, frame: pd.DataFrame, taken: dict[str, str], kept: str) -> None:
+    """Note whose a measure's columns are. InputError where one is there already."""
+    for name in columns_of(frame):
+        owner = taken.setdefault(name, measure.__name__)
+        if owner != measure.__name__:
+            raise InputError(f"measure {measure.__name__}: its column {name} is one {owner} has; rename it{kept}")
 
 
 def measured(rows: np.ndarray, trained: Trained, measure: Measure, kept: str = "") -> pd.DataFrame:
@@ -122,18 +153,22 @@ def _first_failure(rows: np.ndarray, trained: Trained, measure: Measure, error: 
 
 
 def all_measured(
-    trained: Trained, measures: Sequence[Measure], kept: str = ""
+    trained: Trained, measures: Sequence[Measure], taken: Mapping[str, str], kept: str = ""
 ) -> Iterator[tuple[Measure, pd.DataFrame]]:
     """What measures find, a few instances at a time, so that what they draw and compute stays small.
 
-    One that fails does so after all others are there: InputError, with its name and the row.
+    `taken`: columns that are there already -> whose they are. One that fails, or has such a column, does so after all
+    others are there: InputError, with its name and the row.
     """
+    taken = dict(taken)
     frames: dict[Measure, list[pd.DataFrame]] = {measure: [] for measure in measures}
     failed: InputError | None = None
     for part in tiles(trained):
         for measure in list(frames):
             try:
-                frames[measure].append(measured(part.rows, part, measure, kept))
+                found = measured(part.rows, part, measure, kept)
+                _told_apart(measure, found, taken, kept)
+                frames[measure].append(found)
             except InputError as error:
                 failed = failed or error
                 del frames[measure]
@@ -215,11 +250,24 @@ class Results:
         `whole`. InputError naming the first that is damaged, with what to do."""
         self.store.verify({job.chunk: job.rows for job in self.jobs}, self.keys.values(), whole)
 
+    def taken(self, chunk: int, measures: Iterable[str] = ()) -> dict[str, str]:
+        """Columns that no further measure may have -> whose they are: the table's, and those of measures of a chunk."""
+        found = dict.fromkeys((*self.grid.table, *RESERVED), "the table")
+        for name in measures:
+            found |= dict.fromkeys(self.store.columns(chunk, f"{self.keys[name]}.parquet"), name)
+        return found
+
     def _gather(self, vectors: bool) -> pd.DataFrame:
-        parts = []
+        parts, owners = [], {}
         for job in self.jobs:
-            frames = [self.store.table(job.chunk, f"{key}.parquet", rows=job.rows) for key in self.keys.values()]
-            frames = [frame for frame in frames if ("feature" in frame) == vectors]
+            frames = []
+            for name, key in self.keys.items():
+                frame = self.store.table(job.chunk, f"{key}.parquet", rows=job.rows)
+                both = [owners[one] for one in columns_of(frame) if owners.setdefault(one, name) != name]
+                if both:
+                    said = f"results: measures {both[0]} and {name} of {self.path} have columns of the same name"
+                    raise InputError(f"{said}; run the sweep again with one of them")
+                frames += [frame] if ("feature" in frame) == vectors else []
             if vectors:
                 if frames:
                     frames = [frame.set_index(["row", "feature"]) for frame in frames]
@@ -326,12 +374,12 @@ class Results:
     def measure(self, measure: Measure, snapshot: int | None = None) -> pd.DataFrame:
         """A further measure of all instances from the weights on disk, at the end or at a snapshot.
 
-        A table as in `table` or, for a vector, as in `features`.
+        A table as in `table` or, for vectors, as in `features`.
         """
-        (measure,), parts = check_measures("results.measure", [measure]), []
+        (measure,), parts, taken = check_measures("results.measure", [measure]), [], self.taken(0)
         for trained in self:
             chosen = trained if snapshot is None else trained.at(snapshot)
-            parts += [table for _, table in all_measured(chosen, [measure])]
+            parts += [table for _, table in all_measured(chosen, [measure], taken)]
         return self.grid.table.merge(pd.concat(parts, ignore_index=True), on="row")
 
     def parameters(self, name: str) -> np.ndarray:

@@ -102,6 +102,8 @@ def best_rates(
         for name, values in wanted.items():
             if values:
                 table = answers[f"{name}_rates{extension}"].table
+                if score.__name__ not in table:
+                    raise InputError(f"{where}: score must give one value for each instance, {score.__name__} does not")
                 means = table.groupby("lr")[score.__name__].agg(lambda column: column.mean(skipna=False))
                 scores[name] = pd.concat([own for own in (scores[name], means) if len(own)]).sort_index()
         wanted = {name: _beyond(own * sign, within) for name, own in scores.items()}

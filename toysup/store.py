@@ -441,6 +441,12 @@ class Store:
             with pq.ParquetFile(path, pre_buffer=False) as file:
                 return file.read(columns, use_threads=False).to_pandas(use_threads=False)
 
+    def columns(self, chunk: int, kind: str) -> list[str]:
+        """The columns of a chunk's table, less what says which row and feature a value is of."""
+        path = self._file(chunk, kind)
+        with self._reading(path, f"{chunk}.{kind}"):
+            return [name for name in pq.read_schema(path).names if name not in ("row", "feature")]
+
     def weights(
         self, chunk: int, prefixes: Iterable[str] = ("",), rows: np.ndarray | None = None
     ) -> dict[str, torch.Tensor]:

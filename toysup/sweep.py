@@ -177,7 +177,8 @@ def _train_and_measure(
     if wanted:
         kept = "" if results.temporary else f"; the trained networks are kept in {store.path}"
         trained = trained or results.part(job)
-        for measure, table in all_measured(trained, wanted, kept):
+        taken = results.taken(job.chunk, [measure.__name__ for measure in measures if measure not in wanted])
+        for measure, table in all_measured(trained, wanted, taken, kept):
             store.write_measure(job.chunk, results.keys[measure.__name__], table)
 
 
@@ -208,6 +209,8 @@ def sweep(
     measures that are new or changed are computed from their weights.
 
     grid: one Grid, which gives one `Results`; or several by name, done together, which give a dict of them.
+    measures: functions of a `Trained` that give (instance,) or (instance, feature), an `Estimate` of one, or a mapping
+    of several: a column named after the function, or one for each key.
     results: parent folder; the sweep's own is `<name>-<hash>` below it, the hash that of the setting, the axes and the
     code that trains. None keeps everything in a temporary folder.
     workers: processes that share the chunks (CPU on Linux; default: one for each core); the numbers don't depend on it.

@@ -1,7 +1,8 @@
 """Trained instances -> numbers: pure functions, one value (or one vector over features) for each instance.
 
 A measure takes a `Trained` and returns a tensor (instance,) or (instance, feature), or an `Estimate` of a value and its
-sampling error; its name becomes the column. Anything that does so is a measure: there is no registry.
+sampling error; its name becomes the column. One computation that tells several things returns a mapping from columns to
+such, all of one kind. Anything that does so is a measure: there is no registry.
 
 No evidence is not success: what held-out data show too little of (`held_out.SEEN`) is NaN and in no count, and
 `unseen`, or `unknown` of any measure, is the share of it.

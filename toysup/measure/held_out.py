@@ -14,9 +14,9 @@ Networks that a kernel is proved to know (`toysup.ensemble.held_out`) are evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -224,16 +224,21 @@ def unseen(trained: Trained) -> Float[Tensor, " instance"]:
     return (varies & ~seen.known).sum(-1) / varies.sum(-1)
 
 
-def unknown(measure: Callable[[Trained], Tensor | Estimate]) -> Callable[[Trained], Tensor]:
+def unknown(measure: Callable[[Trained], Any]) -> Callable[[Trained], Any]:
     """A measure: the share of another one's values that are NaN, (instance,), as of a feature's AUC or F1.
 
-    The column is `<measure>_unknown`.
+    The column is `<measure>_unknown`, of a measure of several columns one for each.
     """
 
-    def share(trained: Trained) -> Tensor:
-        found = measure(trained)
+    def of(found: Tensor | Estimate) -> Tensor:
         value = found.value if isinstance(found, Estimate) else found
-        return value.flatten(1).isnan().float().mean(-1)
+        return value.reshape(len(value), -1).isnan().float().mean(-1)
+
+    def share(trained: Trained) -> Any:
+        found = measure(trained)
+        if isinstance(found, Mapping):
+            return {f"{name}_unknown": of(one) for name, one in found.items()}
+        return of(found)
 
     share.__name__ = f"{measure.__name__}_unknown"
     share.__doc__ = f"Share of the values of {measure.__name__} that are NaN, (instance,)."

@@ -335,6 +335,7 @@ def _part(table: pd.DataFrame, stack: Stacked, point: int, cell: Any, more: dict
 def _assigned(table: pd.DataFrame, cell: Any, more: Mapping[str, Any]) -> pd.DataFrame:
     """A table with the cell's columns first, which stand for what they are called."""
     own = columns_of(cell)
+    more = {name: value for name, value in more.items() if name not in own}
     kept = table.drop(columns=[name for name in (*own, *more) if name in table])
     head = pd.DataFrame({n: pd.Series([v] * len(kept), index=kept.index) for n, v in own.items()}, index=kept.index)
     tail = pd.DataFrame({n: pd.Series([v] * len(kept), index=kept.index) for n, v in more.items()}, index=kept.index)
