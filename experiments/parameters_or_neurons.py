@@ -189,43 +189,36 @@ def answer(law: dict) -> str:
 def draw(rows: pd.DataFrame, law: dict) -> plots.Figure:
     """Capacity against parameters, neurons and width; a - 2b against K; how the largest budgets are predicted."""
     figure, axes = plots.figure(2, 3, width=13, height=4.4)
-    own = shown(rows[~rows["frozen"]])
-    colours, actives = plots.category_colours(sorted(own["layers"].unique())), sorted(own["K"].unique())
+    held = shown(rows[~rows["frozen"]])
+    held["h / d"] = np.select([held["ln_ratio"].abs() < 0.01, held["ln_ratio"] > 0], ["h = d", "h > d"], "h < d")
+    colours = plots.category_colours(f"L = {depth:.0f}" for depth in sorted(held["layers"].unique()))
+    held["depth"], Ks = [f"L = {depth:.0f}" for depth in held["layers"]], sorted(held["K"].unique())
     labels = {"budget": "live parameters N", "neurons": "hidden neurons h L", "width": "width d"}
-    panels = zip(axes[:, :2].flat, (actives[0], actives[0], actives[-1], actives[-1]), ("budget", "neurons", "budget", "width"),
-                 strict=True)  # fmt: skip
-    for ax, K, x in panels:
-        few = own[own["K"] == K]
-        for _, one in few.groupby("cell"):
-            at, depth, ratio = one.iloc[0][[x, "layers", "ln_ratio"]]
-            marker = "o" if abs(ratio) < 0.01 else "^" if ratio > 0 else "v"
-            plots.interval(ax, at, stats.mean(one["recovered"]), marker=marker, color=colours[depth])
-        fit = law[f"K{K}"]
+    for ax, K, x in zip(axes[:, :2].flat, (Ks[0], Ks[0], Ks[-1], Ks[-1]), ("budget", "neurons", "budget", "width"), strict=True):
+        own, fit = held[held["K"] == K], law[f"K{K}"]
+        marks = {"h = d": "o", "h > d": "^", "h < d": "v"}
+        for (depth, form, _), cell in own.groupby(["depth", "h / d", "cell"]):
+            plots.interval(ax, cell[x].iloc[0], stats.mean(cell["recovered"]), color=colours[depth], marker=marks[form])
         if x == "budget":
-            ends = np.array([few[x].min(), few[x].max()])
+            ends = np.array([own[x].min(), own[x].max()])
             plots.reference(ax, ends, ends, "2 bits per live parameter")
-        plots.ticks(ax, log=2)
-        ax.set(xlabel=labels[x], ylabel="facts held (bits / 2)",
-               title=f"K = {K}: a = {fit.a.value:.2f}, b = {fit.b.value:.2f}" if x == "budget" else f"K = {K}, against {labels[x]}")
+        ax.set(xscale="log", yscale="log", xlabel=labels[x], ylabel="facts held (bits / 2)",
+               title=f"K = {K}: a = {fit.a.value:.2f}, b = {fit.b.value:.2f}" if x == "budget" else f"K = {K}, by {labels[x]}")
+        plots.ticks(ax, x=2.0 ** np.arange(2, 20), y=2.0 ** np.arange(2, 20), log=True)
     slopes, errors = axes[:, 2]
-    for (kind, label, marker), colour in zip((("", "trained blocks", "o"), ("frozen_", "frozen blocks, trained readout", "s")),
-                                             plots.category_colours("ab").values(), strict=True):  # fmt: skip
-        found = [law[f"{kind}K{K}"].a_minus_2b for K in actives]
-        plots.interval(slopes, np.array(actives) * (1.06 if kind else 1), found, marker=marker, color=colour, label=label)
-    for name, level in (("total neurons", -1), ("parameters", 0), ("width of a layer", 1), ("width squared", 2)):
-        plots.reference(slopes, [0.8, 14 if len(actives) > 1 else 1.5], level, name)
-    missed = pd.DataFrame({K: law[f"K{K}"].laws["held_out"] for K in actives})
-    for name, colour in plots.category_colours(missed.index).items():
-        errors.plot(actives, missed.loc[name], marker="o", color=colour, label=name)
+    kinds = {"trained blocks": "K", "frozen blocks, trained readout": "frozen_K"}
+    plots.curves(slopes, {kind: {K: law[f"{key}{K}"].a_minus_2b for K in Ks} for kind, key in kinds.items()}, linestyle="none")
+    for name, value in (("total neurons", -1), ("parameters", 0), ("width of a layer", 1), ("width squared", 2)):
+        plots.level(slopes, value, name)
+    plots.curves(errors, {name: {K: law[f"K{K}"].laws["held_out"][name] for K in Ks} for name in law[f"K{Ks[0]}"].laws.index})
     for ax in (slopes, errors):
-        plots.ticks(ax, x=actives, log=2)
+        plots.ticks(ax, x=Ks, log="x")
         ax.set_xlabel("K, facts at once")
-        ax.legend(loc="upper left", fontsize=9)
+        plots.legend(ax, loc="upper left", size=9)
     slopes.set(ylabel="a - 2b (95% interval)", title="wide / deep at equal N = 2^(a - 2b)", ylim=(-1.4, 3.4))
     errors.set(ylabel="error in ln F (rms)", title="Largest budgets, predicted", ylim=(0, 2.3))
-    handles = {f"L = {depth:.0f}": ("o", colour) for depth, colour in colours.items()}
-    handles |= {"h < d": ("v", plots.GREY), "h = d": ("o", plots.GREY), "h > d": ("^", plots.GREY)}
-    plots.legend(figure, handles)
+    plots.legend(figure, {name: {"color": c, "marker": "o"} for name, c in colours.items()}
+                 | {name: {"marker": mark} for name, mark in marks.items()})
     return figure
 
 

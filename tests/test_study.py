@@ -34,16 +34,19 @@ def setting(cell: Cell, steps: int = 3) -> Setting:
     return Setting(SparseUniform(4, cell.density), Identity(), Model(TiedAutoencoder, width=cell.width), Adam(), steps, 32)
 
 
+def rate_of(trained):
+    """(instance,)"""
+    return torch.as_tensor(trained.stack.varying.get("optimizer.lr", np.full(len(trained), trained.setting.optimizer.lr)))
+
+
 def norm(trained):
-    """Says of each network what it can be known by."""
-    return {"norm": trained.parameters["W"].square().sum((-1, -2)), "lr_seen": trained.per_instance(
-        lambda own, _: torch.tensor(own.optimizer.lr))}  # fmt: skip
+    """What tells networks apart, and the rate at which each trained."""
+    return {"norm": trained.parameters["W"].square().sum((-1, -2)), "lr_seen": rate_of(trained)}
 
 
 def peaked(trained):
     """Best at a rate that depends on the width, so that cells of two widths find different ones."""
-    rate = trained.per_instance(lambda own, _: torch.tensor(float(own.optimizer.lr)))
-    return 1 - (rate / (0.02 * trained.setting.build().W.shape[-1])).log().square()
+    return 1 - (rate_of(trained) / (0.02 * trained.parameters["W"].shape[-1])).log().square()
 
 
 CELLS = [Cell(width, density) for width in (1, 2) for density in (0.1, 0.3)]

@@ -9,7 +9,6 @@ A script states QUESTION, defines `main(run: Run)`, and ends with
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import json
 import math
@@ -24,7 +23,6 @@ from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
@@ -37,6 +35,7 @@ from matplotlib.text import Text
 from toysup import plots
 from toysup.checks import InputError, check_text, check_whole
 from toysup.ensemble import resolve_device
+from toysup.plots import saving
 from toysup.stats import Interval, Verdict
 from toysup.store import versions
 from toysup.whole import write_whole
@@ -281,18 +280,14 @@ def say(text: str) -> None:
 
 
 def _drawn(figure: Figure, name: str) -> dict[str, bytes]:
-    """The figure as PNG and SVG."""
+    """The figure as PNG and SVG, each below 500 kB."""
     _check_texts(figure)
-    held = {kind: io.BytesIO() for kind in ("png", "svg")}
     try:
-        with mpl.rc_context({"svg.hashsalt": name}):
-            figure.savefig(held["png"], format="png", dpi=150)
-            figure.savefig(held["svg"], format="svg", dpi=150, metadata={"Date": None})
+        drawn = saving.files(figure, name)
     except (TypeError, ValueError):  # what matplotlib says to a text that it can't draw
         _check_texts(figure, math=True)
         raise
     _check_texts(figure)  # ticks know theirs by now
-    drawn = {kind: file.getvalue() for kind, file in held.items()}
     try:
         xml.parsers.expat.ParserCreate().Parse(drawn["svg"], True)
     except xml.parsers.expat.ExpatError as error:  # an artist's gid or url

@@ -350,7 +350,7 @@ def _measured(networks: Trained, measures: Sequence[Measure]) -> tuple[pd.DataFr
     table = table.assign(**{path.rpartition(".")[2]: values for path, values in stack.varying.items() if
                             np.asarray(values).ndim == 1})  # fmt: skip
     table["engine"], long = "given", None
-    for _, frame in all_measured(of_rows(networks, rows), measures):
+    for _, frame in all_measured(of_rows(networks, rows), measures, {"row": "every table"}):
         if "feature" in frame:
             long = frame if long is None else long.merge(frame, on=["row", "feature"])
         else:
