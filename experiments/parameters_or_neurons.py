@@ -39,13 +39,19 @@ SHAPES = {1: "8x2 16x1 8x4 24x1 16x2 16x4h8 8x8 32x1 16x1h64 32x2h16 16x2h32 16x
           2: "16x1 8x8 32x1 32x2h16 16x4 8x16 16x4h32 16x8 64x1 32x2h64 32x4 128x1h64 64x2",
           4: "16x2 32x1 32x2h16 16x4h32 16x8 64x1h32 64x1 32x2h64 32x4 16x16 128x1h64 64x2",
           8: "32x1h16 32x1 32x2h16 64x1h32 48x1 32x2 64x1 32x4 32x2h64 128x1h64 48x3 64x2 32x8"}  # fmt: skip
-MORE = {1: "32x4 16x16 64x2 32x8 128x1", 2: "64x4 32x16 128x2 64x8", 4: "64x4 32x16 128x2 64x8", 8: "64x4 32x16 128x2 64x8"}
+MORE = {
+    1: "32x4 16x16 64x2 32x8 128x1",
+    2: "64x4 32x16 128x2 64x8",
+    4: "64x4 32x16 128x2 64x8",
+    8: "64x4 32x16 128x2 64x8",
+}
 FROZEN = "16x1 16x4 32x1 32x2h64 24x2 32x4 64x1 16x16 8x2 48x1 64x2 128x1h64"
 LONGER = {1: "16x2 8x8 32x1", 2: "16x4 32x1", 4: "16x8 32x1", 8: "32x2 64x1h32"}  # trained twice as long, too
 LOADS = {1: (0.9, 1.02, 1.15, 1.3, 1.5), 2: (1.5, 2.2, 3.3, 5.0), 4: (1.2, 1.8, 2.7, 4.0), 8: (1.0, 1.5, 2.2)}
 FROZEN_LOADS = (0.8, 1.0, 1.3, 1.8, 2.5)  # of what the search held
 STEPS, GUESS = {2: 4000, 4: 3000, 8: 3000}, {2: 0.64, 4: 0.23, 8: 0.13}  # facts over d^1.7 L^.4, from pilots
 LAWS = {"neurons": -1, "parameters": 0, "parameters / log": 0, "width": 1, "width squared": 2}
+RATES = {False: (0.0075, 0.015, 0.03), True: (0.03, 0.1, 0.3)}
 PAIRS = (("parameters", "neurons"), ("parameters", "width"), ("width", "parameters"))
 
 
@@ -96,7 +102,9 @@ def study(run: Run) -> Study:
         ends = {"unembedding": "trained", "blocks": "frozen"} if cell.frozen else {"unembedding": "coordinates"}
         model = Model(ResidualMLP, shape=cell.shape, row_norm=math.sqrt(cell.width), **ends)
         most = cell.K * max(1, round(max(loads) * facts / cell.K))
-        setting = Setting(OnePerGroup(most, cell.K), Memory(LABELS), model, Adam(beta2=0.99, schedule=Cosine()), steps, batch)
+        setting = Setting(
+            OnePerGroup(most, cell.K), Memory(LABELS), model, Adam(beta2=0.99, schedule=Cosine()), steps, batch
+        )
         return Grid(setting, {"features.offered": [load / max(loads) for load in loads]})
 
     def probe(cell: Cell) -> Grid:
@@ -116,12 +124,12 @@ def study(run: Run) -> Study:
                   of=lambda law, name=name: law.decided()[name],
                   each=f"{{key}}_{name.replace(' / ', '_over_').replace(' ', '_')}")
             for name, value in LAWS.items()]  # fmt: skip
-    beats = [Claim(f"{one} beats {other}", f"{one} predict what is held, {other} do not", by="key", where=trained,
+    beats = [Claim(f"{one} beats {other}", f"what is held is told by {one}, not by {other}", by="key", where=trained,
                    combine=None, of=lambda law, one=one, other=other: law.beats(one, other), otherwise="undecided",
                    each=f"{{key}}_{one}_beats_{other}") for one, other in PAIRS]  # fmt: skip
     return Study(
         cells, measured, measures=[recovered, features_offered], seeds=size.seeds,
-        search=Search(probe, lambda cell: (0.03, 0.1, 0.3) if cell.frozen else (0.0075, 0.015, 0.03), extend=size.extend),
+        search=Search(probe, lambda cell: RATES[cell.frozen], extend=size.extend),
         variants={"twice the steps": Variant({"steps": 2}, lambda c: not c.frozen and c.shape in shapes(LONGER[c.K]))},
         findings={
             "capacity": Finding(lambda rows: stats.supremum(rows, load="features_offered"), ("key", "cell")),
@@ -134,7 +142,7 @@ def study(run: Run) -> Study:
         },
         claims=[
             *laws, *beats,
-            Claim("a_minus_2b_rises_with_K", "the more facts come at once, the more width counts", "rise", (0, math.inf)),
+            Claim("a_minus_2b_rises_with_K", "the more come at once, the more width counts", "rise", (0, math.inf)),
             bracketed(where=trained),
             loads_suffice(where=trained),
             moves("twice the steps", longer, (1 / 1.05, 1.05), by=("key", "cell"), name="steps_suffice",
@@ -156,8 +164,8 @@ def longer(long: pd.DataFrame, usual: pd.DataFrame) -> stats.Interval:
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per (cell, seed): its capacity."""
     first = ["key", "cell", "K", "width", "depth", "layers", "neurons", "budget", "ln_ratio"]
-    return pd.concat([capacity(own).reset_index().assign(**own.iloc[0][first]) for _, own in rows.groupby("cell", sort=False)],
-                     ignore_index=True)  # fmt: skip
+    cells = [own for _, own in rows.groupby("cell", sort=False)]
+    return pd.concat([capacity(own).reset_index().assign(**own.iloc[0][first]) for own in cells], ignore_index=True)
 
 
 def law(rows: pd.DataFrame) -> stats.ExponentFit:
@@ -180,9 +188,13 @@ def rise(law: dict) -> stats.Interval:
 
 
 def answer(law: dict) -> str:
-    told = {"neurons": "total neurons", "parameters": "parameters", "parameters / log": "parameters over their logarithm",
+    told = {"neurons": "total neurons", "parameters": "parameters", "parameters / log": "parameters over their log",
             "width": "one layer's width", "width squared": "the square of one layer's width"}  # fmt: skip
-    said = [f"{told[fit.nearest]} with {key[1:]} at once" for key, fit in law.items() if not key.startswith("frozen")]
+    said = [
+        f"{told.get(fit.nearest, 'what is not told yet')} with {key[1:]} at once"
+        for key, fit in law.items()
+        if not key.startswith("frozen")
+    ]
     return f"What a network holds of facts is limited most nearly by {', by '.join(said)}."
 
 
@@ -194,7 +206,9 @@ def draw(rows: pd.DataFrame, law: dict) -> plots.Figure:
     colours = plots.category_colours(f"L = {depth:.0f}" for depth in sorted(held["layers"].unique()))
     held["depth"], Ks = [f"L = {depth:.0f}" for depth in held["layers"]], sorted(held["K"].unique())
     labels = {"budget": "live parameters N", "neurons": "hidden neurons h L", "width": "width d"}
-    for ax, K, x in zip(axes[:, :2].flat, (Ks[0], Ks[0], Ks[-1], Ks[-1]), ("budget", "neurons", "budget", "width"), strict=True):
+    for ax, K, x in zip(
+        axes[:, :2].flat, (Ks[0], Ks[0], Ks[-1], Ks[-1]), ("budget", "neurons", "budget", "width"), strict=True
+    ):
         own, fit = held[held["K"] == K], law[f"K{K}"]
         marks = {"h = d": "o", "h > d": "^", "h < d": "v"}
         for (depth, form, _), cell in own.groupby(["depth", "h / d", "cell"]):
@@ -202,23 +216,37 @@ def draw(rows: pd.DataFrame, law: dict) -> plots.Figure:
         if x == "budget":
             ends = np.array([own[x].min(), own[x].max()])
             plots.reference(ax, ends, ends, "2 bits per live parameter")
-        ax.set(xscale="log", yscale="log", xlabel=labels[x], ylabel="facts held (bits / 2)",
-               title=f"K = {K}: a = {fit.a.value:.2f}, b = {fit.b.value:.2f}" if x == "budget" else f"K = {K}, by {labels[x]}")
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel=labels[x],
+            ylabel="facts held (bits / 2)",
+            title=f"K = {K}: a = {fit.a.value:.2f}, b = {fit.b.value:.2f}"
+            if x == "budget"
+            else f"K = {K}, by {labels[x]}",
+        )
         plots.ticks(ax, x=2.0 ** np.arange(2, 20), y=2.0 ** np.arange(2, 20), log=True)
     slopes, errors = axes[:, 2]
     kinds = {"trained blocks": "K", "frozen blocks, trained readout": "frozen_K"}
-    plots.curves(slopes, {kind: {K: law[f"{key}{K}"].a_minus_2b for K in Ks} for kind, key in kinds.items()}, linestyle="none")
+    plots.curves(
+        slopes, {kind: {K: law[f"{key}{K}"].a_minus_2b for K in Ks} for kind, key in kinds.items()}, linestyle="none"
+    )
     for name, value in (("total neurons", -1), ("parameters", 0), ("width of a layer", 1), ("width squared", 2)):
         plots.level(slopes, value, name)
-    plots.curves(errors, {name: {K: law[f"K{K}"].laws["held_out"][name] for K in Ks} for name in law[f"K{Ks[0]}"].laws.index})
+    plots.curves(
+        errors, {name: {K: law[f"K{K}"].laws["held_out"][name] for K in Ks} for name in law[f"K{Ks[0]}"].laws.index}
+    )
     for ax in (slopes, errors):
         plots.ticks(ax, x=Ks, log="x")
         ax.set_xlabel("K, facts at once")
         plots.legend(ax, loc="upper left", size=9)
     slopes.set(ylabel="a - 2b (95% interval)", title="wide / deep at equal N = 2^(a - 2b)", ylim=(-1.4, 3.4))
     errors.set(ylabel="error in ln F (rms)", title="Largest budgets, predicted", ylim=(0, 2.3))
-    plots.legend(figure, {name: {"color": c, "marker": "o"} for name, c in colours.items()}
-                 | {name: {"marker": mark} for name, mark in marks.items()})
+    plots.legend(
+        figure,
+        {name: {"color": c, "marker": "o"} for name, c in colours.items()}
+        | {name: {"marker": mark} for name, mark in marks.items()},
+    )
     return figure
 
 

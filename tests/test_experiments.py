@@ -25,7 +25,11 @@ def test_smoke(script, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(Tight|constrained_)layout.*")  # tiny data, odd limits
         arguments = ["--smoke", "--workers", "1", *folders]
-        document = experiment(module.study, arguments) if hasattr(module, "study") else report.experiment(module.main, arguments)
+        document = (
+            experiment(module.study, arguments)
+            if hasattr(module, "study")
+            else report.experiment(module.main, arguments)
+        )
     written = json.loads((tmp_path / "figures" / f"{script.stem}.json").read_text())
     report.check_form(written)
     assert written == json.loads(json.dumps(document)) and written["mode"] == "smoke"

@@ -1,4 +1,4 @@
-"""A study: cells become a table at their own rates, findings are computed once, claims and checks follow their rules."""
+"""A study: cells become a table at their own rates, findings are computed once, claims follow their rules."""
 
 from typing import NamedTuple
 
@@ -31,12 +31,16 @@ class Cell(NamedTuple):
 
 
 def setting(cell: Cell, steps: int = 3) -> Setting:
-    return Setting(SparseUniform(4, cell.density), Identity(), Model(TiedAutoencoder, width=cell.width), Adam(), steps, 32)
+    return Setting(
+        SparseUniform(4, cell.density), Identity(), Model(TiedAutoencoder, width=cell.width), Adam(), steps, 32
+    )
 
 
 def rate_of(trained):
     """(instance,)"""
-    return torch.as_tensor(trained.stack.varying.get("optimizer.lr", np.full(len(trained), trained.setting.optimizer.lr)))
+    return torch.as_tensor(
+        trained.stack.varying.get("optimizer.lr", np.full(len(trained), trained.setting.optimizer.lr))
+    )
 
 
 def norm(trained):
@@ -53,12 +57,21 @@ CELLS = [Cell(width, density) for width in (1, 2) for density in (0.1, 0.3)]
 
 
 def test_every_cell_becomes_rows_with_its_fields_properties_and_axes(tmp_path):
-    made = Study(CELLS, setting, measures=[norm], seeds=3, variants={"longer": Variant({"steps": 2}, lambda c: c.width == 1)})
+    made = Study(
+        CELLS, setting, measures=[norm], seeds=3, variants={"longer": Variant({"steps": 2}, lambda c: c.width == 1)}
+    )
     table = made.train(results=tmp_path).trained.rows
     assert len(table) == 3 * (4 + 2) and list(table.columns[:3]) == ["width", "density", "load"]
     assert (table["load"] == 4 / table["width"]).all()
-    assert table.groupby(["width", "density", "variant"], sort=False)["seed"].apply(list).map(lambda s: s == [0, 1, 2]).all()
-    assert set(table.loc[table["variant"] == "longer", "steps"]) == {6} and set(table.loc[table["variant"] == "", "steps"]) == {3}
+    assert (
+        table.groupby(["width", "density", "variant"], sort=False)["seed"]
+        .apply(list)
+        .map(lambda s: s == [0, 1, 2])
+        .all()
+    )
+    assert set(table.loc[table["variant"] == "longer", "steps"]) == {6} and set(
+        table.loc[table["variant"] == "", "steps"]
+    ) == {3}
     # cells that differ in numbers alone train as one stack: two widths, two lengths for one of them
     assert len(made.outcome.trained.answers) == 3
     alone = Study(CELLS[3:], setting, measures=[norm], seeds=3).table()
@@ -126,7 +139,9 @@ def test_findings_are_computed_once_and_handed_to_whoever_asks():
 
 
 def outcome(*claims, mode="default", **findings):
-    given = [Given(NamedTuple("Own", [("k", int)])(1), TABLE.drop(columns=["variant", "cell"]).assign(w=TABLE["variant"]))]
+    given = [
+        Given(NamedTuple("Own", [("k", int)])(1), TABLE.drop(columns=["variant", "cell"]).assign(w=TABLE["variant"]))
+    ]
     made = Study(given=given, findings=findings, claims=claims, draw=lambda: None, answer=lambda: "It is so.")
     return made.train(mode=mode)
 
@@ -163,13 +178,17 @@ def test_a_claim_whose_checks_fail_is_shown_as_such_and_a_short_run_decides_noth
     assert quick.verdicts == {"c": "undecided", "d": "supported", "length": "rejected"}
     assert "Too short to tell with --quick (checks that fail: length)" in quick.answer
     least = [Claim("c", "it holds", lambda: True, least="default")]
-    assert outcome(*least, mode="quick").verdicts == {"c": "undecided"} and outcome(*least).verdicts == {"c": "supported"}
+    assert outcome(*least, mode="quick").verdicts == {"c": "undecided"} and outcome(*least).verdicts == {
+        "c": "supported"
+    }
 
 
 def test_the_usual_checks():
     known = Known(TABLE, {})
     difference = lambda other, main: stats.mean(other["x"].to_numpy() - main["x"].to_numpy())  # noqa: E731
-    check = moves("longer", difference, 20, by="cell", name="length", says="the length does not matter", each="{cell}_length")
+    check = moves(
+        "longer", difference, 20, by="cell", name="length", says="the length does not matter", each="{cell}_length"
+    )
     assert known.judge(check).verdicts == {"one_length": "supported", "two_length": "supported", "length": "supported"}
     assert known.judge(moves("other", difference, 20, name="n", says="s")).verdicts == {"n": "undecided"}
     loads = pd.DataFrame({"cell": "a", "features_offered": [1, 2, 3], "recovered": [1.0, 2.0, 2.01]})
@@ -210,7 +229,9 @@ def test_refusals(wrong, says):
 def test_sizes_are_declared_once():
     def sizes(mode):
         run = report.Run("a", "b", mode, "cpu", None, None, None, {})
-        return vars(run.sizes(dict(steps=100, seeds=8), quick=dict(steps=10), smoke=dict(seeds=2), full=dict(steps=1000)))
+        return vars(
+            run.sizes(dict(steps=100, seeds=8), quick=dict(steps=10), smoke=dict(seeds=2), full=dict(steps=1000))
+        )
 
     assert [sizes(mode) for mode in ("smoke", "quick", "default", "full")] == [
         {"steps": 10, "seeds": 2}, {"steps": 10, "seeds": 8}, {"steps": 100, "seeds": 8}, {"steps": 1000, "seeds": 8}
@@ -221,4 +242,6 @@ def test_sizes_are_declared_once():
 
 def test_intervals_become_records():
     known = Known(TABLE, {"law": Finding(lambda rows: {"a": Interval(1, 0, 2), "n": len(rows)}, "task")})
-    assert known.records() == {"law": [{"task": "a", "a": Interval(1, 0, 2), "n": 2}, {"task": "b", "a": Interval(1, 0, 2), "n": 2}]}
+    assert known.records() == {
+        "law": [{"task": "a", "a": Interval(1, 0, 2), "n": 2}, {"task": "b", "a": Interval(1, 0, 2), "n": 2}]
+    }

@@ -92,9 +92,9 @@ class Run:
         smoke: Mapping[str, Any] | None = None,
         full: Mapping[str, Any] | None = None,
     ) -> SimpleNamespace:
-        """Everything that depends on the mode, declared once: `run.sizes(dict(steps=2000, seeds=8), quick=dict(steps=500),
-        smoke=dict(steps=4, seeds=2)).steps`. What a mode leaves out is as in `pick`: smoke takes quick's, quick and full
-        take the default's."""
+        """Everything that depends on the mode, declared once:
+        `run.sizes(dict(steps=2000, seeds=8), quick=dict(steps=500), smoke=dict(steps=4, seeds=2)).steps`.
+        What a mode leaves out is as in `pick`: smoke takes quick's, quick and full take the default's."""
         chosen = dict(default)
         layers = {"quick": [quick], "smoke": [quick, smoke], "full": [full]}.get(self.mode, [])
         for given in (quick, smoke, full):

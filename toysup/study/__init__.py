@@ -2,8 +2,8 @@
 
     cells -> search -> sweep -> one tidy table -> findings -> claims | checks -> figure, report
 
-A cell is a NamedTuple: its fields become columns of the table. `Study` says what each cell trains, what is computed from
-the table, and by which rules claims are decided; `experiment` runs it from the command line.
+A cell is a NamedTuple: its fields become columns of the table. `Study` says what each cell trains, what is computed
+from the table, and by which rules claims are decided; `experiment` runs it from the command line.
 """
 
 from toysup.report import Run

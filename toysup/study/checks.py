@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from toysup import stats
-from toysup.stats import Interval, Verdict
+from toysup.stats import Interval
 from toysup.study.rules import MAIN, Check
 
 __all__ = ["bracketed", "loads_suffice", "moves"]
@@ -34,16 +34,18 @@ def moves(
     by: str | Sequence[str] = (),
     **about: Any,
 ) -> Check:
-    """Whether a variant leaves a number where it was: `of(variant's rows, main rows of the same cells)` gives the
-    difference or ratio, which must lie `within`, in each group."""
+    """Whether a variant leaves a number where it was: `of(variant's rows, main rows of the same cells)` gives
+    the difference or ratio, which must lie `within`, in each group."""
 
-    def compared(rows: pd.DataFrame) -> Interval | Verdict:
-        other, main = rows[rows["variant"] == variant], rows[rows["variant"] == MAIN]
-        if not len(other):
-            return "undecided"
-        return of(other, main[main["cell"].isin(set(other["cell"]))])
+    def compared(rows: pd.DataFrame) -> Interval:
+        return of(rows[rows["variant"] == variant], rows[rows["variant"] == MAIN])
 
-    about = {"where": lambda table: table["variant"].isin([variant, MAIN]), **about}
+    def both(table: pd.DataFrame) -> pd.Series:
+        """Cells that were trained both ways."""
+        own = set(table.loc[table["variant"] == variant, "cell"])
+        return table["cell"].isin(own) & table["variant"].isin([variant, MAIN])
+
+    about = {"where": both, **about}
     return Check(name, says, compared, inside=within, by=by, variant=None, **about)
 
 
@@ -56,7 +58,7 @@ def loads_suffice(
     name: str = "loads_suffice",
     **about: Any,
 ) -> Check:
-    """The largest load offered gains less than `flat` on the best of the others, in every cell: capacity lies inside."""
+    """The largest load offered gains less than `flat` on the best of the others, in every cell."""
 
     def of(rows: pd.DataFrame) -> bool:
         means = rows.groupby(load)[recovered].mean()

@@ -209,6 +209,17 @@ class Known:
         given = {name: beside[name] if name in beside else self.seen_from(name, own) for name in needs(function)}
         return function(**given)
 
+    def told(
+        self, where: str, function: Callable[..., Any], by: tuple[str, ...], key: Hashable, rows: pd.DataFrame
+    ) -> Any:
+        """`call`, whose errors say of what they are."""
+        try:
+            return self.call(function, by, key, rows)
+        except InputError as error:
+            group = ", ".join(f"{name} = {value}" for name, value in self.key_of(by, key).items())
+            said = str(error) if str(error).startswith("finding") else f"{where}{f' ({group})' * bool(by)}: {error}"
+            raise InputError(said) from None
+
     def seen_from(self, name: str, own: Mapping[str, Any]) -> Any:
         """A finding as a group sees it: its own value where that is told by the group, else all values by group."""
         by, values = columns(self.findings[name].by), self.values(name)
@@ -230,7 +241,9 @@ class Known:
             self._busy.append(name)
             try:
                 rows = self.rows(finding.where, finding.variant)
-                self._values[name] = {k: self.call(finding.of, by, k, own) for k, own in self.groups(rows, by)}
+                self._values[name] = {
+                    key: self.told(f"finding {name!r}", finding.of, by, key, own) for key, own in self.groups(rows, by)
+                }
             finally:
                 self._busy.pop()
         return self._values[name]
@@ -286,7 +299,7 @@ class Known:
             by = columns(claim.by or ())
             self.check(where, claim.of, by)
             for key, rows in self.groups(self.rows(claim.where, claim.variant), by):
-                yield by, key, rows, self.call(claim.of, by, key, rows)
+                yield by, key, rows, self.told(where, claim.of, by, key, rows)
             return
         name, *path = claim.of.split(".")
         if name not in self.findings:

@@ -13,12 +13,12 @@ from toysup import plots, report
 from toysup.checks import InputError, check_kind, in_line
 from toysup.grid import Grid
 from toysup.measure import features_offered, held_out_loss, recovered
-from toysup.plots import Figure  # noqa
+from toysup.plots import Figure
 from toysup.report import MODES, SCRATCH, Run
 from toysup.results import Measure
 from toysup.setting import Setting
 from toysup.stats import Interval
-from toysup.study.rules import Check, Claim, Finding, Judged, Known, needs
+from toysup.study.rules import MAIN, Check, Claim, Finding, Judged, Known, needs
 from toysup.study.training import Given, Search, Table, Variant, train
 
 __all__ = ["Outcome", "Study", "experiment"]
@@ -27,7 +27,7 @@ BESIDE = ("networks", "features", "rates", "mode")  # what functions may ask for
 
 
 class Outcome:
-    """What a study gave: `trained` (its table and networks), `known` (findings), `judged` (claims and checks by name)."""
+    """What a study gave: `trained` (its table, networks), `known` (findings), `judged` (claims, checks by name)."""
 
     def __init__(self, study: Study, trained: Table, mode: str) -> None:
         self.study, self.trained, self.mode = study, trained, mode
@@ -42,7 +42,7 @@ class Outcome:
             return one
         own = failing if one.claim.checks is None else [name for name in failing if name in one.claim.checks]
         small = MODES.index(self.mode) < MODES.index(one.claim.least)
-        return Judged(one.claim, one.groups, one.verdict, own, small or bool(own) and self.mode in SCRATCH)
+        return Judged(one.claim, one.groups, one.verdict, own, small or (bool(own) and self.mode in SCRATCH))
 
     @property
     def claims(self) -> list[Judged]:
@@ -64,8 +64,9 @@ class Outcome:
         return found
 
     def call(self, function: Callable[..., Any]) -> Any:
-        """A function handed what it asks for: `table` or `rows`, findings, `judged`, and what else there is."""
-        beside = {"judged": self.judged, "verdicts": self.verdicts, "rows": self.trained.rows}
+        """A function handed what it asks for: `rows` (of the main training), `table` (of variants too), findings,
+        `judged`, `verdicts`, and what else there is."""
+        beside = {"judged": self.judged, "verdicts": self.verdicts, "rows": self.known.rows(None, MAIN)}
         beside |= {"table": self.trained.rows, **self.known.beside}
         there = {*beside, *self.known.findings}
         unknown = [name for name in needs(function) if name not in there]
@@ -111,7 +112,8 @@ class Study:
         measures: functions of trained networks, each a column or several. seeds: how many, or which.
         search: how each cell's learning rate is searched; None: it is that of its setting.
         variants: the same cells trained otherwise, by name, which the column `variant` holds ("": the main training).
-        given: networks built by hand, untrained ones or published values, as `Given` rows; or a function that makes them.
+        given: networks built by hand, untrained ones or published values, as `Given` rows; or a function that makes
+            them.
         derive: table -> table, with further columns.
         findings: by name, what is computed from the table once for each group of rows.
         claims: `Claim`s about the world and `Check`s of the run.

@@ -188,8 +188,8 @@ def train(
             features.append(_assigned(long, one.cell, more))
     if not parts:
         raise InputError("Study: expected cells to train, or given rows, got neither")
-    rates = pd.DataFrame([{**columns_of(cell), **best[label]._asdict()} for label, cell in zip(labels, cells, strict=True)
-                          if label in best])  # fmt: skip
+    found = [(cell, best[label]) for label, cell in zip(labels, cells, strict=True) if label in best]
+    rates = pd.DataFrame([{**columns_of(cell), **one._asdict()} for cell, one in found])
     long = pd.concat(features, ignore_index=True) if features else pd.DataFrame()
     return Table(pd.concat(parts, ignore_index=True), long, rates, answers, built)
 
@@ -276,7 +276,9 @@ def leaves(owner: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         return
     for f in dataclasses.fields(owner):
         value, path = getattr(owner, f.name), prefix + f.name
-        below = isinstance(value, Model) or (dataclasses.is_dataclass(value) and path in ("features", "task", "optimizer"))
+        below = isinstance(value, Model) or (
+            dataclasses.is_dataclass(value) and path in ("features", "task", "optimizer")
+        )
         if below and not isinstance(value, type):
             yield f"{path}.", type(value)
             yield from leaves(value, path + ".")
@@ -326,7 +328,9 @@ def _part(table: pd.DataFrame, stack: Stacked, point: int, cell: Any, more: dict
         table = table[table["row"] // each == point]
     last = [path.rpartition(".")[2] for path in stack.paths]
     table = table.drop(columns=[name for name in last if name in table])
-    numbers = {path.rpartition(".")[2]: value for path in stack.paths if isinstance(value := get_path(setting, path), float)}
+    numbers = {
+        path.rpartition(".")[2]: value for path in stack.paths if isinstance(value := get_path(setting, path), float)
+    }
     numbers = {name: value for name, value in numbers.items() if last.count(name) == 1 and name not in table}
     steps = {} if "steps" in table else {"steps": setting.steps}
     return _assigned(table, cell, {**numbers, **steps, **more})
