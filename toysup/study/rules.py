@@ -298,7 +298,8 @@ class Known:
         if not isinstance(claim.of, str):
             by = columns(claim.by or ())
             self.check(where, claim.of, by)
-            for key, rows in self.groups(self.rows(claim.where, claim.variant), by):
+            asked = self.rows(claim.where, claim.variant)
+            for key, rows in self.groups(asked, by) if len(asked) or claim.where is None else ():
                 yield by, key, rows, self.told(where, claim.of, by, key, rows)
             return
         name, *path = claim.of.split(".")
