@@ -1,7 +1,7 @@
 """mypy, and a ratchet: no package may have more type errors than types.txt says; one that isn't listed has none.
 
-    python .ci/ratchet.py             compares
-    python .ci/ratchet.py --write     makes types.txt anew, after errors were mended or code moved elsewhere
+python .ci/ratchet.py             compares
+python .ci/ratchet.py --write     makes types.txt anew, after errors were mended or code moved elsewhere
 """
 
 import subprocess
