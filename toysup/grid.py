@@ -208,7 +208,7 @@ class Grid:
         return np.stack(np.unravel_index(np.arange(math.prod(sizes)), sizes)) if sizes else np.zeros((0, 1), dtype=int)
 
     def __len__(self) -> int:
-        return self._index.shape[1]
+        return int(self._index.shape[1])
 
     def _dynamic(self, path: str) -> bool:
         return is_dynamic(path, get_path(self.setting, path))
@@ -254,8 +254,8 @@ class Grid:
                     shape = np.broadcast_shapes(*[a.shape for a in arrays])
                     columns[path] = np.stack([np.broadcast_to(a, shape) for a in arrays])[inverse]
                     distinct: dict[bytes, int] = {}
-                    own = [distinct.setdefault(np.broadcast_to(a, shape).tobytes(), len(distinct)) for a in arrays]
-                    numbers_of.append(np.array(own)[inverse])
+                    places = [distinct.setdefault(np.broadcast_to(a, shape).tobytes(), len(distinct)) for a in arrays]
+                    numbers_of.append(np.array(places)[inverse])
         seed = columns.pop("seed", np.full(len(rows), first.seed, dtype=np.int64))
         seeds = []
         for name in ("data_seed", "init_seed"):
@@ -263,7 +263,8 @@ class Grid:
             own = columns.pop(name, np.full(len(rows), fixed, dtype=np.int64))
             seeds.append(np.where(own < 0, seed, own))
         self._check_instances(rows, np.stack([*seeds, *numbers_of]))
-        return Stack(first, *seeds, columns), rows
+        data_seed, init_seed = seeds
+        return Stack(first, data_seed, init_seed, columns), rows
 
     def _points(self, rows: np.ndarray, axes: Sequence[int]) -> Iterator[dict[str, Any]]:
         """The values that some axes have together in any of the rows: path -> value, each combination once."""
@@ -444,7 +445,8 @@ def _listed(key: Any, values: Any) -> list[Any]:
 def _cells(values: list[Any]) -> list[Any]:
     """What values are called in the table: those that differ are called differently, also where they print alike (two
     classes of one name, long arrays)."""
-    cells, known = [_cell(value) for value in values], {}
+    cells = [_cell(value) for value in values]
+    known: dict[str, dict[str, int]] = {}
     for number, (value, cell) in enumerate(zip(values, cells, strict=True)):
         if isinstance(cell, str) and not isinstance(value, str):
             same = known.setdefault(cell, {})

@@ -295,7 +295,7 @@ def is_dynamic(path: str, value: Any) -> bool:
     if isinstance(value, float | np.floating):
         return True
     if isinstance(value, torch.Tensor | np.ndarray):
-        return torch.as_tensor(value).is_floating_point()
+        return bool(torch.as_tensor(value).is_floating_point())
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, float) for v in value)
 
 

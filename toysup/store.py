@@ -68,7 +68,7 @@ def measure_key(name: str, does: str) -> str:
 
 def rows_key(rows: np.ndarray) -> str:
     """What stands for the rows of a chunk in its files."""
-    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(rows, dtype=np.int64))
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(rows, dtype=np.int64).tobytes())
 
 
 def versions(folder: Path | None = None, device: str = "cpu") -> dict[str, Any]:
@@ -232,7 +232,7 @@ class Store:
         """The config as written; InputError where there is none or it is damaged."""
         path = self.path / "config.json"
         try:
-            config = json.loads(_read(path))
+            config: dict[str, Any] = json.loads(_read(path))
             if "identity" not in config:
                 raise ValueError
         except (FileNotFoundError, NotADirectoryError):
@@ -248,14 +248,15 @@ class Store:
     def identity(self, expected: str | None = None) -> dict[str, Any]:
         """What defines the numbers; InputError where it is not what they were made by, or not what is `expected`."""
         config = self.config()
-        found = digest_of(config["identity"])
+        own: dict[str, Any] = config["identity"]
+        found = digest_of(own)
         if found != (expected or config.get("digest")):
             raise InputError(
                 f"results: {self.path} was made by another config ({found[:12]}, expected {str(expected)[:12]}); "
                 "move it away or choose another folder"
             )
         self._digest = found
-        return config["identity"]
+        return own
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Arrays that the config names by hash; InputError where they are damaged."""
@@ -487,9 +488,9 @@ class Store:
 def _told(path: Path) -> str:
     """What a checked file says about itself."""
     if path.suffix == ".parquet":
-        return (pq.read_metadata(path).metadata or {}).get(b"toysup", b"").decode(errors="replace")
+        return str((pq.read_metadata(path).metadata or {}).get(b"toysup", b"").decode(errors="replace"))
     with safe_open(path, framework="np") as file:
-        return (file.metadata() or {}).get("toysup", "")
+        return str((file.metadata() or {}).get("toysup", ""))
 
 
 def _remedy(path: Path) -> str:

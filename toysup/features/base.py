@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.special import ndtri
 
 from toysup.checks import InputError, check_choice, check_flag, check_interval, check_whole, concrete
 
-Numbers = float | Sequence[float] | np.ndarray | Tensor
+Numbers: TypeAlias = float | Sequence[float] | np.ndarray | Tensor
 
 
 def as_tensor(value: Numbers, like: Tensor | None = None) -> Tensor:
@@ -147,14 +147,16 @@ class Features(ABC):
     ) -> None:
         """Refuse a float field outside its range or of a wrong shape; store numbers as float, lists as arrays."""
         where, value = type(self).__name__, getattr(self, name)
-        own = {"length": self.n_features} if per_feature else {"one": True}
-        check_interval(where, name, value, low, high, open_low=open_low, **own)
+        length = self.n_features if per_feature else None
+        check_interval(where, name, value, low, high, open_low=open_low, length=length, one=not per_feature)
         array = concrete(value)
         if array is not None and array.ndim > 1:
             raise InputError(f"{where}: {name} has shape {array.shape}, expected one number or {self.n_features}")
-        if not isinstance(value, Tensor) and not array.ndim:  # so that density=1 may vary too: an int would be static
+        if array is None or isinstance(value, Tensor):
+            return
+        if not array.ndim:  # so that density=1 may vary too: an int would be static
             object.__setattr__(self, name, float(array))
-        elif not isinstance(value, Tensor):
+        else:
             object.__setattr__(self, name, np.array(array))  # a copy: the caller may change or lock theirs
 
     def _check_divides(self, name: str) -> None:
@@ -172,8 +174,15 @@ class Sparse(Features):
     """
 
     density: Numbers  # not a field here, so that each distribution can place it among its own
-    signed: ClassVar[bool] = False
-    magnitude: ClassVar[str] = "uniform"
+    if TYPE_CHECKING:  # read only, so that they may be fields or the class's own in a subclass
+
+        @property
+        def signed(self) -> bool: ...
+
+        @property
+        def magnitude(self) -> str: ...
+    else:
+        signed, magnitude = False, "uniform"
 
     def __post_init__(self) -> None:
         super().__post_init__()

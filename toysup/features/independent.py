@@ -89,7 +89,7 @@ class GaussianCopula(Independent):
         signed: magnitudes 2 w_i / p_i - 1.
     """
 
-    loadings: Numbers
+    loadings: np.ndarray | Tensor
     density: Numbers
     signed: bool = False
 
@@ -110,7 +110,7 @@ class GaussianCopula(Independent):
     @property
     def n_uniforms(self) -> int:
         """rank + n_features."""
-        return self.loadings.shape[1] + self.n_features
+        return int(self.loadings.shape[1]) + self.n_features
 
     def transform(self, uniforms: Float[Tensor, "*batch n_uniforms"]) -> Float[Tensor, "*batch n_features"]:
         self._check_width(uniforms)
@@ -129,8 +129,10 @@ class GaussianCopula(Independent):
             check_whole("joint_activity", name, number, 0, self.n_features - 1)
         if i == j:
             raise InputError(f"joint_activity: i and j must differ, got {i} twice")
-        loadings = concrete(self.loadings)
-        density = np.broadcast_to(concrete(self.density), (self.n_features,))
+        loadings, density = concrete(self.loadings), concrete(self.density)
+        if loadings is None or density is None:
+            raise InputError("joint_activity: loadings and density must be known numbers, got tensors under vmap")
+        density = np.broadcast_to(density, (self.n_features,))
         correlation = float(loadings[i] @ loadings[j])
         threshold = ndtri(torch.tensor([density[i], density[j]], dtype=torch.float64)).numpy()
         return float(multivariate_normal([0, 0], [[1, correlation], [correlation, 1]]).cdf(threshold))

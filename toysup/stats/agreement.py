@@ -79,11 +79,13 @@ def agreement(
         total = [np.einsum("ri,ij,rj->r", left, matrix, right, optimize=True) for left, matrix, right in pairs]
         count = [a.sum(1) * b.sum(1)] + [w.sum(1) ** 2 - (w**2).sum(1) for w in (a, b)]
         with np.errstate(invalid="ignore", divide="ignore"):  # a resample of one network alone has no pairs
-            return np.stack(total, 1) / np.stack(count, 1)
+            three: np.ndarray = np.stack(total, 1) / np.stack(count, 1)
+        return three
 
     def u_of(three: np.ndarray) -> np.ndarray:
         ceiling = np.where((three[:, 1:] > 0).all(1), three[:, 1] * three[:, 2], np.nan)
-        return three[:, 0] / np.sqrt(ceiling)
+        u: np.ndarray = three[:, 0] / np.sqrt(ceiling)
+        return u
 
     rng = np.random.default_rng(seed)
     values = means(*(np.ones((1, n)) for n in across.shape))

@@ -31,7 +31,8 @@ FEWEST = 4  # samples
 NEGLIGIBLE = 1e-6  # of the largest value: squares of smaller differences are lost in a sum of squares
 
 
-class ChangePoints(NamedTuple):
+@dataclass(frozen=True)
+class ChangePoints:
     """`index` (change,): the first sample after each change; `change` (change, channel): the new level minus the old;
     `levels` (time, channel): the mean of each sample's segment."""
 
@@ -191,10 +192,11 @@ def _near(times: np.ndarray, others: np.ndarray, tolerance: float) -> np.ndarray
     if not len(others):
         return np.zeros(len(times), dtype=bool)
     after = np.searchsorted(others, times)
-    distance = np.minimum(
+    distance: np.ndarray = np.minimum(
         np.abs(times - others[np.minimum(after, len(others) - 1)]), np.abs(times - others[np.maximum(after - 1, 0)])
     )
-    return distance <= tolerance
+    close: np.ndarray = distance <= tolerance
+    return close
 
 
 def _covered(times: np.ndarray, tolerance: float, around: float) -> float:

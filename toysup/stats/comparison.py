@@ -112,7 +112,8 @@ def best_loads(counts: np.ndarray, open_to: np.ndarray) -> np.ndarray:
     average."""
     known = np.isfinite(counts)
     means = np.where(known, counts, 0).sum(0) / np.maximum(known.sum(0), 1)
-    return np.where(open_to & known.any(0), means, -np.inf).argmax(1)
+    best: np.ndarray = np.where(open_to & known.any(0), means, -np.inf).argmax(1)
+    return best
 
 
 def tost(log_ratios: ArrayLike, margin: float, level: float = 0.05) -> tuple[bool, Interval]:

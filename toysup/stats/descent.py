@@ -59,6 +59,6 @@ def double_descent(losses: pd.DataFrame, level: float = 0.95) -> DoubleDescent:
         dip = int(others[:, :peak].mean(0).argmin())
         turns.append((own[0] - own[dip], own[peak] - own[dip], own[peak] - own[-1]))
     means = [mean(column, level) for column in np.transpose(turns)]
-    factors = [Interval(*np.exp(np.minimum([m.value, m.low, m.high], 700))) for m in means]
+    fall, rise, end = (Interval(*np.exp(np.minimum([m.value, m.low, m.high], 700))) for m in means)
     where = bootstrap(lambda rows: sizes[place(rows)], logs, level=level)
-    return DoubleDescent(*factors, where, every(*(decide(m, (0, np.inf)) for m in means)))
+    return DoubleDescent(fall, rise, end, where, every(*(decide(m, (0, np.inf)) for m in means)))

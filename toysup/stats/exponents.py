@@ -176,7 +176,7 @@ def _cells(table: pd.DataFrame, count: str, width: str, depth: str, budget: str,
 
 
 def _deficient(design: np.ndarray) -> bool:
-    return len(design) < design.shape[1] or np.linalg.matrix_rank(design, tol=1e-6) < design.shape[1]
+    return bool(len(design) < design.shape[1] or np.linalg.matrix_rank(design, tol=1e-6) < design.shape[1])
 
 
 def _laws(cells: _Cells, y: np.ndarray, hold_out: float) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -216,7 +216,8 @@ def expanded(level: float, n: int) -> float:
     Bootstrap quantiles are those of a normal with the variance divided by n, not n - 1 (Hesterberg 2015, The American
     Statistician 69:371, the expanded percentile interval): alpha' / 2 = Phi(-sqrt(n / (n - 1)) t_{alpha/2, n-1}).
     """
-    return 1 - 2 * stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1))
+    wider: float = 1 - 2 * stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1))
+    return wider
 
 
 def bootstrap(
@@ -239,7 +240,7 @@ def bootstrap(
         raise InputError(f"bootstrap: function must be a function of the samples, got {in_line(function)}")
     check_flag("bootstrap", "paired", paired)
     check_resampling("bootstrap", level, resamples, seed)
-    arrays = [s if _are_truths(s) else numbers_in("bootstrap", "samples", s) for s in samples]
+    arrays = [np.asarray(s) if _are_truths(s) else numbers_in("bootstrap", "samples", s) for s in samples]
     sizes = {len(a) if a.ndim else 0 for a in arrays}
     if not arrays or min(sizes) == 0 or (paired and len(sizes) > 1):
         raise InputError(f"bootstrap: expected filled samples{' of one length' if paired else ''}, got {sorted(sizes)}")

@@ -120,7 +120,8 @@ def peaks(
     grid = low + width * (np.arange(bins) + 0.5)
 
     def estimate(counts: np.ndarray) -> np.ndarray:
-        return gaussian_filter1d(counts / counts.sum() / width, bandwidth / width, mode="reflect")
+        curve: np.ndarray = gaussian_filter1d(counts / counts.sum() / width, bandwidth / width, mode="reflect")
+        return curve
 
     def histogram(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
         at = np.clip(((x - low) / width).astype(int), 0, bins - 1)
@@ -170,7 +171,9 @@ def _labels(labels: ArrayLike) -> np.ndarray:
     return found
 
 
-def _resamples(groups: int, member: Int[np.ndarray, " value"], number: int, rng) -> Iterator[np.ndarray]:
+def _resamples(
+    groups: int, member: Int[np.ndarray, " value"], number: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
     """How often each value counts when groups are drawn with replacement."""
     for _ in range(number):
         yield np.bincount(rng.integers(groups, size=groups), minlength=groups)[member]

@@ -45,7 +45,7 @@ class SuddenMoves:
     @property
     def intervals(self) -> int:
         """Between samples."""
-        return self.loss.shape[1] - 1
+        return int(self.loss.shape[1]) - 1
 
     @cached_property
     def jumps(self) -> list[list[list[Transition]]]:
