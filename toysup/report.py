@@ -406,7 +406,7 @@ def check_form(document: Mapping[str, Any]) -> None:
         value = document[key]
         if kind in (int, float):
             kind = numbers.Integral if kind is int else numbers.Real
-            if isinstance(value, bool) or not isinstance(value, kind) or not value >= 0:
+            if isinstance(value, bool) or not isinstance(value, kind) or not float(value) >= 0:
                 refuse(key, "a number >= 0" if kind is numbers.Real else "a whole number >= 0", value)
         elif not isinstance(value, kind) or not (value or key in ("checks", "findings")):
             refuse(key, f"a filled {kind.__name__}", value)
@@ -435,10 +435,10 @@ def check_form(document: Mapping[str, Any]) -> None:
     for name, control in document.get("controls", {}).items():
         if not isinstance(control, Mapping):
             refuse(f"control {name!r}", "a mapping", control)
-    for kind in ("claims", "checks"):
-        for one in document.get(kind, []):
+    for part in ("claims", "checks"):
+        for one in document.get(part, []):
             if not isinstance(one, Mapping) or not {"name", "says", "verdict", "groups"} <= set(one):
-                refuse(kind, "mappings with name, says, verdict and groups", one)
+                refuse(part, "mappings with name, says, verdict and groups", one)
             if one["verdict"] is not None and one["verdict"] not in get_args(Verdict):
                 refuse(f"the verdict of {one['name']!r}", f"one of {', '.join(get_args(Verdict))}", one["verdict"])
     for name, rows in document.get("findings", {}).items():

@@ -21,7 +21,7 @@ MANY = 100  # beyond which features are thin lines with small dots
 def directions(
     ax: Axes,
     weights: ArrayLike,
-    colours: Any,
+    colours: Any = "C0",
     *,
     markers: str = "o",
     up: int | None = 0,

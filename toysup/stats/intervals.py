@@ -127,7 +127,7 @@ def mean(samples: ArrayLike, level: float = 0.95, *, bounds: tuple[float, float]
     """
     check_level("mean", level)
     x = sample("mean", samples)
-    ends = numbers_in("mean", "bounds", bounds, (2,))
+    ends = numbers_in("mean", "bounds", bounds, ("low and high",))
     if not (ends[0] <= x.min() and x.max() <= ends[1]):
         raise InputError(f"mean: samples must lie in bounds = {in_line(bounds)}, got {x.min()} to {x.max()}")
     if x.size == 1:

@@ -206,7 +206,7 @@ class Known:
 
     def call(self, function: Callable[..., Any], by: tuple[str, ...], key: Hashable, rows: pd.DataFrame) -> Any:
         """The function's value on one group, handed what it asks for."""
-        own = dict(zip(by, key if len(by) > 1 else (key,), strict=True)) if by else {}  # type: ignore[arg-type]
+        own = self.key_of(by, key)
         beside = {"rows": rows, "table": self.table, **self.beside, **own}
         given = {name: beside[name] if name in beside else self.seen_from(name, own) for name in needs(function)}
         return function(**given)
@@ -256,7 +256,9 @@ class Known:
         return values if columns(self.findings[name].by) else values[()]
 
     def key_of(self, by: tuple[str, ...], key: Hashable) -> dict[str, Any]:
-        return dict(zip(by, key if len(by) > 1 else (key,), strict=True)) if by else {}  # type: ignore[arg-type]
+        """Column -> value of a group."""
+        values = key if isinstance(key, tuple) and len(by) > 1 else (key,)
+        return dict(zip(by, values, strict=True)) if by else {}
 
     def statistics(self) -> dict[str, Interval]:
         """All intervals that have names."""

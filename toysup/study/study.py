@@ -89,7 +89,7 @@ class Outcome:
 
     def figure(self) -> Figure:
         """The picture, with the answer as its title unless it has one."""
-        drawn = self.call(self.study.draw)
+        drawn: Figure = self.call(self.study.draw)
         check_kind("Study", "what draw returns", drawn, Figure)
         if drawn.get_suptitle() == "":
             plots.title(drawn, self.answer)
@@ -255,7 +255,7 @@ def entry(one: Judged) -> dict[str, Any]:
         if group.interval is not None:
             row |= group.interval.asdict() | {"region": group.region}
         groups.append(row)
-    kept = {"name": one.claim.name, "says": one.claim.says, "verdict": one.verdict, "shown": one.words}
+    kept: dict[str, Any] = {"name": one.claim.name, "says": one.claim.says, "verdict": one.verdict, "shown": one.words}
     if one.claim.about_the_run:
         del kept["shown"]
     else:

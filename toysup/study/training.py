@@ -107,10 +107,12 @@ class Table:
             raise InputError(f"networks: expected rows of one sweep, got {len(sources)}; choose one cell and variant")
         source, numbers = int(sources[0]), [int(row) for row in rows["row"]]
         if source >= 0:
-            return self.answers[source].trained(numbers)
+            found: Trained = self.answers[source].trained(numbers)
+            return found
         if source < -len(self.given):
             raise InputError("networks: these rows are published values, which have no networks")
-        return self.given[-1 - source].take(numbers)
+        built: Trained = self.given[-1 - source].take(numbers)
+        return built
 
     @property
     def instances(self) -> int:
@@ -158,8 +160,8 @@ def train(
     answers: list[Results] = []
     parts, features = [], []
     for asked in dict.fromkeys(measures for _, measures in wanted):
-        own = {label: grid for (label, theirs), (grid, _) in wanted.items() if theirs == asked}
-        stacks = {stack.name: stack for stack in stacked(own)}
+        grids = {label: one for (label, theirs), (one, _) in wanted.items() if theirs == asked}
+        stacks = {stack.name: stack for stack in stacked(grids)}
         found = sweep({name: stack.grid for name, stack in stacks.items()}, list(asked), snapshots=snapshots,
                       **options, **sweeping)  # fmt: skip
         for name, answer in found.items():
@@ -169,10 +171,10 @@ def train(
                 cell, variant, base = wanted[label, asked][1]
                 more = {"variant": variant} | (best[base]._asdict() if best else {})
                 more |= {"source": source, "cell": base}
-                parts.append(_part(answer.table, stacks[name], point, cell, more, own[label].setting))
+                parts.append(_part(answer.table, stacks[name], point, cell, more, grids[label].setting))
                 if len(answer.features):
-                    features.append(_part(answer.features, stacks[name], point, cell, more, own[label].setting))
-    built = []
+                    features.append(_part(answer.features, stacks[name], point, cell, more, grids[label].setting))
+    built: list[Trained] = []
     for one in given:
         check_kind("Study", "given", one, Given)
         table, long = one.networks, None
@@ -188,16 +190,15 @@ def train(
             features.append(_assigned(long, one.cell, more))
     if not parts:
         raise InputError("Study: expected cells to train, or given rows, got neither")
-    found = [(cell, best[label]) for label, cell in zip(labels, cells, strict=True) if label in best]
-    rates = pd.DataFrame([{**columns_of(cell), **one._asdict()} for cell, one in found])
+    searched = [(cell, best[label]) for label, cell in zip(labels, cells, strict=True) if label in best]
+    rates = pd.DataFrame([{**columns_of(cell), **rate._asdict()} for cell, rate in searched])
     long = pd.concat(features, ignore_index=True) if features else pd.DataFrame()
     return Table(pd.concat(parts, ignore_index=True), long, rates, answers, built)
 
 
 def columns_of(cell: Any) -> dict[str, Any]:
     """A cell's fields, and the properties that its class adds to them."""
-    fields = getattr(cell, "_fields", None)
-    if not isinstance(cell, tuple) or fields is None:
+    if not isinstance(cell, tuple) or not hasattr(cell, "_asdict"):
         raise InputError(f"Study: a cell must be a NamedTuple, whose fields become columns, got {in_line(cell)}")
     own = {name: getattr(cell, name) for name, _ in inspect.getmembers(type(cell), lambda v: isinstance(v, property))}
     return {**cell._asdict(), **own}
@@ -247,7 +248,7 @@ def _searched(cells: Sequence[Any], labels: Sequence[str], search: Search, optio
             by_rates.setdefault(rates, {})[label] = grid
         of[label] = firsts[key]
     found: dict[str, Best] = {}
-    how = {"score": search.score, "lowest": search.lowest, "extend": search.extend, "within": search.within}
+    how: dict[str, Any] = {"score": search.score, "lowest": search.lowest, "extend": search.extend, "within": search.within}
     for rates, grids in by_rates.items():
         table = best_rates(grids, rates, **how, **options)
         found |= {str(n): Best(float(row["lr"]), float(row["score"]), bool(row["bracketed"])) for n, row in
