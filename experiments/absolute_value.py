@@ -16,7 +16,7 @@ or, as in the paper's stacks of weights, if |W1| is; 2 x 2 rules, all of which m
     decays by a cosine; this rule was added once the first was seen to be undecided.
   more_features_than_naive: at some p sum_i max(0, R^2_i) is above 20.
   asymmetric_motif_found: at some p a network holds at least one motif (an unequal pair with an inhibiting neuron,
-    `measure.asymmetric_motifs`) more than each of two nulls, for unequal by 2 and by 3: neurons that fire on a random
+    `neurons.asymmetric_motifs`) more than each of two nulls, for unequal by 2 and by 3: neurons that fire on a random
     side of their features, and neurons whose features are renamed.
   privileged_basis_aligned: at every p mean max_k |W_ik| / |W_i| is above that of networks without the hidden ReLU,
     trained alike. privileged_basis_above_rotated: at every p it is above that of the same networks, rotated at random.
@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from toysup import measure, plots, report, stats
+from toysup import measure, neurons, plots, report, stats
 from toysup.features import SparseUniform
 from toysup.models import MLP, TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
@@ -45,7 +45,7 @@ from toysup.theory import monosemantic_loss
 
 QUESTION = "Do networks compute |x| of more features than their neurons allow, and what do single neurons then do?"
 N, M, IMPORTANCE = 100, 40, 0.8 ** np.arange(100)
-RULES = {f"{rule.__name__}_{theta}": (rule, theta) for rule in (measure.served, measure.drawn) for theta in (0.1, 0.25)}
+RULES = {f"{rule.__name__}_{theta}": (rule, theta) for rule in (neurons.served, neurons.drawn) for theta in (0.1, 0.25)}
 RATIOS, START = (2.0, 3.0), 0.1
 PAPER, FAST = Adam(weight_decay=0.01), Adam(lr=0.01, weight_decay=0.01, schedule=Cosine())
 DESCENT = Adam(lr=300.0, eps=1000.0)  # eps above any gradient's size: gradient descent with momentum at rate 0.3
@@ -100,16 +100,16 @@ def with_neurons(answer: Results) -> pd.DataFrame:
             table[f"{name}_{kind}"] = found.float().mean(-1).numpy()
         live = (counts > 0).sum(-1).clamp(min=1)
         table[f"{name}_one_of_live"] = ((counts == 1).sum(-1) / live).numpy()
-    table["features_per_neuron"] = measure.effective_features(W_in, W_out).mean(-1).numpy()
+    table["features_per_neuron"] = neurons.effective_features(W_in, W_out).mean(-1).numpy()
     if W_out.shape[-1] == N:
         naive = {p: monosemantic_loss(IMPORTANCE, p, M) for p in table["density"].unique()}
         table["loss_over_naive"] = table["held_out_loss"] / table["density"].map(naive)
-        closed = measure.closed_sides(W_in, W_out, torch.from_numpy(answer.parameters("b_out")))
+        closed = neurons.closed_sides(W_in, W_out, torch.from_numpy(answer.parameters("b_out")))
         table["closed_sides"] = closed[:, : M // 2].float().sum(-1).numpy() / M
-        renamed = measure.relabelled(W_in, W_out, torch.Generator().manual_seed(0))
+        renamed = neurons.relabelled(W_in, W_out, torch.Generator().manual_seed(0))
         for ratio in RATIOS:
-            found = measure.asymmetric_motifs(W_in, W_out, ratio=ratio)
-            elsewhere = measure.asymmetric_motifs(*renamed, ratio=ratio)
+            found = neurons.asymmetric_motifs(W_in, W_out, ratio=ratio)
+            elsewhere = neurons.asymmetric_motifs(*renamed, ratio=ratio)
             table["shared"], table[f"asymmetric_{ratio:g}"] = found.shared.numpy(), found.asymmetric.numpy()
             table[f"motifs_{ratio:g}"] = found.inhibited.numpy()
             table[f"motifs_{ratio:g}_by_chance"] = found.by_chance.numpy()
@@ -164,8 +164,8 @@ def main(run: report.Run) -> None:
     generator, above = torch.Generator().manual_seed(1), {}
     for name in ("privileged", "linear", "linear, descent"):
         table, W = tables[name], torch.from_numpy(answers[name].parameters("W"))
-        table["alignment"] = measure.alignment(W).numpy()
-        table["rotated"] = measure.alignment(measure.rotated(W, generator)).numpy()
+        table["alignment"] = neurons.alignment(W).numpy()
+        table["rotated"] = neurons.alignment(neurons.rotated(W, generator)).numpy()
         above[name] = by_density(table, table["alignment"] - table["rotated"])
     of_linear = {p: stats.ratio(rows["alignment"], tables["linear"].query("density == @p")["alignment"])
                  for p, rows in privileged.groupby("density")}  # fmt: skip
@@ -255,7 +255,7 @@ def draw(tables: dict[str, pd.DataFrame], large: Results, statistics: dict[str, 
     densities = sorted(table["density"].unique())[::-1]
     for ax, p in zip(axes[0], [densities[0], min(densities, key=lambda d: abs(d - 0.1)), densities[-1]], strict=True):
         best = table.loc[table["density"] == p, "loss_over_naive"].idxmin()
-        counts = measure.served(W_in[best], W_out[best]).sum(0).numpy()
+        counts = neurons.served(W_in[best], W_out[best]).sum(0).numpy()
         plots.neuron_stacks(ax, W_in[best].numpy(), alive=counts > 0)
         ax.set_title(
             f"p = {p:g}, best seed: {(counts == 1).sum()} neurons serve\none feature, {(counts > 1).sum()} several"

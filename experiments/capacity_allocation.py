@@ -40,7 +40,7 @@ import torch
 
 from toysup import plots, report, stats
 from toysup.features import SparseBoolean, SparseNormal, SparseUniform
-from toysup.measure import block_sizes, dimensionality
+from toysup.geometry import block_sizes, dimensionality
 from toysup.models import SquaredProjection, TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.sweep import Grid, Results, sweep

@@ -33,18 +33,9 @@ import numpy as np
 import pandas as pd
 
 from toysup import plots, report, stats
+from toysup.decoders import affine_relu, bayes_amp, decoded_count, l1_homotopy, linear_probe, matching_pursuit
 from toysup.features import SparseUniform
-from toysup.measure import (
-    Encoding,
-    affine_relu,
-    bayes_amp,
-    decoded_count,
-    l1_homotopy,
-    linear_probe,
-    matching_pursuit,
-    recovered,
-    recovered_at,
-)
+from toysup.measure import encoding_of, recovered, recovered_at
 from toysup.models import TiedAutoencoder, UntiedAutoencoder
 from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
@@ -222,7 +213,7 @@ def reading_of(run: report.Run, answers: dict) -> pd.DataFrame:
         if trained.setting.features.n_features != offered(m, p, 1.0):
             continue
         parts.setdefault(("learned", "own_decoder"), []).extend((recovered(trained).value / m).tolist())
-        code = Encoding.of(trained)
+        code = encoding_of(trained)
         for dictionary, encoding in (("learned", code), ("random", code.random())):
             for decoder in DECODERS:
                 if run.mode == "smoke" and decoder is not linear_probe:

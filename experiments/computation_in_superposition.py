@@ -59,8 +59,8 @@ from torch import Tensor
 from toysup import plots, report, stats
 from toysup.ensemble import Trained, one_thread
 from toysup.features import SparseBoolean, SparseUniform
-from toysup.measure.ranking import rank
 from toysup.models import ResidualMLP
+from toysup.ranking import rank
 from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, QuarterCosine, Setting
 from toysup.shapes import Shape

@@ -40,7 +40,7 @@ import pandas as pd
 
 from toysup import plots, report, stats
 from toysup.features import Correlated, SparseUniform
-from toysup.measure import RELATIONS, group_relations
+from toysup.geometry import RELATIONS, group_relations
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.sweep import Grid, Results, sweep

@@ -66,25 +66,15 @@ from toysup.constructions import (
 )
 from toysup.ensemble import Trained
 from toysup.features import BitGroups, OnePerGroup, SparseUniform
-from toysup.measure import (
-    BySize,
-    Decoded,
-    ablation_drops,
-    attribution,
-    by_size,
-    dealt,
-    decode,
-    decode_labels,
-    gamma,
-    participation,
-    recovered,
-    subsets,
-)
+from toysup.measure import recovered
+from toysup.measure.cross_layer import decode, decode_labels
 from toysup.measure.layers import inputs
+from toysup.measure.participation import ablation_drops, attribution
 from toysup.models import ResidualMLP
 from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.shapes import Shape
+from toysup.sharing import BySize, Decoded, by_size, dealt, gamma, participation, subsets
 from toysup.sweep import Grid, sweep
 from toysup.tasks import And, Circuit, Identity, Memory
 

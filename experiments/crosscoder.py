@@ -38,7 +38,8 @@ from torch import Tensor, vmap
 from toysup import plots, report, stats
 from toysup.constructions import confined_uand, pairs_setting, scattered_uand, single_block_uand
 from toysup.ensemble import Trained, bound, one_thread
-from toysup.measure import r_squared, weights_of
+from toysup.measure import r_squared
+from toysup.measure.dictionary import weights_of
 from toysup.models import L1, SparseAutoencoder
 from toysup.random import Stream, uniforms
 from toysup.search import SEARCH_SEEDS

@@ -38,7 +38,7 @@ from matplotlib import colormaps
 
 from toysup import plots, report, stats
 from toysup.features import SparseUniform
-from toysup.measure import arrangements, clusters
+from toysup.geometry import arrangements, clusters
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.sweep import Grid, sweep

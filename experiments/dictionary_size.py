@@ -42,15 +42,8 @@ from torch import Tensor
 from toysup import plots, report, stats
 from toysup.ensemble import Trained
 from toysup.features import Hierarchy, PowerLaw, SparseUniform
-from toysup.measure import (
-    feature_f1,
-    firing,
-    held_out_loss,
-    latent_kinds,
-    mcc_above_chance,
-    mean_l0,
-    reconstruction_error,
-)
+from toysup.measure import feature_f1, held_out_loss, mcc_above_chance, mean_l0, reconstruction_error
+from toysup.measure.dictionary import firing, latent_kinds
 from toysup.models import L1, Embedding, SparseAutoencoder
 from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting

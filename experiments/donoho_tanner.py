@@ -38,9 +38,10 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from toysup import plots, report, stats
+from toysup.decoders import Encoding, affine_relu, bayes_amp, l1_homotopy, linear_probe, matching_pursuit
 from toysup.ensemble import Trained, one_thread
 from toysup.features import SparseUniform
-from toysup.measure.decoders import Encoding, affine_relu, bayes_amp, l1_homotopy, linear_probe, matching_pursuit
+from toysup.measure import encoding_of
 from toysup.models import TiedAutoencoder
 from toysup.random import Stream, uniforms
 from toysup.search import SEARCH_SEEDS, best_rates
@@ -77,7 +78,7 @@ def solved(x: Tensor, guess: Tensor, judged: Tensor | float = 1.0) -> Tensor:
 
 def on_random(trained: Trained, decoders: list[str], k: np.ndarray, size: int) -> Tensor:
     """Share solved on random rows at each k, (instance, decoder and k)."""
-    code, n, shares = Encoding.of(trained).random(), trained.setting.features.n_features, []
+    code, n, shares = encoding_of(trained).random(), trained.setting.features.n_features, []
     with torch.no_grad(), one_thread():
         for number, active in enumerate(k.tolist()):
             x = exactly(trained, torch.full((len(trained),), active), number, size)
@@ -112,7 +113,7 @@ def transition(trained: Trained) -> Tensor:
 
 def twins(trained: Trained) -> Tensor:
     """l1 at half the threshold: samples of both twins, of neither, and of both where the rows differ."""
-    code, (n, m) = Encoding.of(trained).random(), trained.parameters["W"].shape[1:]
+    code, (n, m) = encoding_of(trained).random(), trained.parameters["W"].shape[1:]
     W = code.W.clone()
     W[:, 1] = W[:, 0]
     k = max(1, round(float(l1_weak_threshold(m / n)) * m / 2) - 2)
@@ -126,7 +127,7 @@ def twins(trained: Trained) -> Tensor:
 
 def _learned(trained: Trained) -> tuple[Encoding, Tensor, Tensor]:
     """The code, 64 samples of each network's own k, and which features are kept."""
-    code = Encoding.of(trained)
+    code = encoding_of(trained)
     k = (code.density[:, 0] * code.density.shape[1]).round()
     return code, exactly(trained, k, 0, 64), (code.W.norm(dim=-1) >= KEPT).float().unsqueeze(1)
 

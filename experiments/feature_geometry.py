@@ -30,7 +30,8 @@ import torch
 
 from toysup import plots, report, stats
 from toysup.features import SparseUniform
-from toysup.measure import arrangements, clusters, dimensionality, dimensions_per_feature, polytopes
+from toysup.geometry import arrangements, clusters, dimensionality, polytopes
+from toysup.measure import dimensions_per_feature
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Model, Setting
 from toysup.sweep import Grid, Results, sweep

@@ -55,11 +55,12 @@ from toysup import plots, report, stats
 from toysup.ensemble import Stack, Trained, initial_values, task_constants
 from toysup.features import BitGroups, OnePerGroup
 from toysup.measure import recovered
-from toysup.measure.layers import decodable_by_layer, gates, inputs, label_chances_by_layer, longest_run
+from toysup.measure.layers import decodable_by_layer, gates, inputs, label_chances_by_layer
 from toysup.models import ResidualMLP
 from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.shapes import Shape
+from toysup.sharing import longest_run
 from toysup.sweep import Grid, sweep
 from toysup.tasks import Circuit, Memory
 

@@ -46,25 +46,13 @@ from toysup.checks import check_interval
 from toysup.ensemble import Trained
 from toysup.features import OnePerGroup, PowerLaw, SparseUniform
 from toysup.features.base import as_tensor
-from toysup.measure import (
-    chance,
-    directions,
-    explained,
-    fact_bits,
-    feature_correlation,
-    gram_similarity,
-    held_out_loss,
-    linear_cka,
-    matched_cosine,
-    r_squared,
-    shared_activations,
-    svcca,
-    unit_responses,
-)
+from toysup.measure import directions, fact_bits, held_out_loss, r_squared
+from toysup.measure.universality import shared_activations, unit_responses
 from toysup.models import ResidualMLP, UntiedAutoencoder
 from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.shapes import Shape, model_b_of
+from toysup.similarity import chance, explained, feature_correlation, gram_similarity, linear_cka, matched_cosine, svcca
 from toysup.sweep import Grid, Results, sweep
 from toysup.tasks import Identity, Memory
 

@@ -37,7 +37,8 @@ from matplotlib.ticker import MaxNLocator
 from toysup import plots, report, stats
 from toysup.ensemble import Trained
 from toysup.features import Correlated, SparseUniform
-from toysup.measure import antipode, cosines, curves, feature_dimensionality, loss_through, through
+from toysup.measure import antipode, cosines, feature_dimensionality, loss_through, through
+from toysup.measure.dynamics import curves
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Model, Setting
 from toysup.sweep import Grid, Results, sweep

@@ -44,7 +44,9 @@ from matplotlib.ticker import MultipleLocator
 from toysup import plots, report, stats
 from toysup.ensemble import Trained
 from toysup.features import UnitLength
-from toysup.measure import hidden_vectors, irregularity, seen_loss, typical_dimensionality, unseen_loss
+from toysup.geometry import irregularity, typical_dimensionality
+from toysup.measure import seen_loss, unseen_loss
+from toysup.measure.examples import hidden_vectors
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.sweep import Grid, Results, sweep

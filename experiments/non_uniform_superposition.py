@@ -37,7 +37,7 @@ import pandas as pd
 
 from toysup import plots, report, stats
 from toysup.features import SparseUniform
-from toysup.measure import arrangements
+from toysup.geometry import arrangements
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.sweep import Grid, sweep

@@ -36,8 +36,9 @@ import numpy as np
 import pandas as pd
 
 from toysup import plots, report, stats
+from toysup.decoders import bayes_amp, decoded_count
 from toysup.features import SparseUniform
-from toysup.measure import Encoding, bayes_amp, decoded_count, recovered
+from toysup.measure import encoding_of, recovered
 from toysup.models import UnrolledDecoder, UntiedAutoencoder
 from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
@@ -209,7 +210,7 @@ def readings_of(run: report.Run, answers: dict[str, Results], cells: list[Cell])
             continue
         answer = answers[f"capacity_{cell}"]
         for trained in answer:
-            code = Encoding.of(trained)
+            code = encoding_of(trained)
             codes = {f"amp_{cell}": code} | ({"amp_random_code": code.random()} if cell.depth == 0 else {})
             for name, encoding in codes.items():
                 count = decoded_count(encoding, bayes_amp, samples=run.pick(default=512, smoke=16)).value

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toysup.attacks import Ascent, ball_maximum
 from toysup.checks import InputError
 from toysup.ensemble import Stack, Trained, task_constants
 from toysup.features import SparseUniform
-from toysup.measure import attack_radius, ball_maximum, vulnerability
-from toysup.measure.adversarial import Ascent
+from toysup.measure import attack_radius, vulnerability
 from toysup.models import TiedAutoencoder, UntiedAutoencoder
 from toysup.setting import Model, Setting
 from toysup.tasks import AbsoluteValue, Identity

@@ -6,7 +6,7 @@ import torch
 from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
-from toysup.measure import dimensionality
+from toysup.geometry import dimensionality
 from toysup.random import uniforms
 
 

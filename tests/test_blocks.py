@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from toysup.checks import InputError
-from toysup.measure import block_sizes
+from toysup.geometry import block_sizes
 
 TRIANGLE = np.array([[1, 0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]])
 

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 
 from toysup.checks import InputError
-from toysup.measure import dimensionality
+from toysup.geometry import dimensionality
 from toysup.theory import capacity_loss, capacity_optimum, capacity_regions
 
 

@@ -14,7 +14,8 @@ from toysup.constructions import (
     single_block_uand,
 )
 from toysup.ensemble import Stack, initial_values
-from toysup.measure import auc, contributions, readout, recovered
+from toysup.measure import auc, recovered
+from toysup.measure.participation import contributions, readout
 from toysup.shapes import Shape
 
 SIZES = {"n_inputs": 12, "n_pairs": 66, "neurons": 96, "depth": 8, "takes": 5, "seeds": range(2)}

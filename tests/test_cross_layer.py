@@ -16,27 +16,13 @@ from toysup.constructions import (
     untrained,
 )
 from toysup.features import OnePerGroup, SparseUniform
-from toysup.measure import (
-    BySize,
-    Decoded,
-    ablated,
-    ablation_drops,
-    attribution,
-    by_size,
-    contributions,
-    dealt,
-    decode,
-    decode_labels,
-    gamma,
-    participation,
-    participation_ratio,
-    readout,
-    subsets,
-)
+from toysup.measure.cross_layer import decode, decode_labels
 from toysup.measure.layers import decodable_by_layer, inputs, label_chances, label_chances_by_layer
+from toysup.measure.participation import ablated, ablation_drops, attribution, contributions, readout
 from toysup.models import ResidualMLP, TiedAutoencoder
 from toysup.setting import Model, Setting
 from toysup.shapes import Shape
+from toysup.sharing import BySize, Decoded, by_size, dealt, gamma, participation, participation_ratio, subsets
 from toysup.tasks import Identity, Memory
 
 SIZES = {"n_inputs": 12, "n_pairs": 66, "neurons": 96, "depth": 8, "takes": 5, "seeds": range(2)}

@@ -9,19 +9,11 @@ import torch
 from scipy.optimize import linprog, nnls
 
 from toysup.checks import InputError
+from toysup.decoders import affine_relu, bayes_amp, decoded, l1_homotopy, linear_probe, matching_pursuit
+from toysup.decoders.bayes import _posterior
 from toysup.ensemble import Stack, train
 from toysup.features import SparseBoolean, SparseUniform
-from toysup.measure import r_squared
-from toysup.measure.decoders import (
-    Encoding,
-    _posterior,
-    affine_relu,
-    bayes_amp,
-    decoded,
-    l1_homotopy,
-    linear_probe,
-    matching_pursuit,
-)
+from toysup.measure import encoding_of, r_squared
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.tasks import Identity
@@ -47,18 +39,18 @@ def kept(r2):
 
 
 def test_encodings(trained):
-    encoding = Encoding.of(trained)
+    encoding = encoding_of(trained)
     assert torch.allclose(encoding.W, trained.parameters["W"], atol=1e-6)
     assert torch.allclose(encoding.mean, torch.full((2, 40), 0.025))
     random = encoding.random()
     assert torch.allclose(random.W.norm(dim=-1), torch.ones(2, 40), atol=1e-6)
     assert not torch.allclose(random.W[0], random.W[1])
-    alone = Encoding.of(trained.take([1])).random()
+    alone = encoding_of(trained.take([1])).random()
     assert torch.equal(alone.W[0], random.W[1])  # nobody's dictionary depends on the company
 
 
 def test_the_linear_probe_is_the_regression_on_many_samples(trained):
-    encoding = Encoding.of(trained).random()
+    encoding = encoding_of(trained).random()
     x = torch.cat([encoding.draw(number, 4096) for number in range(8)], 1)
     h = x @ encoding.W
     design = torch.cat([h, torch.ones_like(h[..., :1])], -1).double()
@@ -72,7 +64,7 @@ def test_the_linear_probe_is_the_regression_on_many_samples(trained):
 @pytest.mark.parametrize(("n", "m", "active"), [(40, 3, 2), (40, 16, 5), (40, 16, 30), (40, 38, 20), (24, 30, 12)])
 def test_the_homotopy_is_linear_programming(n, m, active):
     """Recovery or none, codes narrow and wide, even wider than there are features; both are exact."""
-    encoding = Encoding.of(train(stack_of(n, m))).random()
+    encoding = encoding_of(train(stack_of(n, m))).random()
     generator = torch.Generator().manual_seed(3)
     on = torch.rand(2, 12, n, generator=generator).argsort(-1) < active
     x = on * torch.rand(2, 12, n, generator=generator)
@@ -91,7 +83,7 @@ def test_the_homotopy_is_linear_programming(n, m, active):
 
 def test_the_homotopy_on_odd_codes():
     """Rows of unequal length, of length 0, twins, a code of nothing, and codes that no x >= 0 has (least squares)."""
-    random = Encoding.of(train(stack_of(30, 10))).random()
+    random = encoding_of(train(stack_of(30, 10))).random()
     W = random.W * torch.linspace(0.2, 2, 30).unsqueeze(-1)
     W[:, 4], W[:, 27] = 0, W[:, 28]
     encoding = dataclasses.replace(random, W=W)
@@ -111,7 +103,7 @@ def test_the_homotopy_on_odd_codes():
 
 
 def test_matching_pursuit_finds_few_features_exactly_and_stops():
-    encoding = Encoding.of(train(stack_of(60, 40, seeds=range(3)))).random()
+    encoding = encoding_of(train(stack_of(60, 40, seeds=range(3)))).random()
     x = torch.zeros(3, 5, 60)
     generator = torch.Generator().manual_seed(1)
     for sample in range(5):  # none, then 1 to 4 active
@@ -126,7 +118,7 @@ def test_matching_pursuit_finds_few_features_exactly_and_stops():
 
 def test_matching_pursuit_by_the_book():
     """One sample, step by step with numpy's least squares; rows of unequal length."""
-    encoding = Encoding.of(train(stack_of(30, 12, seeds=[4])))
+    encoding = encoding_of(train(stack_of(30, 12, seeds=[4])))
     W = encoding.W[0].double().numpy()
     h = encoding.draw(3, 64)[:, :, :] @ encoding.W
     sample = int(h[0].norm(dim=-1).argmax())
@@ -165,7 +157,7 @@ def test_amp_recovers_a_large_random_code_and_fails_past_its_threshold():
     """n = 800 at p = .05: 4 features a dimension are under half of `bayes_amp_ratio`, 8.9; 16 are almost twice it."""
     shares = {}
     for m in (200, 50):
-        encoding = Encoding.of(train(stack_of(800, m, seeds=[0]))).random()
+        encoding = encoding_of(train(stack_of(800, m, seeds=[0]))).random()
         shares[m] = float(decoded(encoding, bayes_amp, samples=128).value.nanmean())  # NaN: never on
     assert shares[200] > 0.99 and shares[50] < 0.8
 
@@ -173,7 +165,7 @@ def test_amp_recovers_a_large_random_code_and_fails_past_its_threshold():
 def test_one_layer_on_the_networks_own_code_is_what_the_network_does(trained):
     """The network is one such layer, so the fit cannot lose to it by more than its own noise; and on random rows it is
     near the one-step reference, whose gain and threshold all features share."""
-    encoding = Encoding.of(trained)
+    encoding = encoding_of(trained)
     own, layer = kept(r_squared(trained)), kept(decoded(encoding, affine_relu, samples=16384))
     assert (layer > 0.97 * own).all()
     random = kept(decoded(encoding.random(), affine_relu, samples=16384)).mean() / 40
@@ -183,7 +175,7 @@ def test_one_layer_on_the_networks_own_code_is_what_the_network_does(trained):
 
 def test_order_of_the_decoders(trained):
     """What a decoder may use more of, it does not recover less of; 5% for 2,048 samples."""
-    encoding = Encoding.of(trained)
+    encoding = encoding_of(trained)
     scores = [kept(decoded(encoding, d, samples=2048)) for d in (linear_probe, affine_relu, l1_homotopy, bayes_amp)]
     for less, more in itertools.pairwise(scores):
         assert (more > 0.95 * less).all()
@@ -193,8 +185,8 @@ def test_order_of_the_decoders(trained):
 def test_bad_input(trained):
     boolean = train(stack_of(features=SparseBoolean(40, 0.05)))
     with pytest.raises(InputError, match="SparseUniform"):
-        Encoding.of(boolean)
-    encoding = Encoding.of(trained)
+        encoding_of(boolean)
+    encoding = encoding_of(trained)
     h = torch.zeros(2, 3, 16)
     with pytest.raises(InputError, match="samples"):
         decoded(encoding, linear_probe, samples=3)

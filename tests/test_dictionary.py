@@ -9,6 +9,7 @@ from toysup import measure as m
 from toysup.checks import InputError
 from toysup.ensemble import Stack, task_constants, train
 from toysup.features import OnePerGroup, SparseUniform
+from toysup.measure.dictionary import weights_of
 from toysup.models import (
     L1,
     BatchTopK,
@@ -161,7 +162,7 @@ def networks():
 
 @pytest.mark.parametrize("of, layers", [("stream", (0, 2)), ("neurons", (1,))])
 def test_activations_of_trained_networks_are_read_instance_by_instance(networks, of, layers):
-    weights = m.weights_of(networks)
+    weights = weights_of(networks)
     task = Reconstruction(networks.setting.model, weights[0], of=of, layers=layers)
     parts = len(layers)
     model = Model(SparseAutoencoder, latents=9, layers=parts)
@@ -181,7 +182,7 @@ def test_activations_of_trained_networks_are_read_instance_by_instance(networks,
 
 
 def test_scale_and_baseline(networks):
-    weights = m.weights_of(networks)[0]
+    weights = weights_of(networks)[0]
     plain, halved = (Reconstruction(networks.setting.model, weights, scale=s) for s in (1.0, np.full(6, 2.0)))
     features = networks.setting.features
     draws = torch.rand(4096, features.n_uniforms, generator=torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from toysup import measure as m
 from toysup.checks import InputError
 from toysup.features import BitGroups, PowerLaw, SparseBoolean, SparseUniform
+from toysup.measure.dictionary import latent_kinds, matched_cosines
 from toysup.models import (
     L1,
     BatchTopK,
@@ -32,7 +33,7 @@ def test_a_known_dictionary_scores_one_in_any_order_and_a_random_one_nothing():
         for score in (m.mcc, m.mmcs):
             assert torch.allclose(score(exact), torch.ones(24), atol=1e-6)
         assert torch.allclose(m.feature_f1(exact), torch.ones(24, 12), atol=1e-3)
-        kinds = m.latent_kinds(exact)
+        kinds = latent_kinds(exact)
         assert (kinds.first == 12).all() and sum(kinds).tolist() == [12] * 24
     random = by_hand(setting, seeds, read(24, 12, 12))
     for score in (m.mcc_above_chance, m.mmcs_above_chance):
@@ -45,10 +46,10 @@ def test_missing_features_are_misses_and_duplicates_are_split():
     setting = setting_of(SparseUniform(8, 0.2), 8)
     half = torch.cat([torch.eye(8)[:4], torch.eye(8)[:4]])
     trained = by_hand(setting, [0, 1], half, b_enc=-1e-5)
-    found = m.matched_cosines(trained)
+    found = matched_cosines(trained)
     assert torch.allclose(found[:, :4], torch.ones(2, 4), atol=1e-6) and found[:, 4:].abs().max() < 1e-5
     assert torch.allclose(m.mcc(trained), torch.full((2,), 0.5), atol=1e-5)
-    assert m.split_latents(trained).tolist() == [4, 4] and m.latent_kinds(trained).first.tolist() == [4, 4]
+    assert m.split_latents(trained).tolist() == [4, 4] and latent_kinds(trained).first.tolist() == [4, 4]
     few = by_hand(setting_of(SparseUniform(8, 0.2), 3), [0, 1], torch.eye(8)[:3], b_enc=-1e-5)
     assert torch.allclose(m.mcc(few), torch.full((2,), 3 / 8), atol=1e-5)
     assert m.feature_f1(few).gt(0.99).sum(1).tolist() == [3, 3] and not m.feature_recall(few)[:, 3:].any()
@@ -101,7 +102,7 @@ def test_composites_cost_what_the_closed_form_says(kind, features):
     loss = m.held_out_loss(trained)  # setting_of's penalty is 0.1
     error = float(loss.error.square().mean() / len(seeds)) ** 0.5
     assert abs(float(loss.value.mean()) - (expected.mse + 0.1 * expected.l1)) < 5 * error + 1e-5
-    kinds = m.latent_kinds(trained)
+    kinds = latent_kinds(trained)
     if kind == "separate" or isinstance(features, BitGroups):  # together or never: conjunctions cannot be told
         assert not m.composite_latents(trained).any()
     else:

@@ -11,16 +11,8 @@ import torch
 from toysup.checks import InputError
 from toysup.ensemble import Stack, train
 from toysup.features import SparseUniform
-from toysup.measure import (
-    antipode,
-    cosines,
-    curves,
-    directions,
-    feature_dimensionality,
-    feature_norm,
-    loss_through,
-    through,
-)
+from toysup.measure import antipode, cosines, directions, feature_dimensionality, feature_norm, loss_through, through
+from toysup.measure.dynamics import curves
 from toysup.models import TiedAutoencoder
 from toysup.setting import Model, Setting
 from toysup.sweep import Grid, sweep

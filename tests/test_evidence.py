@@ -7,11 +7,15 @@ import pytest
 import torch
 
 import toysup.measure as m
+from toysup import decoders, geometry, neurons, ranking, sharing, similarity
 from toysup.checks import InputError
 from toysup.ensemble import Stack, train
+from toysup.evidence import BATCH, SEEN, enough, usual
 from toysup.features import BitGroups, OnePerGroup, PowerLaw, SparseBoolean, SparseUniform
-from toysup.measure.held_out import BATCH, SEEN, enough, usual
+from toysup.measure import cross_layer, participation
+from toysup.measure.dictionary import latent_kinds
 from toysup.measure.layers import decodable
+from toysup.measure.purity import purity
 from toysup.models import (
     MLP,
     BatchTopK,
@@ -182,21 +186,21 @@ def test_a_feature_that_is_nearly_always_on_is_seen_where_it_is_off():
 
 def test_decoders_do_not_decode_what_was_not_drawn():
     trained = start(SparseUniform(6, np.array([0.2] * 4 + [RARE] * 2)), model=Model(TiedAutoencoder, width=6))
-    encoding = m.Encoding.of(trained).random()
-    for decoder in (m.linear_probe, m.matching_pursuit):
-        value = m.decoded(encoding, decoder).value
+    encoding = m.encoding_of(trained).random()
+    for decoder in (decoders.linear_probe, decoders.matching_pursuit):
+        value = decoders.decoded(encoding, decoder).value
         assert torch.equal(value.isnan(), torch.tensor([False] * 4 + [True] * 2).expand(2, 6))
-        assert torch.allclose(m.decoded_count(encoding, decoder).value, value.clamp(min=0).nansum(-1), atol=0.1)
-    nothing = m.Encoding.of(start(SparseUniform(6, RARE)))
-    assert m.decoded_count(nothing, m.linear_probe).value.isnan().all()
+        assert torch.allclose(decoders.decoded_count(encoding, decoder).value, value.clamp(min=0).nansum(-1), atol=0.1)
+    nothing = m.encoding_of(start(SparseUniform(6, RARE)))
+    assert decoders.decoded_count(nothing, decoders.linear_probe).value.isnan().all()
 
 
 def test_layers_do_not_hold_what_was_not_drawn():
     mixed = start(SparseUniform(6, np.array([0.2] * 5 + [RARE])), Identity(), RESIDUAL)
     assert torch.equal(decodable(mixed, [0], batches=2).value.isnan()[0], torch.tensor([False] * 5 + [True]))
-    found = m.decode(mixed, [(0, 1)], batches=2)
+    found = cross_layer.decode(mixed, [(0, 1)], batches=2)
     assert (found.count() <= 5).all() and torch.allclose(found.unknown(), torch.tensor(1 / 6))
-    nothing = m.decode(start(SparseUniform(6, RARE), Identity(), RESIDUAL), [(0, 1)], batches=2)
+    nothing = cross_layer.decode(start(SparseUniform(6, RARE), Identity(), RESIDUAL), [(0, 1)], batches=2)
     for count in (nothing.count(), nothing.union(), nothing.excess(), nothing.effective(), nothing.best_part()):
         assert count.isnan().all()
     assert (nothing.unknown() == 1).all()
@@ -204,17 +208,17 @@ def test_layers_do_not_hold_what_was_not_drawn():
 
 def test_blocks_take_part_in_nothing_that_was_not_drawn():
     mixed = start(SparseUniform(6, np.array([0.2] * 5 + [RARE])), Identity(), RESIDUAL)
-    for a in (m.attribution(mixed), m.ablation_drops(mixed)):
+    for a in (participation.attribution(mixed), participation.ablation_drops(mixed)):
         assert torch.equal(a.isnan().any(1)[0], torch.tensor([False] * 5 + [True]))
-        assert torch.allclose(m.participation(a).unknown, torch.tensor(1 / 6))
-    nothing = m.participation(m.attribution(start(SparseUniform(6, RARE), Identity(), RESIDUAL)))
+        assert torch.allclose(sharing.participation(a).unknown, torch.tensor(1 / 6))
+    nothing = sharing.participation(participation.attribution(start(SparseUniform(6, RARE), Identity(), RESIDUAL)))
     assert nothing.features.isnan().all() and nothing.ratio.isnan().all() and (nothing.unknown == 1).all()
 
 
 def test_facts_that_never_occur_are_attributed_to_nobody():
     trained = start(OnePerGroup(8, offered=0.75), Memory(), RESIDUAL)
     wanted = torch.tensor([False] * 6 + [True] * 2)
-    for a in (m.attribution(trained), m.ablation_drops(trained)):
+    for a in (participation.attribution(trained), participation.ablation_drops(trained)):
         assert torch.equal(a[0, 0].isnan(), wanted)
 
 
@@ -222,7 +226,7 @@ def test_an_output_that_never_varies_has_no_gain():
     """It loses nothing by any ablation, and gets no gain from rounding."""
     trained = start(SparseUniform(6, 0.2), Identity(), RESIDUAL)
     trained = _with(trained, W_U=torch.zeros_like(trained.parameters["W_U"]))
-    assert (m.ablation_drops(trained) == 0).all()
+    assert (participation.ablation_drops(trained) == 0).all()
 
 
 # ---------------------------------------------------------------------------------------------------------------- AUC
@@ -241,8 +245,8 @@ def test_outputs_that_are_hardly_ever_on_are_not_separated():
 
 def test_scores_that_are_not_numbers_rank_nothing():
     on = torch.arange(40).view(1, 40) < 20
-    assert m.rank(torch.full((1, 40), torch.nan), on).auc.isnan().all()
-    assert m.rank(on.float(), on).auc.item() == 1
+    assert ranking.rank(torch.full((1, 40), torch.nan), on).auc.isnan().all()
+    assert ranking.rank(on.float(), on).auc.item() == 1
 
 
 # ------------------------------------------------------------------------------------------------------- universality
@@ -256,25 +260,25 @@ def test_features_unknown_in_one_network_are_left_out_of_its_pairs():
     lost[0] = np.nan
     given, keep = rng.normal(size=(20, 1)), np.delete(np.arange(20), [2, 5])
     for options in ({}, {"ranks": False}):
-        whole = m.feature_correlation(a, b, given=given, **options)
-        found = m.feature_correlation(holed, b, given=given, **options)
+        whole = similarity.feature_correlation(a, b, given=given, **options)
+        found = similarity.feature_correlation(holed, b, given=given, **options)
         assert torch.allclose(found[[0, 2]], whole[[0, 2]])
-        alone = m.feature_correlation(a[1:2, keep], b[:, keep], given=given[keep], **options)
+        alone = similarity.feature_correlation(a[1:2, keep], b[:, keep], given=given[keep], **options)
         assert torch.allclose(found[1], alone[0])
-        found = m.feature_correlation(lost, b, given=given, **options)
+        found = similarity.feature_correlation(lost, b, given=given, **options)
         assert found[0].isnan().all() and torch.allclose(found[1:], whole[1:])
-        shares = m.explained(holed, given, **options)
-        assert torch.allclose(shares[1], m.explained(a[1:2, keep], given[keep], **options)[0])
-        assert torch.allclose(shares[[0, 2]], m.explained(a, given, **options)[[0, 2]])
-    assert m.explained(np.ones((1, 20)), given).isnan().all()
+        shares = similarity.explained(holed, given, **options)
+        assert torch.allclose(shares[1], similarity.explained(a[1:2, keep], given[keep], **options)[0])
+        assert torch.allclose(shares[[0, 2]], similarity.explained(a, given, **options)[[0, 2]])
+    assert similarity.explained(np.ones((1, 20)), given).isnan().all()
 
 
 def test_one_common_outlier_makes_no_two_networks_alike():
     a, b = torch.zeros(1, 64, 3), torch.zeros(1, 64, 5)
     a[0, 7], b[0, 7] = 1.0, torch.arange(5.0)
-    assert m.linear_cka(a, b).isnan().all() and m.svcca(a, b).isnan().all()
+    assert similarity.linear_cka(a, b).isnan().all() and similarity.svcca(a, b).isnan().all()
     x = torch.randn(1, 64, 3, generator=torch.Generator().manual_seed(0))
-    assert m.linear_cka(x, x).item() == pytest.approx(1) and m.svcca(x, x).item() == pytest.approx(1)
+    assert similarity.linear_cka(x, x).item() == pytest.approx(1) and similarity.svcca(x, x).item() == pytest.approx(1)
 
 
 # -------------------------------------------------------------------------------------------------------- dictionaries
@@ -297,13 +301,13 @@ def test_a_dictionary_of_rare_features_is_unknown():
         value = measure(trained)
         assert torch.equal(value[0].isnan(), torch.tensor([False] * 3 + [True]))
         assert torch.allclose(value[:, :3], torch.ones(3), atol=0.01)
-    assert m.latent_kinds(trained).first.tolist() == [3, 3]
+    assert latent_kinds(trained).first.tolist() == [3, 3]
     nothing = matched(dictionary(SparseUniform(4, RARE), TopK(4)))
     for measure in (m.feature_f1, m.dead_latents, m.split_latents, m.composite_latents, m.shrinkage):
         assert measure(nothing).isnan().all()
     for measure in (m.mean_l0, m.mean_l1, m.reconstruction_error):
         assert measure(nothing).error.isnan().all() and measure(trained).error.isfinite().all()
-    assert m.latent_kinds(nothing).unknown.tolist() == [4, 4] and sum(m.latent_kinds(nothing)).tolist() == [4, 4]
+    assert latent_kinds(nothing).unknown.tolist() == [4, 4] and sum(latent_kinds(nothing)).tolist() == [4, 4]
 
 
 def test_a_latent_that_was_never_on_has_no_precision():
@@ -366,10 +370,10 @@ def test_latents_below_zero_are_on_and_have_a_direction(sign, signed):
 
 def test_purity_refuses_what_it_is_not_about():
     edges = np.linspace(0, 1, 3)
-    m.purity(start(SparseUniform(4, 0.2)), edges, batches=2)
+    purity(start(SparseUniform(4, 0.2)), edges, batches=2)
     for features in (SparseBoolean(4, 0.2), SparseUniform(4, 0.2, signed=True)):
         with pytest.raises(InputError, match=r"purity: features must be U\[0, 1\]"):
-            m.purity(start(features), edges, batches=2)
+            purity(start(features), edges, batches=2)
 
 
 def test_attacks_on_nothing_have_no_error():
@@ -379,8 +383,8 @@ def test_attacks_on_nothing_have_no_error():
 
 def test_weights_that_are_not_numbers_have_no_geometry():
     W = torch.full((1, 4, 2), torch.nan)
-    assert m.geometry.dimensionality(W).isnan().all() and m.effective_features(W, W.mT).isnan().all()
-    assert (m.geometry.dimensionality(torch.zeros(1, 4, 2)) == 0).all()
+    assert geometry.dimensionality(W).isnan().all() and neurons.effective_features(W, W.mT).isnan().all()
+    assert (geometry.dimensionality(torch.zeros(1, 4, 2)) == 0).all()
 
 
 def test_a_task_may_say_what_its_scores_add_up():

@@ -11,8 +11,9 @@ from torch.func import functional_call
 from toysup.checks import InputError
 from toysup.ensemble import Stack, fused, initial_values, train
 from toysup.features import SparseUniform, UnitLength
-from toysup.measure import held_out_loss, hidden_vectors, irregularity, seen_loss, typical_dimensionality, unseen_loss
-from toysup.measure.geometry import dimensionality
+from toysup.geometry import dimensionality, irregularity, typical_dimensionality
+from toysup.measure import held_out_loss, seen_loss, unseen_loss
+from toysup.measure.examples import hidden_vectors
 from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
 from toysup.random import Stream, uniforms
 from toysup.setting import Adam, Cosine, Model, Setting

@@ -5,7 +5,7 @@ import pytest
 
 from toysup.checks import InputError
 from toysup.features import Correlated
-from toysup.measure import RELATIONS, group_relations
+from toysup.geometry import RELATIONS, group_relations
 from toysup.theory import principal_loss, principal_share
 
 

@@ -11,6 +11,7 @@ from torch import nn
 import toysup.measure as m
 from toysup.ensemble import Stack, fused, initial_values, one_thread, train
 from toysup.ensemble import held_out as ours
+from toysup.evidence import BATCH, GROUPS, SEEN
 from toysup.features import (
     MAGNITUDES,
     BitGroups,
@@ -23,7 +24,7 @@ from toysup.features import (
 )
 from toysup.identity import identity
 from toysup.kernels import held_out as kernels
-from toysup.measure.held_out import BATCH, GROUPS, SEEN, _evaluated, held_out, samples_wanted
+from toysup.measure.held_out import _evaluated, held_out, samples_wanted
 from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
 from toysup.results import key_of
 from toysup.setting import Adam, Model, Setting

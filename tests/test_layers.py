@@ -11,20 +11,12 @@ from scipy import optimize
 from toysup.checks import InputError
 from toysup.ensemble import Stack, Trained, initial_values, task_constants
 from toysup.features import BitGroups, OnePerGroup, SparseUniform
-from toysup.measure.layers import (
-    bits_share,
-    decodable,
-    decodable_by_layer,
-    gates,
-    inputs,
-    label_chances,
-    label_chances_by_layer,
-    longest_run,
-)
-from toysup.measure.probes import PENALTIES, fit_ridge, fit_softmax, predict_softmax
+from toysup.measure.layers import decodable, decodable_by_layer, gates, inputs, label_chances, label_chances_by_layer
 from toysup.models import ResidualMLP
+from toysup.probes import PENALTIES, fit_ridge, fit_softmax, predict_softmax
 from toysup.setting import Model, Setting
 from toysup.shapes import Shape
+from toysup.sharing import bits_share, longest_run
 from toysup.tasks import Circuit, Identity, Memory
 
 

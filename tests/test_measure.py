@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from toysup.checks import InputError
 from toysup.ensemble import Stack, Trained, task_constants, train
+from toysup.evidence import BATCH, FEWEST, GROUPS, positive_sum
 from toysup.features import OnePerGroup, PowerLaw, SparseBoolean, SparseUniform
+from toysup.geometry import dimensionality
 from toysup.measure import (
     accuracy_recovered,
-    dimensionality,
     dimensions_per_feature,
     directions,
     feature_dimensionality,
@@ -23,13 +24,12 @@ from toysup.measure import (
     held_out,
     held_out_loss,
     interference,
-    positive_sum,
     r_squared,
     recovered,
     recovered_at,
     unseen,
 )
-from toysup.measure.held_out import ACTIVE_SAMPLES, BATCH, FEWEST, GROUPS, MOST
+from toysup.measure.held_out import ACTIVE_SAMPLES, MOST
 from toysup.models import MLP, ResidualMLP, TiedAutoencoder, UntiedAutoencoder
 from toysup.random import Stream
 from toysup.setting import Model, Setting

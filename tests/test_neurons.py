@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from toysup.checks import InputError
-from toysup.measure import (
+from toysup.models import MLP
+from toysup.neurons import (
     alignment,
     asymmetric_motifs,
     closed_sides,
@@ -16,7 +17,6 @@ from toysup.measure import (
     served,
     slopes,
 )
-from toysup.models import MLP
 
 
 def generator(seed=0):

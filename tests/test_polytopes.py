@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from toysup.checks import InputError
-from toysup.measure import arrangements, polytopes
+from toysup.geometry import arrangements, polytopes
 from toysup.theory import best_polytope, fit_polytope, toy_optimum
 
 

@@ -11,8 +11,9 @@ from torch import nn
 from toysup.checks import InputError
 from toysup.ensemble import Stack, Trained, task_constants
 from toysup.features import OnePerGroup, SparseBoolean, SparseUniform
-from toysup.measure.ranking import auc, rank, separated
+from toysup.measure.ranking import auc, separated
 from toysup.models import ResidualMLP
+from toysup.ranking import rank
 from toysup.setting import Model, Setting
 from toysup.shapes import Shape
 from toysup.tasks import And, Memory

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from toysup.checks import InputError
-from toysup.measure import arrangements, clusters, polytopes
+from toysup.geometry import arrangements, clusters, polytopes
 
 RNG = np.random.default_rng(0)
 
@@ -120,7 +120,7 @@ def test_instances_do_not_depend_on_their_company(monkeypatch):
     rng = np.random.default_rng(9)
     W = rng.standard_normal((20, 7, 3))
     whole = clusters(W)
-    monkeypatch.setattr("toysup.measure.geometry.ENTRIES", 49 * 3)
+    monkeypatch.setattr("toysup.geometry.shapes.ENTRIES", 49 * 3)
     assert clusters(W).equals(whole)
     assert (
         clusters(W[4:5])

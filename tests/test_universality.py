@@ -11,24 +11,12 @@ from toysup import stats
 from toysup.checks import InputError
 from toysup.ensemble import Stack, Trained, initial_values, task_constants, train
 from toysup.features import OnePerGroup, SparseUniform
-from toysup.measure import (
-    chance,
-    directions,
-    explained,
-    fact_bits,
-    feature_correlation,
-    gram_similarity,
-    linear_cka,
-    matched_cosine,
-    r_squared,
-    recovered,
-    shared_activations,
-    svcca,
-    unit_responses,
-)
+from toysup.measure import directions, fact_bits, r_squared, recovered
+from toysup.measure.universality import shared_activations, unit_responses
 from toysup.models import ResidualMLP, TiedAutoencoder
 from toysup.setting import Adam, Model, Setting
 from toysup.shapes import Shape
+from toysup.similarity import chance, explained, feature_correlation, gram_similarity, linear_cka, matched_cosine, svcca
 from toysup.tasks import Identity, Memory
 
 

@@ -4,45 +4,23 @@ A measure takes a `Trained` and returns a tensor (instance,) or (instance, featu
 sampling error; its name becomes the column. One computation that tells several things returns a mapping from columns to
 such, all of one kind. Anything that does so is a measure: there is no registry.
 
-No evidence is not success: what held-out data show too little of (`held_out.SEEN`) is NaN and in no count, and
+No evidence is not success: what held-out data show too little of (`toysup.evidence`) is NaN and in no count, and
 `unseen`, or `unknown` of any measure, is the share of it.
+
+Here are the measures that a sweep is handed, and what a new one is made of; whatever else a family has is in its
+module: `dictionary`, `layers`, `cross_layer`, `participation`, `purity`, `universality`, `dynamics`. What is known of
+arrays alone has rooms of its own: `toysup.geometry`, `neurons`, `probes`, `sharing`, `similarity`, `ranking`,
+`decoders`, `attacks`.
 """
 
-from toysup.measure.adversarial import (
-    attack_radius,
-    ball_maximum,
-    vulnerability,
-)
-from toysup.measure.blocks import (
-    block_sizes,
-)
-from toysup.measure.cross_layer import (
-    decode,
-    decode_labels,
-    own_weights,
-)
-from toysup.measure.decoders import (
-    Encoding,
-    affine_relu,
-    bayes_amp,
-    decoded,
-    decoded_count,
-    l1_homotopy,
-    linear_probe,
-    matching_pursuit,
-)
+from toysup.evidence import Estimate
+from toysup.measure.adversarial import attack_radius, vulnerability
 from toysup.measure.dictionary import (
-    Firing,
-    Latents,
     composite_latents,
     dead_latents,
     feature_f1,
     feature_precision,
     feature_recall,
-    firing,
-    latent_cosines,
-    latent_kinds,
-    matched_cosines,
     mcc,
     mcc_above_chance,
     mean_l0,
@@ -52,214 +30,71 @@ from toysup.measure.dictionary import (
     reconstruction_error,
     shrinkage,
     split_latents,
-    weights_of,
 )
-from toysup.measure.dynamics import (
-    antipode,
-    cosines,
-    curves,
-    loss_through,
-    through,
-)
-from toysup.measure.examples import (
-    hidden_vectors,
-    irregularity,
-    seen_loss,
-    typical_dimensionality,
-    unseen_loss,
-)
-from toysup.measure.excess import (
-    BySize,
-    Decoded,
-    by_size,
-    dealt,
-    gamma,
-    subsets,
-)
+from toysup.measure.dynamics import antipode, cosines, loss_through, through
+from toysup.measure.encoding import encoding_of
+from toysup.measure.examples import seen_loss, unseen_loss
 from toysup.measure.geometry import (
-    arrangements,
-    clusters,
-    dimensionality,
     dimensions_per_feature,
     directions,
     feature_dimensionality,
     feature_norm,
     interference,
-    polytopes,
 )
-from toysup.measure.groups import (
-    RELATIONS,
-    group_relations,
-)
-from toysup.measure.held_out import (
-    Estimate,
-    held_out,
-    unknown,
-    unseen,
-)
-from toysup.measure.neurons import (
-    Motifs,
-    alignment,
-    asymmetric_motifs,
-    closed_sides,
-    drawn,
-    effective_features,
-    relabelled,
-    rotated,
-    served,
-    slopes,
-)
-from toysup.measure.participation import (
-    Participation,
-    ablated,
-    ablation_drops,
-    attribution,
-    contributions,
-    participation,
-    participation_ratio,
-    readout,
-)
-from toysup.measure.purity import (
-    Purity,
-    purity,
-)
-from toysup.measure.ranking import (
-    Ranking,
-    auc,
-    rank,
-    separated,
-)
+from toysup.measure.held_out import held_out, unknown, unseen
+from toysup.measure.ranking import auc, separated
 from toysup.measure.recovery import (
     accuracy_recovered,
     features_offered,
     held_out_loss,
-    positive_sum,
     r_squared,
     recovered,
     recovered_at,
     untrained,
 )
-from toysup.measure.universality import (
-    chance,
-    explained,
-    fact_bits,
-    feature_correlation,
-    gram_similarity,
-    linear_cka,
-    matched_cosine,
-    shared_activations,
-    svcca,
-    unit_responses,
-)
+from toysup.measure.universality import fact_bits
 
 __all__ = [
-    "RELATIONS",
-    "BySize",
-    "Decoded",
-    "Encoding",
     "Estimate",
-    "Firing",
-    "Latents",
-    "Motifs",
-    "Participation",
-    "Purity",
-    "Ranking",
-    "ablated",
-    "ablation_drops",
     "accuracy_recovered",
-    "affine_relu",
-    "alignment",
     "antipode",
-    "arrangements",
-    "asymmetric_motifs",
     "attack_radius",
-    "attribution",
     "auc",
-    "ball_maximum",
-    "bayes_amp",
-    "block_sizes",
-    "by_size",
-    "chance",
-    "closed_sides",
-    "clusters",
     "composite_latents",
-    "contributions",
     "cosines",
-    "curves",
     "dead_latents",
-    "dealt",
-    "decode",
-    "decode_labels",
-    "decoded",
-    "decoded_count",
-    "dimensionality",
     "dimensions_per_feature",
     "directions",
-    "drawn",
-    "effective_features",
-    "explained",
+    "encoding_of",
     "fact_bits",
-    "feature_correlation",
     "feature_dimensionality",
     "feature_f1",
     "feature_norm",
     "feature_precision",
     "feature_recall",
     "features_offered",
-    "firing",
-    "gamma",
-    "gram_similarity",
-    "group_relations",
     "held_out",
     "held_out_loss",
-    "hidden_vectors",
     "interference",
-    "irregularity",
-    "l1_homotopy",
-    "latent_cosines",
-    "latent_kinds",
-    "linear_cka",
-    "linear_probe",
     "loss_through",
-    "matched_cosine",
-    "matched_cosines",
-    "matching_pursuit",
     "mcc",
     "mcc_above_chance",
     "mean_l0",
     "mean_l1",
     "mmcs",
     "mmcs_above_chance",
-    "own_weights",
-    "participation",
-    "participation_ratio",
-    "polytopes",
-    "positive_sum",
-    "purity",
     "r_squared",
-    "rank",
-    "readout",
     "reconstruction_error",
     "recovered",
     "recovered_at",
-    "relabelled",
-    "rotated",
     "seen_loss",
     "separated",
-    "served",
-    "shared_activations",
     "shrinkage",
-    "slopes",
     "split_latents",
-    "subsets",
-    "svcca",
     "through",
-    "typical_dimensionality",
-    "unit_responses",
     "unknown",
     "unseen",
     "unseen_loss",
     "untrained",
     "vulnerability",
-    "weights_of",
 ]

@@ -19,174 +19,28 @@ With `moves` the quadratic has as many dimensions as there are features, and `re
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
+from toysup.attacks import Ascent, unit
 from toysup.checks import InputError, check_interval, check_whole
 from toysup.ensemble import Trained, one_thread
-from toysup.measure.held_out import BATCH, Estimate, Evidence, enough
+from toysup.evidence import BATCH, Estimate, Evidence, enough
 from toysup.models import TiedAutoencoder
 from toysup.random import Stream, uniforms
 from toysup.tasks import Identity
 
-__all__ = ["Ascent", "Attacker", "attack_radius", "ball_maximum", "vulnerability"]
+__all__ = ["Attacker", "attack_radius", "vulnerability"]
 
 Attacker = Literal["strongest", "feature", "shared", "regions", "gradient", "random"]
-RESTARTS, STEPS, ROUNDS = 4, 60, 20  # four times the restarts add 0.5% to the harm at n = 400, m = 30
-NEWTON = 12  # steps, quadratic from the first few on
-PARTS = (1.0, 0.5, 0.25, 0.1, 0.03)  # of the way to a region's maximum
+RESTARTS = 4  # four times as many add 0.5% to the harm at n = 400, m = 30
 REGION_LIMIT = 64  # dimensions of a quadratic that is maximised exactly, by eigh, for every sample and round
 DIRECTIONS = 1 << 20  # first batch number of held-out draws used for random directions; no data lie there
 NORM_BATCHES = 4
 PIECE = 1 << 18  # numbers in one pass over samples and outputs; stays in cache
-
-
-@dataclass(frozen=True)
-class Ascent:
-    """Maximise |relu(offset + slope v) - target - drift v|^2 over |v| <= radius, for every sample of every instance.
-
-    v (instance, sample, dimension) are coordinates of the perturbation. Without `relu` the network is linear; without
-    `drift` the target stays where it is.
-    """
-
-    slope: Float[Tensor, "instance out dimension"]
-    offset: Float[Tensor, "instance sample out"]
-    target: Float[Tensor, "instance sample out"]
-    radius: Float[Tensor, " instance"]
-    drift: Float[Tensor, "instance out dimension"] | None = None
-    relu: bool = True
-
-    def _residual(self, answer: Tensor, drifted: Tensor | float) -> Tensor:
-        answer = self.offset + answer
-        return (answer.clamp_(min=0) if self.relu else answer) - self.target - drifted
-
-    def residual(self, v: Tensor) -> Float[Tensor, "instance sample out"]:
-        """Output minus target."""
-        return self._residual(v @ self.slope.mT, 0.0 if self.drift is None else v @ self.drift.mT)
-
-    def loss(self, v: Tensor) -> Float[Tensor, "instance sample"]:
-        """What is maximised."""
-        return self.residual(v).square().sum(-1)
-
-    def active(self, v: Tensor) -> Bool[Tensor, "instance sample out"]:
-        """Which outputs answer: the linear region."""
-        answer = self.offset + v @ self.slope.mT
-        return answer > 0 if self.relu else torch.ones_like(answer, dtype=torch.bool)
-
-    def still(self) -> Float[Tensor, "instance sample dimension"]:
-        """No perturbation."""
-        return self.offset.new_zeros(*self.offset.shape[:2], self.slope.shape[-1])
-
-    def repeated(self, times: int) -> Ascent:
-        """Every sample `times` times, for several starts at once."""
-        offset, target = (t.repeat(1, times, 1) for t in (self.offset, self.target))
-        return dataclasses.replace(self, offset=offset, target=target)
-
-    def along(self, directions: Float[Tensor, "instance way dimension"]) -> Float[Tensor, "instance way sample"]:
-        """The loss of going `radius` along each of some directions, the same ones for all samples."""
-        v = self.radius[:, None, None] * _unit(directions)
-        answers = v @ self.slope.mT
-        drifts = torch.zeros_like(answers) if self.drift is None else v @ self.drift.mT
-        ways = [
-            self._residual(answers[:, i, None], drifts[:, i, None]).square().sum(-1) for i in range(answers.shape[1])
-        ]
-        return torch.stack(ways, 1)
-
-    def climb(self, start: Tensor, steps: int = STEPS) -> Tensor:
-        """Projected gradient ascent along normalised gradients; the best v met on the way.
-
-        Steps shrink geometrically from the radius to a hundredth of it: inside a region the loss is convex, so long
-        steps lose nothing there, and short ones settle on the boundary between regions. A sample whose gradient
-        vanishes (no output answers) stays where it is.
-        """
-        radius = self.radius[:, None, None]
-        v, best = start, start
-        most = self.loss(start)
-        for step in range(steps):
-            residual = self.residual(v)
-            gradient = (residual * self.active(v)) @ self.slope
-            if self.drift is not None:
-                gradient = gradient - residual @ self.drift
-            v = v + radius * 0.01 ** (step / steps) * _unit(gradient)
-            v = v * (radius / v.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)).clamp(max=1)
-            loss = self.loss(v)
-            better = loss > most
-            most, best = torch.where(better, loss, most), torch.where(better[..., None], v, best)
-        return best
-
-    def hop(self, start: Tensor, rounds: int = ROUNDS) -> Tensor:
-        """From region to region, uphill: the exact maximum, over the whole ball, of the quadratic that the loss is in
-        v's region, and the best part of the way to it along the sphere; until no sample gains.
-
-        The whole way often leads through too many regions for the quadratic to hold, so a round tries several parts of
-        it, and of the way to the maximum of the linear approximation.
-        """
-        radius = self.radius[:, None, None]
-        outer = self.slope[..., :, None] * self.slope[..., None, :]
-        fixed: Tensor | float = 0.0
-        if self.drift is not None:
-            mixed = self.slope[..., :, None] * self.drift[..., None, :]
-            outer = outer - mixed - mixed.mT
-            fixed = (self.drift.mT @ self.drift)[:, None]
-        v, most = start, self.loss(start)
-        for _ in range(rounds):
-            mask = self.active(v).to(v.dtype)
-            # with J = mask slope - drift: A = J^T J and g = J^T r, r the residual at no perturbation
-            A = (mask @ outer.flatten(-2)).unflatten(-1, outer.shape[-2:]) + fixed
-            r = mask * self.offset - self.target
-            g = (mask * r) @ self.slope - (0.0 if self.drift is None else r @ self.drift)
-            ends = ball_maximum(A, g, self.radius[:, None]), radius * _unit(g + (A @ v[..., None])[..., 0])
-            best, gained = v, most
-            for end, part in itertools.product(ends, PARTS):
-                there = radius * _unit(v + part * (end - v))
-                loss = self.loss(there)
-                better = loss > gained
-                gained, best = torch.where(better, loss, gained), torch.where(better[..., None], there, best)
-            if (gained <= most * (1 + 1e-9)).all():
-                return best
-            v, most = best, gained
-        return v
-
-
-def _unit(v: Float[Tensor, "*stack dim"]) -> Float[Tensor, "*stack dim"]:
-    return torch.nn.functional.normalize(v, dim=-1)
-
-
-def ball_maximum(
-    A: Float[Tensor, "*stack dim dim"],
-    g: Float[Tensor, "*stack dim"],
-    radius: Float[Tensor, "*stack"],
-) -> Float[Tensor, "*stack dim"]:
-    """The v that maximises v^T A v + 2 g^T v over |v| <= radius > 0, for symmetric positive semidefinite A.
-
-    The maximum lies on the sphere: (l - A) v = g with l >= the largest eigenvalue of A and |v| = radius, one number to
-    find: 1 / radius - 1 / |v| is convex in l, so Newton's steps from below end at it (More and Sorensen 1983, SIAM J.
-    Sci. Stat. Comput. 4:553). The part along the top eigenvector is what the others leave of the radius, which also
-    covers the hard case, g orthogonal to it.
-    """
-    values, vectors = torch.linalg.eigh(A)
-    h = (vectors.mT @ g[..., None])[..., 0]
-    gap = values[..., -1:] - values
-    radius = torch.as_tensor(radius, dtype=A.dtype)[..., None]
-    tiny = torch.finfo(A.dtype).tiny
-    above = h[..., -1:].abs() / radius  # l - the largest eigenvalue, never too large
-    for _ in range(NEWTON):
-        spread = (above + gap).clamp(min=tiny**0.3)  # its cube is a number too
-        norm = (h / spread).norm(dim=-1, keepdim=True)
-        slope = (h.square() / spread**3).sum(-1, keepdim=True).clamp(min=tiny)
-        above = above + (norm / radius - 1).clamp(min=0) * norm.square() / slope
-    rest = (h / (above + gap).clamp(min=tiny))[..., :-1]
-    left = (radius.square() - rest.square().sum(-1, keepdim=True)).clamp(min=0).sqrt()
-    v = torch.cat([rest, torch.where(h[..., -1:] < 0, -left, left)], -1)
-    v = v * (radius / v.norm(dim=-1, keepdim=True).clamp(min=tiny)).clamp(max=1)
-    return (vectors @ v[..., None])[..., 0]
 
 
 def attack_radius(relative: float = 0.1) -> Callable[[Trained], Tensor]:
@@ -294,14 +148,14 @@ def _attack(trained: Trained, relative: float, samples: int, moves: bool) -> dic
 
     def directions(number: int) -> Tensor:
         draws = torch.special.ndtri(uniforms(seeds, DIRECTIONS + number, samples, n, stream=Stream.HELD_OUT).double())
-        return ascent.radius[:, None, None] * _unit(draws)
+        return ascent.radius[:, None, None] * unit(draws)
 
     ways = torch.cat([W @ small.mT, -W @ small.mT], 1)
     feature = ascent.along(ways)  # (instance, way, sample)
     instance = torch.arange(len(W))
     length = ascent.radius[:, None, None]
-    worst = length * _unit(ways[instance[:, None], feature.argmax(1)])  # (instance, sample, dimension)
-    starts = [length * _unit(directions(k)[..., :width]) for k in range(RESTARTS)]
+    worst = length * unit(ways[instance[:, None], feature.argmax(1)])  # (instance, sample, dimension)
+    starts = [length * unit(directions(k)[..., :width]) for k in range(RESTARTS)]
     chance = directions(RESTARTS) @ basis
 
     def best(way: Callable[[Ascent, Tensor], Tensor], starts: list[Tensor]) -> Tensor:
@@ -319,5 +173,5 @@ def _attack(trained: Trained, relative: float, samples: int, moves: bool) -> dic
     rivals = [found[attacker] for attacker in ("feature", "regions", "gradient") if attacker in found]
     clean = ascent.loss(ascent.still())
     found["strongest"] = torch.stack([clean, *rivals]).amax(0)  # doing nothing is allowed
-    unit = ascent.radius.square().where(sound, torch.nan)[:, None]
-    return {attacker: (loss - clean) / unit for attacker, loss in found.items()}
+    harmless = ascent.radius.square().where(sound, torch.nan)[:, None]
+    return {attacker: (loss - clean) / harmless for attacker, loss in found.items()}

@@ -1,7 +1,7 @@
 """Cross-layer superposition: what several layers hold jointly that none of them holds alone.
 
 For a set S of layers, F(S) is the number of features that one decoder of all their neurons recovers, held out, and the
-excess is X(S) = F(S) - |union over l in S of what l recovers alone| (`toysup.measure.excess`). X > 0 alone says little:
+excess is X(S) = F(S) - |union over l in S of what l recovers alone| (`toysup.sharing`). X > 0 alone says little:
 more units tell more, and a network before training has an excess too. So the same numbers belong to untrained networks
 and to single layers of as many neurons, `dealt` at random to as many parts.
 
@@ -16,20 +16,19 @@ units, before they are read, what is affine in some variables (the inputs), so t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, vmap
+from torch import Tensor
 
 from toysup.checks import InputError, check_interval, check_whole
-from toysup.ensemble import Trained, bound, one_thread
-from toysup.measure.excess import Decoded
-from toysup.measure.held_out import BATCH, Evidence
-from toysup.measure.layers import Of, Target, label_logs, outputs, units_of
+from toysup.ensemble import Trained
+from toysup.measure.layers import Of, Target, called, label_logs, outputs, probed, units_of
 from toysup.measure.participation import readout
-from toysup.measure.probes import Moments, ReluProbe, fit_ridge
+from toysup.probes import Moments, ReluProbe, fit_ridge
+from toysup.sharing import Decoded
 
 __all__ = ["decode", "decode_labels", "own_weights"]
 
@@ -112,6 +111,36 @@ class _Fit:
         return tuple(one.float() for one in (weights, centred, self.shared.y, spread))
 
 
+class _Together:
+    """All sets with moments in common."""
+
+    def __init__(self, trained: Trained, of: Of, columns: list[list[int]], beyond: Target | None, own: bool) -> None:
+        self.trained, self.of, self.columns, self.beyond, self.own = trained, of, columns, beyond, own
+        self.moments, self.known = Moments(), 0
+
+    def units(self, x: Tensor, target: Tensor) -> Tensor:
+        units = units_of(self.trained, x, self.of).flatten(2)
+        if self.beyond is None:
+            return units
+        taken = called(self.trained, self.beyond, x, target)
+        self.known = taken.shape[-1]
+        return torch.cat([units, taken], -1)
+
+    def add(self, units: Tensor, y: Tensor) -> None:
+        self.moments.add(units, y)
+
+    def probes(self, curved: bool) -> list[ReluProbe]:
+        given, targets = own_weights(self.trained) if self.own else None, self.moments.sums[1].shape[-1]
+        if self.own and given.shape[-1] != targets:
+            raise InputError(f"decode: own wants one target for each of {given.shape[-1]} outputs, got {targets}")
+        self.shared = _Beyond(self.moments, self.known)
+        return [ReluProbe(_Fit(self.shared, one, given), curved) for one in self.columns]
+
+    def read(self, units: Tensor) -> Iterator[Tensor]:
+        left = self.shared.left(units)
+        return (left[..., one] for one in self.columns)  # one at a time: sets can be many
+
+
 def decode(
     trained: Trained,
     sets: Sets,
@@ -151,51 +180,9 @@ def decode(
     check_whole("decode", "scored", scored)
     wanted, columns = _plan(trained, sets, of, parts)
 
-    def draw(number: int) -> tuple[Tensor, Tensor, int]:
-        x, target = trained.batch(number, BATCH)
-
-        def called(function: Target) -> Tensor:
-            def one(values, constants, x, target):
-                return function(bound(trained.setting, values), constants, x, target)
-
-            return vmap(one)(trained.values, trained.constants, x, target).to(torch.float32)
-
-        units, known = units_of(trained, x, of).flatten(2), 0
-        if beyond is not None:
-            taken = called(beyond)
-            units, known = torch.cat([units, taken], -1), taken.shape[-1]
-        return units, called(targets), known
-
-    with torch.no_grad(), one_thread():
-        moments, known, fitted, seen = Moments(), 0, Evidence(), Evidence()
-        for number in range(batches):
-            units, y, known = draw(number)
-            fitted.add(y)
-            moments.add(units, y)
-        given = own_weights(trained) if own else None
-        if own and given.shape[-1] != y.shape[-1]:
-            raise InputError(f"decode: own wants one target for each of {given.shape[-1]} outputs, got {y.shape[-1]}")
-        shared = _Beyond(moments, known)
-        probes = [ReluProbe(_Fit(shared, one, given), curved) for one in columns]
-        if curved:
-            for number in range(batches):
-                units, y, _ = draw(number)
-                units = shared.left(units)
-                for probe, one in zip(probes, columns, strict=True):
-                    probe.calibrate(units[..., one], y)
-            for probe in probes:
-                probe.settle()
-        squared, mean, error = 0.0, 0.0, 0.0
-        for number in range(batches, batches + scored):
-            units, y, _ = draw(number)
-            seen.add(y)
-            units = shared.left(units)
-            off = [(p.predict(units[..., one]) - y).square().mean(1) for p, one in zip(probes, columns, strict=True)]
-            error = error + torch.stack(off, 1) / scored
-            squared, mean = squared + y.square().mean(1) / scored, mean + y.mean(1) / scored
-    variance = squared - mean * mean
-    told = (variance > 1e-12) & fitted.known() & seen.known()
-    share = 1 - error / torch.where(told, variance, torch.nan).unsqueeze(1)
+    fit = _Together(trained, of, columns, beyond, own)
+    errors, variance = probed(trained, fit, targets, curved, batches, scored)
+    share = 1 - sum(error / scored for error in errors) / variance
     return Decoded(wanted, share, (share > threshold).unsqueeze(-1))
 
 

@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 
 from toysup.checks import InputError
 from toysup.ensemble import Trained, bound, one_thread
-from toysup.measure.held_out import BATCH, GROUPS, Estimate, enough, over_groups
+from toysup.evidence import BATCH, GROUPS, Estimate, enough, over_groups
 from toysup.models import L1, BatchTopK, JumpReLU, SparseAutoencoder, TopK
 from toysup.random import Stream, uniforms
 from toysup.tasks import Reconstruction

@@ -7,18 +7,15 @@ losses are kept, so that ten thousand features cost little.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from torch import Tensor, vmap
 
 from toysup.ensemble import Trained, bound, listed, one_thread
-from toysup.measure.geometry import dimensionality
-from toysup.measure.held_out import SEEN, Estimate, Evidence, away, enough, usual
+from toysup.evidence import SEEN, Estimate, Evidence, away, enough, usual
 from toysup.random import Stream
 
-__all__ = ["hidden_vectors", "irregularity", "seen_loss", "typical_dimensionality", "unseen_loss"]
+__all__ = ["hidden_vectors", "seen_loss", "unseen_loss"]
 
 MOST = 2048  # training examples that are looked at, of larger sets the first ones of the first batches
 BATCHES, BATCH = 64, 512  # of unseen data; the spread of the batches is the error
@@ -80,28 +77,3 @@ def unseen_loss(trained: Trained) -> Estimate:
         shown = enough(evidence.shown, evidence.samples)
         error[doubtful] = torch.where(shown, error[doubtful], torch.nan)
     return Estimate(found.mean(1), error)
-
-
-def typical_dimensionality(V: Float[Tensor, "*stack vector width"]) -> Float[Tensor, "*stack"]:
-    """sum_i |V_i|^2 D_i / sum_i |V_i|^2: the dimensions that one vector has where the squared length is.
-
-    The plain mean of D is about width / vectors whatever the vectors are (dimensionalities sum to the rank); this one
-    says how few share the space: k vectors of one length in regular position among any number of short ones give
-    width / k, a pentagon 2/5, a triangle 2/3. No vector at all gives 0.
-    """
-    squared = V.square().sum(-1)
-    return (squared * dimensionality(V)).sum(-1) / squared.sum(-1).clamp(min=torch.finfo(V.dtype).tiny)
-
-
-def irregularity(V: ArrayLike) -> tuple[int, float]:
-    """(k, worst relative error of the angles between neighbours) of the vectors in a plane that are longer than half
-    the longest: error 0 where they point to the corners of a regular k-gon; infinite for fewer than two.
-    """
-    V = np.asarray(V, dtype=np.float64)
-    length = np.linalg.norm(V, axis=1)
-    long = V[length > length.max() / 2]
-    if len(long) < 2:
-        return len(long), np.inf
-    angles = np.sort(np.arctan2(long[:, 1], long[:, 0]))
-    gaps = np.diff(angles, append=angles[0] + 2 * np.pi)
-    return len(long), float(np.abs(gaps * len(long) / (2 * np.pi) - 1).max())

@@ -5,9 +5,8 @@ feature, or a group of them with a label) sees about a thousand active ones, but
 samples (16,384 at least), so that looking never costs more than learning. Each instance's number of samples depends on
 that instance alone.
 
-That is not enough for every score: a feature can be so rare that it is hardly ever active. What was never seen to vary
-agrees with any output, so a score counts as known only if its target was seen away from its usual value, the median, in
-SEEN samples. What is unknown is NaN, is left out of counts, and `unseen` says how much of it there is.
+That is not enough for every score: a feature can be so rare that it is hardly ever active. What was seen too seldom
+(`toysup.evidence`) is NaN, is left out of counts, and `unseen` says how much of it there is.
 
 Networks that a kernel is proved to know (`toysup.ensemble.held_out`) are evaluated by it, on the same draws.
 """
@@ -16,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,24 +24,13 @@ from torch.utils._pytree import tree_map
 
 from toysup.ensemble import Trained, bound, one_thread
 from toysup.ensemble import held_out as kernel
+from toysup.evidence import BATCH, FEWEST, GROUPS, SEEN, Estimate, away, enough, usual
 from toysup.setting import Setting
 
-__all__ = ["Estimate", "HeldOut", "held_out", "unknown", "unseen"]
+__all__ = ["HeldOut", "held_out", "samples_wanted", "unknown", "unseen"]
 
-BATCH = 1024
-GROUPS = 16  # sampling errors come from the spread of this many independent groups of batches
-FEWEST, MOST = 8 * BATCH * 2, 128 * BATCH
 ACTIVE_SAMPLES = 1000.0
-# fewest samples with something to see: one for each of the GROUPS whose spread is the error, and a mean over fewer is
-# uncertain by a quarter of itself
-SEEN = 16
-
-
-class Estimate(NamedTuple):
-    """A measured value and its standard error from sampling held-out data; first axis instance."""
-
-    value: Tensor
-    error: Tensor
+MOST = 128 * BATCH
 
 
 @dataclass(frozen=True)
@@ -67,47 +55,6 @@ class HeldOut:
     def known(self) -> Bool[Tensor, "instance score"]:
         """Whether there is a baseline, and evidence enough to hold against it."""
         return (self.baseline > 0) & enough(self.evidence, self.samples.unsqueeze(-1))
-
-
-def enough(evidence: Tensor, samples: Tensor | int) -> Bool[Tensor, "*stack"]:
-    """Whether SEEN of the samples show something; where there are fewer than FEWEST, as large a share of them, and one
-    at least: who asks for a quick look gets one."""
-    return evidence >= (torch.as_tensor(samples) * (SEEN / FEWEST)).clamp(1, SEEN)
-
-
-def usual(values: Float[Tensor, "instance batch *rest"]) -> Float[Tensor, "instance 1 *rest"]:
-    """The median: the one value that is taken more often than not, where there is one; else most samples differ."""
-    return _numbers(values).median(1, keepdim=True).values
-
-
-def away(
-    values: Float[Tensor, "instance batch *rest"], rest: Float[Tensor, "instance 1 *rest"]
-) -> Bool[Tensor, "instance batch *rest"]:
-    """Which values are not the usual one."""
-    return _numbers(values) != rest
-
-
-class Evidence:
-    """In how many samples, batch after batch, values were away from their usual one, which the first batch tells:
-    `count` of each value, `shown` of any."""
-
-    def __init__(self) -> None:
-        self.usual, self.count, self.shown, self.samples = None, 0, 0, 0
-
-    def add(self, values: Float[Tensor, "instance batch *rest"]) -> None:
-        self.usual = usual(values) if self.usual is None else self.usual
-        differs = away(values, self.usual)
-        self.count = self.count + differs.sum(1)
-        self.shown = self.shown + differs.flatten(2).any(-1).sum(1)
-        self.samples += values.shape[1]
-
-    def known(self) -> Bool[Tensor, "*instance_and_rest"]:
-        """Where that is enough."""
-        return enough(self.count, self.samples)
-
-
-def _numbers(values: Tensor) -> Tensor:
-    return values.to(torch.uint8) if values.dtype == torch.bool else values  # there is no median of truths
 
 
 def samples_wanted(trained: Trained) -> Int[Tensor, " instance"]:
@@ -203,15 +150,6 @@ def _constant(output: Tensor) -> Tensor:
     if not output.is_floating_point() or output.ndim < 2:
         return torch.zeros_like(output)
     return torch.linspace(0.31, 0.73, output.shape[-1]).to(output).expand(output.shape)
-
-
-def over_groups(values: Float[Tensor, "group instance ..."]) -> Estimate:
-    """Mean over groups and its standard error, the same bits however many instances are measured together.
-
-    In float64: torch adds in an order that depends on how many sums it forms.
-    """
-    wide = values.double()
-    return Estimate(*(one.to(values.dtype) for one in (wide.mean(0), wide.std(0) / GROUPS**0.5)))
 
 
 def unseen(trained: Trained) -> Float[Tensor, " instance"]:

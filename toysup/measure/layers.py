@@ -9,32 +9,33 @@ one place for all of them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, vmap
 
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import Trained, bound, one_thread
-from toysup.measure.held_out import BATCH, GROUPS, Estimate, Evidence, over_groups
-from toysup.measure.probes import Moments, ReluProbe, fit_softmax, predict_softmax
+from toysup.evidence import BATCH, GROUPS, Estimate, Evidence, over_groups
+from toysup.probes import Moments, ReluProbe, fit_softmax, predict_softmax
 from toysup.setting import Setting
 from toysup.tasks import Circuit, Memory
 
 __all__ = [
+    "Fit",
+    "Of",
     "Target",
-    "bits_share",
+    "called",
     "decodable",
     "decodable_by_layer",
     "gates",
     "inputs",
     "label_chances",
     "label_chances_by_layer",
-    "longest_run",
     "outputs",
+    "probed",
 ]
 
 Of = Literal["neurons", "stream"]
@@ -96,44 +97,95 @@ def _read(trained: Trained, x: Tensor, sets: list[list[int]], of: Of) -> list[Fl
 # ------------------------------------------------------------------------------------------------------------ numbers
 
 
+def called(trained: Trained, function: Target, x: Tensor, target: Tensor) -> Float[Tensor, "instance batch value"]:
+    """A function of each instance's own batch."""
+
+    def one(values, constants, x, target):
+        return function(bound(trained.setting, values), constants, x, target)
+
+    return vmap(one)(trained.values, trained.constants, x, target).to(torch.float32)
+
+
+class Fit(Protocol):
+    """How probes get at the units they read: all that `probed` leaves open."""
+
+    def units(self, x: Tensor, target: Tensor) -> Any:
+        """What a batch of inputs gives the probes."""
+
+    def add(self, units: Any, y: Tensor) -> None:
+        """Gather moments of a batch."""
+
+    def probes(self, curved: bool) -> list[ReluProbe]:
+        """The probes, fitted to the moments."""
+
+    def read(self, units: Any) -> Iterable[Float[Tensor, "instance batch unit"]]:
+        """The units of each probe."""
+
+
+def probed(
+    trained: Trained, fit: Fit, targets: Target, curved: bool, batches: int, scored: int
+) -> tuple[list[Float[Tensor, "instance probe target"]], Float[Tensor, "instance 1 target"]]:
+    """Probes fitted on `batches` * 1024 held-out draws and scored on `scored` * 1024 others.
+
+    Returns their squared errors, for each of the `scored` batches, and the variance of the targets there: NaN for a
+    target that varies too seldom, in those or in the others, to be known.
+    """
+
+    def draw(number: int) -> tuple[Any, Tensor]:
+        x, target = trained.batch(number, BATCH)
+        return fit.units(x, target), called(trained, targets, x, target)
+
+    with torch.no_grad(), one_thread():
+        fitted, seen = Evidence(), Evidence()
+        for number in range(batches):
+            units, y = draw(number)
+            fitted.add(y)
+            fit.add(units, y)
+        probes = fit.probes(curved)
+        for number in range(batches if curved else 0):
+            units, y = draw(number)
+            for probe, own in zip(probes, fit.read(units), strict=True):
+                probe.calibrate(own, y)
+        for probe in probes if curved else []:
+            probe.settle()
+        squared, mean, errors = 0.0, 0.0, []
+        for number in range(batches, batches + scored):
+            units, y = draw(number)
+            seen.add(y)
+            read = zip(probes, fit.read(units), strict=True)
+            errors.append(torch.stack([(probe.predict(own) - y).square().mean(1) for probe, own in read], 1))
+            squared, mean = squared + y.square().mean(1) / scored, mean + y.mean(1) / scored
+    variance = squared - mean * mean
+    known = (variance > 1e-12) & fitted.known() & seen.known()
+    return errors, torch.where(known, variance, torch.nan).unsqueeze(1)
+
+
+class _Apart:
+    """Each set of layers with moments of its own."""
+
+    def __init__(self, trained: Trained, sets: list[list[int]], of: Of) -> None:
+        self.trained, self.sets, self.of = trained, sets, of
+        self.moments = [Moments() for _ in sets]
+
+    def units(self, x: Tensor, target: Tensor) -> list[Tensor]:
+        return _read(self.trained, x, self.sets, self.of)
+
+    def add(self, units: list[Tensor], y: Tensor) -> None:
+        for moments, own in zip(self.moments, units, strict=True):
+            moments.add(own, y)
+
+    def probes(self, curved: bool) -> list[ReluProbe]:
+        return [ReluProbe(moments, curved) for moments in self.moments]
+
+    def read(self, units: list[Tensor]) -> list[Tensor]:
+        return units
+
+
 def _scores(trained: Trained, sets: list[list[int]], of: Of, targets: Target, curved: bool, batches: int) -> Estimate:
     """Held-out R^2 of every target from every set, (instance, set, target)."""
     check_whole("decodable", "batches", batches, 1)
-
-    def draw(number: int) -> tuple[list[Tensor], Tensor]:
-        x, target = trained.batch(number, BATCH)
-
-        def one(values, constants, x, target):
-            return targets(bound(trained.setting, values), constants, x, target)
-
-        wanted = vmap(one)(trained.values, trained.constants, x, target).to(torch.float32)
-        return _read(trained, x, sets, of), wanted
-
-    with torch.no_grad(), one_thread():
-        moments, fitted, scored = [Moments() for _ in sets], Evidence(), Evidence()
-        for number in range(batches):
-            read, y = draw(number)
-            fitted.add(y)
-            for own, units in zip(moments, read, strict=True):
-                own.add(units, y)
-        probes = [ReluProbe(own, curved) for own in moments]
-        for number in range(batches if curved else 0):
-            read, y = draw(number)
-            for probe, units in zip(probes, read, strict=True):
-                probe.calibrate(units, y)
-        for probe in probes if curved else []:
-            probe.settle()
-        squared, mean, error = 0.0, 0.0, []
-        for number in range(batches, batches + GROUPS):
-            read, y = draw(number)
-            scored.add(y)
-            off = [(probe.predict(units) - y).square().mean(1) for probe, units in zip(probes, read, strict=True)]
-            error.append(torch.stack(off, 1))
-            squared, mean = squared + y.square().mean(1) / GROUPS, mean + y.mean(1) / GROUPS
-    variance = squared - mean * mean
-    variance = torch.where((variance > 1e-12) & fitted.known() & scored.known(), variance, torch.nan).unsqueeze(1)
-    share = 1 - torch.stack(error) / variance
-    return over_groups(share)
+    errors, variance = probed(trained, _Apart(trained, sets, of), targets, curved, batches, GROUPS)
+    return over_groups(1 - torch.stack(errors) / variance)
 
 
 def decodable(
@@ -172,15 +224,6 @@ def decodable_by_layer(
     """`decodable` from each layer alone, (instance, layer, target), at the cost of one."""
     sets = [[layer] for layer in range(_layers(trained, of))]
     return _scores(trained, sets, of, targets, curved, batches)
-
-
-def longest_run(on: Bool[Tensor, "*stack layer feature"]) -> Int[Tensor, "*stack feature"]:
-    """In how many consecutive layers at most each feature is on."""
-    run = best = torch.zeros_like(on[..., 0, :], dtype=torch.int64)
-    for layer in range(on.shape[-2]):
-        run = torch.where(on[..., layer, :], run + 1, 0)
-        best = torch.maximum(best, run)
-    return best
 
 
 # ------------------------------------------------------------------------------------------------------------- labels
@@ -267,8 +310,3 @@ def label_chances_by_layer(
 ) -> Float[Tensor, "instance layer fact"]:
     """`label_chances` from each layer alone."""
     return _label_chances(trained, [[layer] for layer in range(_layers(trained, of))], of, most)
-
-
-def bits_share(chances: Float[Tensor, "*stack fact"], n_labels: int) -> Float[Tensor, "*stack"]:
-    """Mean of 1 + ln(chance) / ln(n_labels) over the facts that occur: 1 if all labels are certain, 0 by guessing."""
-    return 1 + chances.log().nanmean(-1) / math.log(n_labels)

@@ -1,4 +1,4 @@
-"""Which blocks of a residual network take part in each feature: exact attribution, ablation, participation ratio.
+"""Which blocks of a residual network take part in each feature: exact attribution and ablation.
 
 The stream is the sum of the embedded input and of what every block writes, and the readout is linear: so an output is
 the sum of exact contributions. Ablation also counts what later blocks make of a block, and can count it twice.
@@ -7,43 +7,27 @@ the sum of exact contributions. Ablation also counts what later blocks make of a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_whole
 from toysup.ensemble import Trained, one_thread
-from toysup.measure.held_out import BATCH, Evidence
+from toysup.evidence import BATCH, Evidence
 from toysup.models import ResidualMLP
 from toysup.tasks import Memory
 
 __all__ = [
-    "Participation",
     "ablated",
     "ablation_drops",
     "attribution",
     "contributions",
-    "participation",
-    "participation_ratio",
     "readout",
-    "shuffled",
 ]
 
 How = Literal["zero", "mean", "resample"]
-
-
-class Participation(NamedTuple):
-    """Participation ratio averaged over each instance's features, and that of the shuffled null; NaN without features.
-
-    `features` is how many the mean is over, NaN where nothing is known of any; `unknown` the share of those of which
-    nothing is."""
-
-    ratio: Float[Tensor, " instance"]
-    null: Float[Tensor, " instance"]
-    features: Float[Tensor, " instance"]
-    unknown: Float[Tensor, " instance"]
 
 
 def _tensors(trained: Trained) -> tuple[ResidualMLP, dict[str, Tensor]]:
@@ -186,36 +170,3 @@ def ablation_drops(trained: Trained, how: How = "zero", *, batches: int = 8) -> 
         rise = [sum(error(x, y, [block]) - error(x, y, []) for x, y in drawn) for block in blocks]
         known = (variance > 1e-12) & evidence.known()
         return torch.stack(rise, 1) / torch.where(known, variance, torch.nan).unsqueeze(1)
-
-
-def participation_ratio(a: Float[Tensor, "*stack layer feature"]) -> Float[Tensor, "*stack feature"]:
-    """PR_i = (sum_l a_il)^2 / sum_l a_il^2 with a clipped at 0: 1 where one layer does everything, L where all do the
-    same; NaN where none does anything."""
-    a = a.clamp(min=0)
-    squares = a.square().sum(-2)
-    return a.sum(-2).square() / torch.where(squares > 0, squares, torch.nan)
-
-
-def shuffled(a: Float[Tensor, "layer feature"], seed: int = 0) -> Float[Tensor, "layer feature"]:
-    """Each layer's values dealt to other features, independently by layer: features without ties between layers."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(a.shape, generator=generator).argsort(-1)
-    return a.gather(-1, order)
-
-
-def participation(
-    a: Float[Tensor, "instance layer feature"], *, least: float = 0.1, shuffles: int = 8
-) -> Participation:
-    """`participation_ratio` averaged over the features whose clipped a_il sum to more than `least`, and over `shuffles`
-    of those features' values (`shuffled`). Below the null, layers divide features among them; above, they share.
-    Features with a NaN are left out."""
-    check_interval("participation", "least", least, 0)
-    check_whole("participation", "shuffles", shuffles)
-    rows = []
-    for own in a.clamp(min=0):
-        lost = own.isnan().any(0).to(own.dtype).mean()
-        own = own[:, own.sum(0) > least]  # NaN is not
-        null = torch.stack([participation_ratio(shuffled(own, seed)) for seed in range(shuffles)])
-        count = torch.where(lost < 1, float(own.shape[1]), torch.nan).to(lost)
-        rows.append(torch.stack([participation_ratio(own).mean(), null.nanmean(), count, lost]))
-    return Participation(*torch.stack(rows, 1))

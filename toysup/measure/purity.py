@@ -17,9 +17,10 @@ from torch.special import ndtr
 
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import Trained, one_thread
+from toysup.evidence import BATCH
 from toysup.features.base import UNIFORM
-from toysup.measure.geometry import REPRESENTED, directions
-from toysup.measure.held_out import BATCH
+from toysup.geometry import REPRESENTED
+from toysup.measure.geometry import directions
 
 __all__ = ["Purity", "purity"]
 

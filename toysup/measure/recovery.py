@@ -17,13 +17,13 @@ from jaxtyping import Bool, Float
 
 from toysup.checks import InputError
 from toysup.ensemble import Trained
-from toysup.measure.held_out import Estimate, enough, held_out, over_groups
+from toysup.evidence import Estimate, enough, over_groups, positive_sum
+from toysup.measure.held_out import held_out
 
 __all__ = [
     "accuracy_recovered",
     "features_offered",
     "held_out_loss",
-    "positive_sum",
     "r_squared",
     "recovered",
     "recovered_at",
@@ -64,31 +64,6 @@ def features_offered(trained: Trained) -> torch.Tensor:
         return (setting.features.activity > 0).expand(setting.features.n_features).sum().to(torch.float32)
 
     return trained.per_instance(count)
-
-
-def positive_sum(
-    shares: Float[torch.Tensor, "group instance score"], known: Bool[torch.Tensor, "instance score"] | None = None
-) -> Estimate:
-    """sum_i max(0, R^2_i), (instance,), from independent groups of samples, without the luck of the draw.
-
-    A score that is ignored measures above 0 as often as below. Adding what lies above 0 adds the upper half of that
-    noise: 1.7% of a feature for each ignored one at a thousand active samples, which is 34 features at 2,000. So the
-    scores that count are chosen on every other group and summed on the rest, both ways (sample splitting; Cox 1975,
-    Biometrika 62:441). Scores whose sign is clear are unbiased, and in expectation the sum never exceeds the true one
-    but for being set to 0 where it falls below. The standard error keeps the two choices fixed.
-
-    Scores that are not `known` (None: all are) are left out, and where none is the sum is NaN; so it is where one that
-    is known is NaN, as in an instance that diverged.
-    """
-    if known is not None:
-        shares = torch.where(known, shares, 0.0)
-    even, odd = (half.double().mean(0) > 0 for half in (shares[::2], shares[1::2]))
-    counted = torch.stack([odd, even]).repeat(len(shares) // 2, 1, 1).to(shares.dtype)
-    value, error = over_groups((shares * counted).sum(-1))
-    value = value.clamp(min=0)  # NaN stays NaN
-    if known is None:
-        return Estimate(value, error)
-    return Estimate(*(torch.where(known.any(-1), one, torch.nan) for one in (value, error)))
 
 
 def recovered(trained: Trained) -> Estimate:

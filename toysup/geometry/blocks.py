@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse.csgraph import connected_components
 
 from toysup.checks import InputError, check_interval
-from toysup.measure.geometry import dimensionality
+from toysup.geometry.dimensions import dimensionality
 
 __all__ = ["block_sizes"]
 

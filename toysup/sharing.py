@@ -1,18 +1,35 @@
-"""How many features several layers hold jointly, how many one by one, and how that grows with their number."""
+"""How layers share features: what several hold jointly and one by one, and how evenly they divide what they do.
+
+Pure functions of what probes and attributions found: (..., layer, feature), or a `Decoded`.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from toysup.checks import InputError, check_interval, check_whole
 
-__all__ = ["BySize", "Decoded", "by_size", "dealt", "gamma", "subsets"]
+__all__ = [
+    "BySize",
+    "Decoded",
+    "Participation",
+    "bits_share",
+    "by_size",
+    "dealt",
+    "gamma",
+    "longest_run",
+    "participation",
+    "participation_ratio",
+    "shuffled",
+    "subsets",
+]
 
 
 class Decoded(NamedTuple):
@@ -122,3 +139,65 @@ def gamma(curve: BySize) -> Float[Tensor, " instance"]:
     x = torch.tensor(curve.sizes, dtype=torch.float64).log()
     x = x - x.mean()
     return (curve.joint.double().clamp(min=1).log() @ x / x.square().sum()).float()
+
+
+# ---------------------------------------------------------------------------------------------------- layer by layer
+
+
+def longest_run(on: Bool[Tensor, "*stack layer feature"]) -> Int[Tensor, "*stack feature"]:
+    """In how many consecutive layers at most each feature is on."""
+    run = best = torch.zeros_like(on[..., 0, :], dtype=torch.int64)
+    for layer in range(on.shape[-2]):
+        run = torch.where(on[..., layer, :], run + 1, 0)
+        best = torch.maximum(best, run)
+    return best
+
+
+def bits_share(chances: Float[Tensor, "*stack fact"], n_labels: int) -> Float[Tensor, "*stack"]:
+    """Mean of 1 + ln(chance) / ln(n_labels) over the facts that occur: 1 if all labels are certain, 0 by guessing."""
+    return 1 + chances.log().nanmean(-1) / math.log(n_labels)
+
+
+class Participation(NamedTuple):
+    """Participation ratio averaged over each instance's features, and that of the shuffled null; NaN without features.
+
+    `features` is how many the mean is over, NaN where nothing is known of any; `unknown` the share of those of which
+    nothing is."""
+
+    ratio: Float[Tensor, " instance"]
+    null: Float[Tensor, " instance"]
+    features: Float[Tensor, " instance"]
+    unknown: Float[Tensor, " instance"]
+
+
+def participation_ratio(a: Float[Tensor, "*stack layer feature"]) -> Float[Tensor, "*stack feature"]:
+    """PR_i = (sum_l a_il)^2 / sum_l a_il^2 with a clipped at 0: 1 where one layer does everything, L where all do the
+    same; NaN where none does anything."""
+    a = a.clamp(min=0)
+    squares = a.square().sum(-2)
+    return a.sum(-2).square() / torch.where(squares > 0, squares, torch.nan)
+
+
+def shuffled(a: Float[Tensor, "layer feature"], seed: int = 0) -> Float[Tensor, "layer feature"]:
+    """Each layer's values dealt to other features, independently by layer: features without ties between layers."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(a.shape, generator=generator).argsort(-1)
+    return a.gather(-1, order)
+
+
+def participation(
+    a: Float[Tensor, "instance layer feature"], *, least: float = 0.1, shuffles: int = 8
+) -> Participation:
+    """`participation_ratio` averaged over the features whose clipped a_il sum to more than `least`, and over `shuffles`
+    of those features' values (`shuffled`). Below the null, layers divide features among them; above, they share.
+    Features with a NaN are left out."""
+    check_interval("participation", "least", least, 0)
+    check_whole("participation", "shuffles", shuffles)
+    rows = []
+    for own in a.clamp(min=0):
+        lost = own.isnan().any(0).to(own.dtype).mean()
+        own = own[:, own.sum(0) > least]  # NaN is not
+        null = torch.stack([participation_ratio(shuffled(own, seed)) for seed in range(shuffles)])
+        count = torch.where(lost < 1, float(own.shape[1]), torch.nan).to(lost)
+        rows.append(torch.stack([participation_ratio(own).mean(), null.nanmean(), count, lost]))
+    return Participation(*torch.stack(rows, 1))
