@@ -248,7 +248,8 @@ def _searched(cells: Sequence[Any], labels: Sequence[str], search: Search, optio
             by_rates.setdefault(rates, {})[label] = grid
         of[label] = firsts[key]
     found: dict[str, Best] = {}
-    how: dict[str, Any] = {"score": search.score, "lowest": search.lowest, "extend": search.extend, "within": search.within}
+    names = ("score", "lowest", "extend", "within")
+    how: dict[str, Any] = {name: getattr(search, name) for name in names}
     for rates, grids in by_rates.items():
         table = best_rates(grids, rates, **how, **options)
         found |= {str(n): Best(float(row["lr"]), float(row["score"]), bool(row["bracketed"])) for n, row in
