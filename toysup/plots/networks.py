@@ -69,7 +69,7 @@ def directions(
     if dimensions == 3:
         ax.set(zlim=(-reach, reach), zticks=[])
         ax.set_axis_off()
-    ax.spines[["left", "bottom"]].set_visible(False)
+    ax.spines[:].set_visible(False)
     return ax
 
 
