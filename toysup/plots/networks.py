@@ -75,6 +75,7 @@ def directions(
     if dimensions == 3:
         ax.set(zlim=(-reach, reach), zticks=[])
         ax.set_axis_off()
+        ax.set_box_aspect((1, 1, 1), zoom=1.4)  # matplotlib leaves room for labels
     ax.spines[:].set_visible(False)
     return ax
 
