@@ -3,308 +3,255 @@
 "Computation in superposition" and "Superposition in a privileged basis" of Elhage et al. 2022. h = ReLU(W1 x) without
 bias, y = ReLU(W2 h + b), y = |x|, x ~ U[-1, 1] with probability p = 1 - S: n = 3, m = 6 at p = 1; n = 100, m = 40,
 I = 0.8^i over p. And h = ReLU(W x), x' = ReLU(W^T h + b), x ~ U[0, 1], n = 10, m = 5, I = 0.75^i. AdamW as in their
-notebook, lr 1e-3, 10,000 steps of 1024. The start of W2 is not stated there. From a symmetric one half of all sides of
-outputs start off and, where features are rarely active together, stay off; so here W2 starts as 0.1 |xavier_normal|
-(control "symmetric start": xavier_normal). The 0.1 was chosen among a few starts on seeds 0 and 1, two of the eight.
-
-Rules. A neuron serves a feature if the slope it gives to it is above theta of its largest slope, theta = 0.1 and 0.25,
-or, as in the paper's stacks of weights, if |W1| is; 2 x 2 rules, all of which must agree (`every`).
-  monosemantic_when_dense: at p = 1, n = 3 and n = 100, the mean share of live neurons with one feature is above 0.9.
-  polysemantic_when_sparse: at p = 0.001 the mean share of neurons with two features or more is above 0.5.
-  beats_naive: at some p the mean loss is below that of the best network without superposition, which computes the 20
-    most important features exactly (`theory.monosemantic_loss`). beats_naive_lr_0.01: the same at a tenfold rate that
-    decays by a cosine; this rule was added once the first was seen to be undecided.
-  more_features_than_naive: at some p sum_i max(0, R^2_i) is above 20.
-  asymmetric_motif_found: at some p a network holds at least one motif (an unequal pair with an inhibiting neuron,
-    `neurons.asymmetric_motifs`) more than each of two nulls, for unequal by 2 and by 3: neurons that fire on a random
-    side of their features, and neurons whose features are renamed.
-  privileged_basis_aligned: at every p mean max_k |W_ik| / |W_i| is above that of networks without the hidden ReLU,
-    trained alike. privileged_basis_above_rotated: at every p it is above that of the same networks, rotated at random.
-    They differ where Adam, whose steps depend on the basis, turns linear networks off their axes; control: gradient
-    descent, whose steps do not.
-  privileged_basis_turns_polysemantic: n = 10's neurons by slope, as in the first two, between p = 1 and 0.01.
-Intervals are over seeds, 95%; "at some p" corrects the level for the number of densities. The controls repeat the
-verdicts from a symmetric start, at the tenfold rate, and after twice the steps.
-
-Two cores: --quick about 40 s (estimated), default 5 to 8 minutes.
+notebook, 10,000 steps of 1024. The start of W2 is not stated there. From a symmetric one half of all sides of outputs
+start off and, where features are rarely active together, stay off; so here W2 starts as 0.1 |xavier_normal| (chosen on
+seeds 0 and 1, two of the eight; control: xavier_normal). A neuron serves a feature if the slope it gives to it, or |W1|
+as in the paper's pictures, is above 0.1 or 0.25 of its largest: 2 x 2 rules, which must agree. `beats_naive_lr_0.01`
+was added once `beats_naive` was seen to be undecided. Linear networks trained by Adam turn off their axes, as its steps
+depend on the basis; control: gradient descent, whose steps do not. Two cores: --quick a minute, default 5 to 8 minutes.
 """
 
-from __future__ import annotations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from toysup import measure, neurons, plots, report, stats
+from toysup import measure, plots, stats
 from toysup.features import SparseUniform
 from toysup.models import MLP, TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
-from toysup.sweep import Grid, Results, sweep
+from toysup.study import Claim, Finding, Run, Study, experiment
+from toysup.sweep import Grid
 from toysup.tasks import AbsoluteValue, Identity
 from toysup.theory import monosemantic_loss
 
 QUESTION = "Do networks compute |x| of more features than their neurons allow, and what do single neurons then do?"
 N, M, IMPORTANCE = 100, 40, 0.8 ** np.arange(100)
-RULES = {f"{rule.__name__}_{theta}": (rule, theta) for rule in (neurons.served, neurons.drawn) for theta in (0.1, 0.25)}
-RATIOS, START = (2.0, 3.0), 0.1
-PAPER, FAST = Adam(weight_decay=0.01), Adam(lr=0.01, weight_decay=0.01, schedule=Cosine())
+RULES = {f"{rule.__name__}_{theta}": (rule, theta) for rule in (measure.served, measure.drawn) for theta in (0.1, 0.25)}
+PAPER = Adam(weight_decay=0.01)
 DESCENT = Adam(lr=300.0, eps=1000.0)  # eps above any gradient's size: gradient descent with momentum at rate 0.3
+LARGE = {"": "large", "_lr_0.01": "lr 0.01, cosine", "_symmetric_start": "symmetric start", "_twice_as_long": "longer"}
+NULLS = {"": "trained", "_by_chance": "null: random sides", "_renamed": "null: features renamed"}
 
 
-def grids_of(run: report.Run) -> dict[str, Grid]:
-    steps = run.pick(default=10_000, quick=3000, smoke=20)
-    batch = run.pick(default=1024, quick=512, smoke=64)
-    some = run.pick(default=[1, 0.1, 0.01, 0.001], smoke=[0.001])
-    many = run.pick(default=[1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001], quick=some, smoke=[1, 0.001])
-    seeds = range(run.pick(default=8, quick=3, smoke=2))
-
-    def computing(densities, *, n=N, m=M, start=START, optimizer=PAPER, longer=1, seeds=seeds):
-        task = AbsoluteValue(IMPORTANCE if n == N else 1.0)
-        model = Model(MLP, width=m, hidden_bias=False, open_start=start)
-        setting = Setting(SparseUniform(n, 1.0, signed=True), task, model, optimizer, steps * longer, batch)
-        return Grid(setting, {"features.density": densities, "seed": seeds})
-
-    def storing(hidden_relu, count, optimizer=PAPER):
-        model = Model(TiedAutoencoder, width=5, hidden_relu=hidden_relu)
-        setting = Setting(SparseUniform(10, 1.0), Identity(0.75 ** np.arange(10)), model, optimizer, steps, batch)
-        return Grid(setting, {"features.density": run.pick(default=[1, 0.3, 0.1, 0.03, 0.01], smoke=[1, 0.01]),
-                              "seed": range(count)})  # fmt: skip
-
-    return {
-        "small": computing([1], n=3, m=6, seeds=range(run.pick(default=256, quick=64, smoke=4))),
-        "large": computing(many),
-        "symmetric start": computing(some, start=None),
-        "lr 0.01, cosine": computing(some, optimizer=FAST),
-        "twice as long": computing([p for p in some if p != 1], longer=2),
-        "privileged": storing(True, run.pick(default=96, quick=32, smoke=3, full=1000)),
-        "linear": storing(False, run.pick(default=64, quick=32, smoke=3)),
-        "linear, descent": storing(False, run.pick(default=32, quick=16, smoke=3), DESCENT),
-    }
+class Cell(NamedTuple):
+    networks_of: str
 
 
-def weights_of(answer: Results) -> tuple[torch.Tensor, torch.Tensor]:
+def study(run: Run) -> Study:
+    size = run.sizes(
+        dict(steps=10_000, batch=1024, seeds=8, small=256, relu=96, linear=64, descent=32, some=(1, 0.1, 0.01, 0.001),
+             many=(1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001), stored=(1, 0.3, 0.1, 0.03, 0.01)),
+        quick=dict(steps=3000, batch=512, seeds=3, small=64, relu=32, linear=32, descent=16, many=(1, 0.1, 0.01, 0.001)),
+        smoke=dict(steps=20, batch=64, seeds=2, small=4, relu=3, linear=3, descent=3, some=(0.001,), many=(1, 0.001),
+                   stored=(1, 0.01)),
+        full=dict(relu=1000))  # fmt: skip
+
+    def computing(densities, *, n=N, m=M, start=0.1, optimizer=PAPER, longer=1, seeds=size.seeds) -> Grid:
+        task, model = AbsoluteValue(IMPORTANCE if n == N else 1.0), Model(MLP, width=m, hidden_bias=False, open_start=start)
+        features, steps = SparseUniform(n, 1.0, signed=True), size.steps * longer
+        setting = Setting(features, task, model, optimizer, steps, size.batch)
+        return Grid(setting, {"features.density": list(densities), "seed": range(seeds)})
+
+    def storing(hidden_relu: bool, seeds: int, optimizer=PAPER) -> Grid:
+        task, model = Identity(0.75 ** np.arange(10)), Model(TiedAutoencoder, width=5, hidden_relu=hidden_relu)
+        setting = Setting(SparseUniform(10, 1.0), task, model, optimizer, size.steps, size.batch)
+        return Grid(setting, {"features.density": list(size.stored), "seed": range(seeds)})
+
+    fast = Adam(lr=0.01, weight_decay=0.01, schedule=Cosine())
+    grids = {
+        "small": computing([1], n=3, m=6, seeds=size.small), "large": computing(size.many),
+        "symmetric start": computing(size.some, start=None), "lr 0.01, cosine": computing(size.some, optimizer=fast),
+        "longer": computing([p for p in size.some if p != 1], longer=2), "relu": storing(True, size.relu),
+        "linear": storing(False, size.linear), "linear, descent": storing(False, size.descent, DESCENT),
+    }  # fmt: skip
+    claims = [one for suffix, of in LARGE.items() for one in of_large(suffix, of, len(grids[of].axes["features.density"]))]
+    relu, slope = {"networks_of": "relu"}, ("served_0.1", "served_0.25")
+    return Study(
+        [Cell(name) for name in grids], lambda cell: grids[cell.networks_of], derive=neurons,
+        measures=[measure.held_out_loss, measure.recovered],
+        findings={
+            "small": Finding(lambda rows: {"exact": stats.share(int((rows["held_out_loss"] < 1e-3).sum()), len(rows)),
+                                           "one_feature_neurons": stats.mean(rows["served_0.1_one_of_live"], bounds=(0, 1))},
+                             named="n3_m6_{column}", where={"networks_of": "small"}),
+            "large": Finding(told, "density", "{column}_p{density:g}", {"networks_of": "large"}),
+            "aligned": Finding(aligned, "density", "alignment_{column}_p{density:g}", relu),
+            "all": Finding(everything, ("networks_of", "density")),
+        },
+        claims=[
+            *claims,
+            Claim("privileged_basis_aligned", "features lie more on ReLU neurons than on the axes of a linear layer",
+                  "aligned.over_linear", (1, np.inf), least="default"),
+            Claim("privileged_basis_above_rotated", "features lie more on neurons than if the layer is rotated at random",
+                  "aligned.above_rotated", (0, np.inf)),
+            Claim("privileged_basis_turns_polysemantic", "ReLU neurons that store x serve one feature at p = 1, several at "
+                  "0.01", lambda rows: stats.every(one_each(rows[rows["density"] == 1], slope), several(
+                      rows[rows["density"] == min(rows["density"])], slope)), where=relu, least="default"),
+        ],
+        draw=draw, answer=answer,
+    )  # fmt: skip
+
+
+def one_each(rows: pd.DataFrame, rules=tuple(RULES)) -> stats.Verdict:
+    return stats.every(*(stats.decide(stats.mean(rows[f"{rule}_one_of_live"]), (0.9, np.inf)) for rule in rules))
+
+
+def several(rows: pd.DataFrame, rules=tuple(RULES)) -> stats.Verdict:
+    return stats.every(*(stats.decide(stats.mean(rows[f"{rule}_many"]), (0.5, np.inf)) for rule in rules))
+
+
+def of_large(suffix: str, networks: str, densities: int) -> list[Claim]:
+    """What is claimed of the large networks, and as a control of others; "at some p" is corrected for their number."""
+    level, where, under = 1 - 0.05 / densities, {"networks_of": networks}, f" ({networks})" * bool(suffix)
+    dense = {"networks_of": ["large", "small"] if not suffix else [networks], "density": [1]}
+
+    def motifs(rows: pd.DataFrame) -> stats.Verdict:
+        more = [rows[f"motifs_{r}"] - rows[f"motifs_{r}{null}"] for r in (2, 3) for null in ("_by_chance", "_renamed")]
+        return stats.every(*(stats.decide(stats.mean(one, level), (1, np.inf)) for one in more))
+
+    some = {"by": "density", "where": where, "combine": stats.some}
+    return [
+        Claim(f"monosemantic_when_dense{suffix}", f"at p = 1 over 90% of live neurons serve one feature{under}", lambda rows: one_each(rows),
+              by="networks_of", where=dense, least="default"),
+        Claim(f"polysemantic_when_sparse{suffix}", f"at p = 0.001 over half of the neurons serve two features or more{under}",
+              lambda rows: several(rows), where={**where, "density": [0.001]}),
+        Claim(f"beats_naive{suffix}", f"at some p the loss is below that of the best network without superposition{under}",
+              lambda rows: stats.mean(rows["loss_over_naive"], level), (-np.inf, 1), **some),
+        Claim(f"more_features_than_naive{suffix}", f"at some p more than {M // 2} features are computed{under}",
+              lambda rows: stats.mean(rows["recovered"], level), (M / 2, np.inf), **some),
+        Claim(f"asymmetric_motif_found{suffix}", f"at some p there is an unequal pair with an inhibiting neuron more than if "
+              f"neurons fire on random sides or features are renamed{under}", motifs, **some),
+    ]  # fmt: skip
+
+
+def weights_of(trained) -> tuple[torch.Tensor, torch.Tensor]:
     """(W_in, W_out) as `measure.neurons` wants them."""
-    if answer.grid.setting.model.build is TiedAutoencoder:
-        W = torch.from_numpy(answer.parameters("W"))
-        return W.clamp(min=0), W.mT
-    return torch.from_numpy(answer.parameters("weights.0")), torch.from_numpy(answer.parameters("W_out"))
+    own = trained.parameters
+    return (own["W"].clamp(min=0), own["W"].mT) if "W" in own else (own["weights.0"], own["W_out"])
 
 
-def with_neurons(answer: Results) -> pd.DataFrame:
-    """The sweep's table with each network's shares of dead, one-feature and many-feature neurons by every rule."""
-    W_in, W_out = weights_of(answer)
-    table = answer.table.copy()
-    for name, (rule, theta) in RULES.items():
-        counts = rule(W_in, W_out, theta).sum(-2)
-        for kind, found in (("none", counts == 0), ("one", counts == 1), ("many", counts > 1)):
-            table[f"{name}_{kind}"] = found.float().mean(-1).numpy()
-        live = (counts > 0).sum(-1).clamp(min=1)
-        table[f"{name}_one_of_live"] = ((counts == 1).sum(-1) / live).numpy()
-    table["features_per_neuron"] = neurons.effective_features(W_in, W_out).mean(-1).numpy()
-    if W_out.shape[-1] == N:
-        naive = {p: monosemantic_loss(IMPORTANCE, p, M) for p in table["density"].unique()}
-        table["loss_over_naive"] = table["held_out_loss"] / table["density"].map(naive)
-        closed = neurons.closed_sides(W_in, W_out, torch.from_numpy(answer.parameters("b_out")))
-        table["closed_sides"] = closed[:, : M // 2].float().sum(-1).numpy() / M
-        renamed = neurons.relabelled(W_in, W_out, torch.Generator().manual_seed(0))
-        for ratio in RATIOS:
-            found = neurons.asymmetric_motifs(W_in, W_out, ratio=ratio)
-            elsewhere = neurons.asymmetric_motifs(*renamed, ratio=ratio)
-            table["shared"], table[f"asymmetric_{ratio:g}"] = found.shared.numpy(), found.asymmetric.numpy()
-            table[f"motifs_{ratio:g}"] = found.inhibited.numpy()
-            table[f"motifs_{ratio:g}_by_chance"] = found.by_chance.numpy()
-            table[f"motifs_{ratio:g}_renamed"] = elsewhere.inhibited.numpy()
-    return table
+def neurons(table: pd.DataFrame, networks) -> pd.DataFrame:
+    """Each network's shares of dead, one-feature and many-feature neurons by every rule, its motifs, and the nulls."""
+    parts = []
+    for name, rows in table.groupby("networks_of", sort=False):
+        trained = networks(rows)
+        W_in, W_out = weights_of(trained)
+        found = {"features_per_neuron": measure.effective_features(W_in, W_out).mean(-1)}
+        for rule, (function, theta) in RULES.items():
+            counts = function(W_in, W_out, theta).sum(-2)
+            found |= {f"{rule}_none": (counts == 0).float().mean(-1), f"{rule}_one": (counts == 1).float().mean(-1),
+                      f"{rule}_many": (counts > 1).float().mean(-1),
+                      f"{rule}_one_of_live": (counts == 1).sum(-1) / (counts > 0).sum(-1).clamp(min=1)}  # fmt: skip
+        if name in LARGE.values():
+            naive = {p: monosemantic_loss(IMPORTANCE, p, M) for p in rows["density"].unique()}
+            rows = rows.assign(loss_over_naive=rows["held_out_loss"] / rows["density"].map(naive))
+            found["closed_sides"] = measure.closed_sides(W_in, W_out, trained.parameters["b_out"])[:, : M // 2].float().sum(-1) / M
+            renamed = measure.relabelled(W_in, W_out, torch.Generator().manual_seed(0))
+            for ratio in (2, 3):
+                own, other = (measure.asymmetric_motifs(*pair, ratio=ratio) for pair in ((W_in, W_out), renamed))
+                found |= {"shared": own.shared, f"asymmetric_{ratio}": own.asymmetric, f"motifs_{ratio}": own.inhibited,
+                          f"motifs_{ratio}_by_chance": own.by_chance, f"motifs_{ratio}_renamed": other.inhibited}  # fmt: skip
+        elif name != "small":
+            W = trained.parameters["W"]
+            turned = measure.rotated(W, torch.Generator().manual_seed(1))
+            found |= {"alignment": measure.alignment(W), "rotated": measure.alignment(turned)}
+            found["above_rotated"] = found["alignment"] - found["rotated"]
+        parts.append(rows.assign(**{column: values.numpy() for column, values in found.items()}))
+    return pd.concat(parts)
 
 
-def by_density(table: pd.DataFrame, values: pd.Series, level: float = 0.95) -> dict[float, stats.Interval]:
-    return {p: stats.mean(values[table["density"] == p], level) for p in sorted(table["density"].unique())[::-1]}
+def told(rows: pd.DataFrame) -> dict[str, stats.Interval]:
+    columns = {"polysemantic": "served_0.1_many", "features_per_neuron": "features_per_neuron", "loss_over_naive":
+               "loss_over_naive", "features_computed": "recovered", "motifs": "motifs_2", "motifs_by_chance":
+               "motifs_2_by_chance"}  # fmt: skip
+    return {name: stats.mean(rows[column]) for name, column in columns.items()}
 
 
-def polysemantic(table: pd.DataFrame, p: float, rules=tuple(RULES)) -> stats.Verdict:
-    here = table[table["density"] == p]
-    return stats.every(*(stats.decide(stats.mean(here[f"{rule}_many"]), (0.5, np.inf)) for rule in rules))
+def aligned(rows: pd.DataFrame, table: pd.DataFrame, density: float) -> dict[str, stats.Interval]:
+    linear = table[(table["networks_of"] == "linear") & (table["density"] == density)]
+    return {"above_rotated": stats.mean(rows["above_rotated"]), "over_linear": stats.ratio(rows["alignment"], linear["alignment"])}
 
 
-def monosemantic(table: pd.DataFrame, p: float = 1, rules=tuple(RULES)) -> stats.Verdict:
-    here = table[table["density"] == p]
-    return stats.every(*(stats.decide(stats.mean(here[f"{rule}_one_of_live"]), (0.9, np.inf)) for rule in rules))
+def everything(rows: pd.DataFrame) -> dict:
+    """Means of all that is known, how many seeds beat the naive network, and how the best seed's neurons are shared."""
+    known, best = rows.loc[:, "cell":].iloc[:, 1:].dropna(axis=1), rows.loc[rows["held_out_loss"].idxmin()]
+    return {**{column: stats.mean(known[column]) for column in known}, "best_seed_one": best["served_0.1_one"],
+            "best_seed_many": best["served_0.1_many"], "best_loss_over_naive": rows["loss_over_naive"].min(),
+            "seeds_below_naive": int((rows["loss_over_naive"] < 1).sum())}  # fmt: skip
 
 
-def claims(table: pd.DataFrame) -> dict[str, stats.Verdict]:
-    """The verdicts that can be had from one sweep of the large network."""
-    densities = table["density"].unique()
-    level = 1 - 0.05 / len(densities)
-
-    def at_some(values: pd.Series, region: tuple[float, float]) -> stats.Verdict:
-        return stats.some(*(stats.decide(found, region) for found in by_density(table, values, level).values()))
-
-    excess = {(ratio, null): by_density(table, table[f"motifs_{ratio:g}"] - table[f"motifs_{ratio:g}{null}"], level)
-              for ratio in RATIOS for null in ("_by_chance", "_renamed")}  # fmt: skip
-    motif = [stats.every(*(stats.decide(found[p], (1, np.inf)) for found in excess.values())) for p in densities]
-    found = {"polysemantic_when_sparse": polysemantic(table, 0.001)}
-    if 1 in densities:
-        found["monosemantic_when_dense"] = monosemantic(table)
-    found["beats_naive"] = at_some(table["loss_over_naive"], (-np.inf, 1))
-    found["more_features_than_naive"] = at_some(table["recovered"], (M / 2, np.inf))
-    return found | {"asymmetric_motif_found": stats.some(*motif)}
+def answer(large: dict) -> str:
+    densities = sorted(large)
+    most = max(own["features_computed"].value for own in large.values())
+    sparse, dense = (large[p]["polysemantic"].value for p in (densities[0], densities[-1]))
+    return (f"{M} neurons compute |x| of up to {most:.0f} features, {M // 2} without superposition, and as features get "
+            f"sparse the share of neurons that serve several rises from {dense:.0%} to {sparse:.0%}")  # fmt: skip
 
 
-def main(run: report.Run) -> None:
-    grids = grids_of(run)
-    scores = [measure.held_out_loss, measure.recovered]
-    answers = sweep(grids, scores, results=run.results, device=run.device, workers=run.workers)
-    tables = {name: with_neurons(answer) for name, answer in answers.items()}
-    small, large, privileged = tables["small"], tables["large"], tables["privileged"]
-    verdict = claims(large)
-    verdict["monosemantic_when_dense"] = stats.every(verdict["monosemantic_when_dense"], monosemantic(small))
-
-    verdict["beats_naive_lr_0.01"] = claims(tables["lr 0.01, cosine"])["beats_naive"]
-
-    generator, above = torch.Generator().manual_seed(1), {}
-    for name in ("privileged", "linear", "linear, descent"):
-        table, W = tables[name], torch.from_numpy(answers[name].parameters("W"))
-        table["alignment"] = neurons.alignment(W).numpy()
-        table["rotated"] = neurons.alignment(neurons.rotated(W, generator)).numpy()
-        above[name] = by_density(table, table["alignment"] - table["rotated"])
-    of_linear = {p: stats.ratio(rows["alignment"], tables["linear"].query("density == @p")["alignment"])
-                 for p, rows in privileged.groupby("density")}  # fmt: skip
-    verdict["privileged_basis_aligned"] = stats.every(*(stats.decide(r, (1, np.inf)) for r in of_linear.values()))
-    differences = above["privileged"].values()
-    verdict["privileged_basis_above_rotated"] = stats.every(*(stats.decide(d, (0, np.inf)) for d in differences))
-    rules = ("served_0.1", "served_0.25")
-    sparsest = privileged["density"].min()
-    verdict["privileged_basis_turns_polysemantic"] = stats.every(
-        monosemantic(privileged, rules=rules), polysemantic(privileged, sparsest, rules)
-    )
-
-    exact = (small["held_out_loss"] < 1e-3).sum()
-    statistics = {"n3_m6_exact": stats.share(int(exact), len(small)),
-                  "n3_m6_one_feature_neurons": stats.mean(small["served_0.1_one_of_live"])}  # fmt: skip
-    shown = {"polysemantic": "served_0.1_many", "features_per_neuron": "features_per_neuron",
-             "loss_over_naive": "loss_over_naive", "features_computed": "recovered", "motifs": "motifs_2",
-             "motifs_by_chance": "motifs_2_by_chance"}  # fmt: skip
-    for name, column in shown.items():
-        statistics |= {f"{name}_p{p:g}": found for p, found in by_density(large, large[column]).items()}
-    statistics |= {f"alignment_above_rotated_p{p:g}": found for p, found in above["privileged"].items()}
-    statistics |= {f"alignment_over_linear_p{p:g}": found for p, found in of_linear.items()}
-
-    controls: dict = {f"alignment above rotated: {name}": {f"p{p:g}": found for p, found in above[name].items()}
-                      for name in ("linear", "linear, descent")}  # fmt: skip
-    for name in ("large", "symmetric start", "lr 0.01, cosine", "twice as long"):
-        table = tables[name]
-        columns = ["loss_over_naive", "recovered", "features_per_neuron", "closed_sides", "shared", "asymmetric_2"]
-        columns += [f"{rule}_{kind}" for rule in RULES for kind in ("none", "one", "many")]
-        columns += [f"motifs_{ratio:g}{null}" for ratio in RATIOS for null in ("", "_by_chance", "_renamed")]
-        means = {c: {f"p{p:g}": found for p, found in by_density(table, table[c]).items()} for c in columns}
-        ratios = table.groupby("density")["loss_over_naive"]
-        seeds = {"below": lambda r: int((r < 1).sum()), "of": len, "best": lambda r: float(r.min())}
-        naive = {f"p{p:g}": {key: count(r) for key, count in seeds.items()} for p, r in ratios}
-        controls[name] = {"verdict": claims(table), "seeds_against_naive": naive, **means}
-    controls["privileged"] = {
-        column: {f"p{p:g}": found for p, found in by_density(privileged, privileged[column]).items()}
-        for column in [f"{rule}_{kind}" for rule in RULES for kind in ("one", "many")]
-    }
-    best = privileged.loc[privileged.groupby("density")["held_out_loss"].idxmin()].set_index("density")
-    controls["privileged, best seed"] = {
-        f"p{p:g}": {kind: round(5 * row[f"served_0.1_{kind}"]) for kind in ("none", "one", "many")}
-        for p, row in best.iterrows()
-    }
-    engine = ", ".join(sorted({e for answer in answers.values() for e in answer.table["engine"]}))
-    figure = draw(tables, answers["large"], statistics)
-    report.write(run, figure, statistics=statistics, verdict=verdict, controls=controls, engine=engine,
-                 instances=sum(map(len, grids.values())), steps=max(grid.setting.steps for grid in grids.values()),
-                 seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
+def over_density(ax, rows: pd.DataFrame, y: str, hue: str, **labels) -> None:
+    """A line in its band for each value of `hue`, dense data at the left."""
+    if y and hue:
+        plots.band(ax, rows, "density", y, hue, colours=plots.category_colours(rows[hue]))
+    plots.ticks(ax, x=[p for p in (1, 0.1, 0.01, 0.001) if p >= rows["density"].min()], log="x")
+    ax.set(xlim=(1.2, rows["density"].min() / 1.2), xlabel="density p = 1 - S", **labels)
 
 
-def over_density(ax, table: pd.DataFrame, y: str, hue: str, colours: dict, **labels) -> None:
-    """A line in its band for each value of `hue`."""
-    plots.band(ax, table, "density", y, hue, colours=colours)
-    along(ax, table, **labels)
+def columns(ax, rows: pd.DataFrame, names: dict[str, str], **labels) -> None:
+    """A line for each of several columns."""
+    long = rows.melt("density", list(names), "of", "value").replace({"of": names})
+    over_density(ax, long, "value", "of", **labels)
 
 
-def along(ax, table: pd.DataFrame, **labels) -> None:
-    """Density as the horizontal axis, dense data at the left."""
-    ax.set_xscale("log")
-    ticks = [p for p in (1, 0.1, 0.01, 0.001) if p >= table["density"].min()]
-    ax.set_xticks(ticks, [f"{p:g}" for p in ticks])
-    ax.minorticks_off()
-    ax.set(xlim=(1.2, table["density"].min() / 1.2), xlabel="density p = 1 - S", **labels)
-
-
-def shares(ax, table: pd.DataFrame, title: str, legend: str) -> None:
+def shares(ax, rows: pd.DataFrame, title: str) -> None:
     """Shares of neurons by how many features they serve; the other rules' dashed."""
-    names = {"one": "one feature", "many": "two or more", "none": "none (dead)"}
-    colours = plots.category_colours(names.values())
-    long = table.melt("density", [f"served_0.1_{kind}" for kind in names], "serves", "share")
-    long["serves"] = long["serves"].str.rpartition("_")[2].map(names)
-    over_density(ax, long, "share", "serves", colours, ylabel="share of neurons", title=title, ylim=(-0.02, 1.02))
+    kinds = {"one": "one feature", "many": "two or more", "none": "none (dead)"}
+    columns(ax, rows, {f"served_0.1_{kind}": name for kind, name in kinds.items()}, title=title, ylim=(-0.02, 1.02),
+            ylabel="share of neurons")  # fmt: skip
+    means, colours = rows.groupby("density").mean(numeric_only=True), plots.category_colours(kinds)
     for rule in list(RULES)[1:]:
         for kind in ("one", "many"):
-            means = table.groupby("density")[f"{rule}_{kind}"].mean()
-            ax.plot(means.index, means, color=colours[names[kind]], linewidth=0.8, linestyle="--", zorder=1)
-    ax.plot([], [], color=plots.GREY, linewidth=0.8, linestyle="--", label="by other rules")
-    ax.legend(title="serves", loc=legend)
+            ax.plot(means[f"{rule}_{kind}"], color=colours[kind], linewidth=0.8, linestyle="--", zorder=1)
+    plots.legend(ax, {"by other rules": {"linestyle": "--"}}, title="serves", loc="center left", size=9)
 
 
-def draw(tables: dict[str, pd.DataFrame], large: Results, statistics: dict[str, stats.Interval]) -> plots.Figure:
+def draw(rows: pd.DataFrame, networks) -> plots.Figure:
     """Neuron stacks of the best networks; shares of neurons; what is computed against no superposition; the motif."""
     figure, axes = plots.figure(3, 3, width=14, height=4)
-    table = tables["large"]
-    W_in, W_out = weights_of(large)
-    densities = sorted(table["density"].unique())[::-1]
-    for ax, p in zip(axes[0], [densities[0], min(densities, key=lambda d: abs(d - 0.1)), densities[-1]], strict=True):
-        best = table.loc[table["density"] == p, "loss_over_naive"].idxmin()
-        counts = neurons.served(W_in[best], W_out[best]).sum(0).numpy()
-        plots.neuron_stacks(ax, W_in[best].numpy(), alive=counts > 0)
-        ax.set_title(
-            f"p = {p:g}, best seed: {(counts == 1).sum()} neurons serve\none feature, {(counts > 1).sum()} several"
-        )
-    axes[0, 0].legend(loc="upper right")
-
-    shares(axes[1, 0], table, f"|x|, n = {N}, m = {M}", "center left")
-    variants = {"open start": "large", "lr 0.01, cosine": "lr 0.01, cosine", "symmetric start": "symmetric start"}
-    both = pd.concat({name: tables[key] for name, key in variants.items()}, names=["start", None]).reset_index("start")
-    colours = plots.category_colours(variants)
-    over_density(axes[1, 1], both, "recovered", "start", colours, ylabel="features computed, sum of R$^2$",
-                 ylim=(0, None), title="Features computed")  # fmt: skip
-    for name, rows in both.groupby(
-        "start", sort=False
-    ):  # seeds: a side that stays off makes one far worse than the next
-        axes[1, 2].plot(rows["density"], rows["loss_over_naive"], "o", color=colours[name], markersize=3, alpha=0.6)
-        axes[1, 2].plot(rows.groupby("density")["loss_over_naive"].median(), color=colours[name], label=name)
-    along(axes[1, 2], both, yscale="log", ylabel="held-out loss / naive loss",
-          title="Loss against no superposition: seeds, median")  # fmt: skip
+    of = dict(iter(rows.groupby("networks_of")))
+    large, densities = of["large"], sorted(of["large"]["density"].unique())
+    for ax, p in zip(axes[0], (densities[-1], min(densities, key=lambda d: abs(d - 0.1)), densities[0]), strict=True):
+        best = large.loc[[large.loc[large["density"] == p, "loss_over_naive"].idxmin()]]
+        W_in, W_out = (weights[0] for weights in weights_of(networks(best)))
+        counts = measure.served(W_in, W_out).sum(0).numpy()
+        plots.neuron_stacks(ax, W_in.numpy(), alive=counts > 0)
+        ax.set_title(f"p = {p:g}, best seed: {(counts == 1).sum()} neurons serve\none feature, {(counts > 1).sum()} several")
+    plots.legend(axes[0, 0], loc="upper right")
+    shares(axes[1, 0], large, f"|x|, n = {N}, m = {M}")
+    starts = rows[rows["networks_of"].isin(["large", "lr 0.01, cosine", "symmetric start"])]
+    starts = starts.replace({"networks_of": {"large": "open start"}})
+    over_density(axes[1, 1], starts, "recovered", "networks_of", ylabel="features computed, sum of R$^2$", ylim=(0, None),
+                 title="Features computed")  # fmt: skip
+    colours = plots.category_colours(starts["networks_of"])
+    plots.scatter(axes[1, 2], starts, "density", "loss_over_naive", "networks_of", colours=colours)
+    for name, own in starts.groupby("networks_of"):  # a side that stays off makes a seed far worse than the next
+        axes[1, 2].plot(own.groupby("density")["loss_over_naive"].median(), color=colours[name])
+    over_density(axes[1, 2], starts, "", "", yscale="log", ylabel="held-out loss / naive loss",
+                 title="Loss against no superposition: seeds, median")  # fmt: skip
     plots.reference(axes[1, 1], [1, 0.001], M / 2, "naive: two neurons each")
     plots.reference(axes[1, 2], [1, 0.001], 1, "naive")
-    axes[1, 2].legend(loc="lower left")
-
-    names = {"": "trained", "_by_chance": "null: random sides", "_renamed": "null: features renamed"}
-    long = table.melt("density", [f"motifs_2{null}" for null in names], "of", "motifs")
-    long["of"] = long["of"].str.removeprefix("motifs_2").map(names)
-    over_density(axes[2, 0], long, "motifs", "of", plots.category_colours(names.values()), ylabel="motifs per network",
-                 title="Asymmetric pairs with inhibition")  # fmt: skip
+    columns(axes[2, 0], large, {f"motifs_2{null}": name for null, name in NULLS.items()}, ylabel="motifs per network",
+            title="Asymmetric pairs with inhibition")  # fmt: skip
     axes[2, 0].set_yscale("symlog", linthresh=1)
     axes[2, 0].set_ylim(0, None)
-    axes[2, 0].legend()
-    shares(axes[2, 1], tables["privileged"], "x through ReLU neurons, n = 10, m = 5", "center right")
-    names = {"alignment": "ReLU neurons", "rotated": "rotated (null)", "linear": "linear hidden layer"}
-    linear = tables["linear"][["density", "alignment"]].rename(columns={"alignment": "linear"})
-    long = (
-        pd.concat([tables["privileged"], linear]).melt("density", list(names), "of", "aligned").replace({"of": names})
-    )
-    over_density(axes[2, 2], long, "aligned", "of", plots.category_colours(names.values()),
-                 title="Features on neurons, n = 10, m = 5", ylabel="mean max$_k$ |W$_{ik}$| / |W$_i$|")  # fmt: skip
-    axes[2, 2].legend()
-    dense, sparse = (statistics[f"polysemantic_p{p:g}"].value for p in (densities[0], densities[-1]))
-    most = max((statistics[f"features_computed_p{p:g}"].value, p) for p in densities)
-    figure.suptitle(
-        f"{dense:.0%} of neurons serve several features at p = {densities[0]:g}, {sparse:.0%} at {densities[-1]:g}; "
-        f"{M} neurons compute up to {most[0]:.1f} features (p = {most[1]:g}), {M // 2} without superposition",
-        fontsize=14,
-    )
+    shares(axes[2, 1], of["relu"], "x through ReLU neurons, n = 10, m = 5")
+    both = pd.concat([of["relu"], of["linear"][["density", "alignment"]].rename(columns={"alignment": "linear"})])
+    columns(axes[2, 2], both, {"alignment": "ReLU neurons", "rotated": "rotated (null)", "linear": "linear hidden layer"},
+            title="Features on neurons, n = 10, m = 5", ylabel="mean max$_k$ |W$_{ik}$| / |W$_i$|")  # fmt: skip
+    for ax in (axes[1, 1], axes[2, 0], axes[2, 2]):
+        plots.legend(ax, size=9)
     return figure
 
 
 if __name__ == "__main__":
-    report.experiment(main)
+    experiment(study)

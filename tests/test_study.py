@@ -83,6 +83,14 @@ def test_every_cell_becomes_rows_with_its_fields_properties_and_axes(tmp_path):
         made.outcome.trained.networks(table)
 
 
+def test_derived_columns_may_come_from_networks(tmp_path):
+    def derive(table, networks):
+        return pd.concat([rows.assign(again=norm(networks(rows))["norm"].numpy()) for _, rows in table.groupby("cell")])
+
+    table = Study(CELLS[:2], setting, measures=[norm], seeds=2, derive=derive).train(results=tmp_path).trained.rows
+    np.testing.assert_array_equal(table["again"], table["norm"])
+
+
 def test_joined_grids_have_each_cells_setting():
     grids = {str(cell): Grid(setting(cell), {"seed": [5, 7]}) for cell in CELLS}
     for stack in stacked(grids):
