@@ -1,309 +1,214 @@
 """How many latents should a dictionary have? Splitting, absorption, dead latents, score and description length.
 
-16 features, U[0, 1] magnitudes, along random unit directions in 12 dimensions; L1 dictionaries with H/F from 1/2 to 16.
-Worlds: four densities, frequencies that fall as Zipf's law (exponents 1 and 2, mean density .05), and a hierarchy in
-which a child is on only if its parent is, beside independent features of the same frequencies (its control).
+16 features, U[0, 1] magnitudes, along random unit directions in 12 dimensions; L1 dictionaries of H latents. Worlds:
+four densities, Zipf's law (mean density .05), a hierarchy (a child is on only if its parent is) and, beside it,
+independent features of the same frequencies. Each H has its own learning rate, searched in the base world (p = .05).
 
-Two criteria. Score: MCC (one-to-one matching of directions, missing features count 0) above that of as many random
-latents. Description length of a sample, as in Ayonrinde et al. (2024, "Interpretability as compression"), at precision
-D = .05: which latents are on, sum_j h2(f_j); L0 log2(1/D) for how much; (d/2) log2(1 + mse / (d D^2)) for what is left;
-and the decoder at log2(1/D) bits a number, shared out over the training samples. The features themselves as dictionary
-give the reference. The optimum is the H whose mean over seeds is best, with a bootstrap interval over seeds of
-log2(H*/F); an interval of one point says that every resample has the same optimum.
-
-Hypotheses and rules. `optimum_near_F`: by description length H* is F or 2F in all four densities. `criteria_agree`: H*
-by score and by length differ by a factor of 2 at most in every world. `moves_with_density`: log2 H* by length differs
-between densities .02 and .2 (interval of the difference excludes 0); `moves_with_frequencies`: between Zipf 2 and
-uniform at .05; `moves_with_penalty`: between coefficients .03 and .3. `splitting_grows`, `dead_grows`: a larger share
-of latents is split (dead) at H/F = 16 than at 1, base world. `absorption`: in the hierarchy more latents at H/F = 2
-are silent where another feature is on (A&!B) than with independent features of the same frequencies.
-
-Each H is trained at its own learning rate, searched in the base world (p = .05, coefficient .1) on other seeds.
-Controls that can fail: `rate_does_not_decide`, `length_does_not_decide`: at half and twice the rate, and at half the
-steps, the base world's H* by length moves by a factor of 2 at most; other precisions (D = .02, .1); untrained scores.
-
-Added after looking: what a score above chance can reach falls as latents, and so chance, grow, which favours small
-dictionaries. So optima are also given for the score as a share of that ceiling, (MCC - chance) / (1 - chance), and for
-F1 of firing: `ceiling_agrees`: H* by the former and by length differ by a factor of 2 at most in every world.
-
-Two cores: --quick about a minute (not timed alone), default 7 to 8.
+Criteria. Score: MCC (one-to-one matching of directions) above that of as many random latents; added after looking, as
+its ceiling falls when chance grows: its share of the ceiling, and F1 of firing. Description length of a sample
+(Ayonrinde et al. 2024, "Interpretability as compression") at precision D = .05: which latents are on, sum_j h2(f_j);
+how much, L0 log2(1/D); what is left, (d/2) log2(1 + mse / (d D^2)); and the decoder at log2(1/D) bits a number, shared
+out over training samples. H* has the best mean over seeds. Two cores: --quick a minute, default about 5 (a first one
+had 12 seeds, and H = 16 F in all worlds, where no optimum lies; now the base world alone has it).
 """
 
-from __future__ import annotations
-
 import math
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from toysup import plots, report, stats
+from toysup import measure, plots, stats
 from toysup.ensemble import Trained
 from toysup.features import Hierarchy, PowerLaw, SparseUniform
-from toysup.measure import feature_f1, held_out_loss, mcc_above_chance, mean_l0, reconstruction_error
-from toysup.measure.dictionary import firing, latent_kinds
 from toysup.models import L1, Embedding, SparseAutoencoder
-from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
-from toysup.sweep import Grid, sweep
+from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, experiment
 from toysup.tasks import Reconstruction
 from toysup.theory import mcc_floor
 
 QUESTION = "How many latents should a dictionary have, and how does that move with density and frequencies?"
-F, WIDTH, PENALTY, BASE = 16, 12, 0.1, "p = .05"
-PRECISION = 0.05
+F, WIDTH, BASE, PRECISION = 16, 12, "p = .05", {"bits": 0.05, "bits_fine": 0.02, "bits_coarse": 0.1}
+DENSITIES, PENALTIES = ["p = .02", BASE, "p = .1", "p = .2"], {"penalty 0.03": 0.03, "penalty 0.3": 0.3}
 TREE = Hierarchy(F, 3, 0.12, 0.3, n_roots=4)
-WORLDS = {
-    "p = .02": np.full(F, 0.02), BASE: np.full(F, 0.05), "p = .1": np.full(F, 0.1), "p = .2": np.full(F, 0.2),
-    "Zipf 1": PowerLaw(F, 1.0, 0.05).activity.numpy(), "Zipf 2": PowerLaw(F, 2.0, 0.05).activity.numpy(),
-    "as hierarchy": TREE.activity.numpy(),
-}  # fmt: skip
-AXES = ("features.density", "task.penalty", "optimizer.lr")
+ACTIVITY = {name: np.full(F, float(name[4:])) for name in DENSITIES} | {
+    f"Zipf {s}": PowerLaw(F, float(s), 0.05).activity.double().numpy() for s in (1, 2)} | {
+    "as hierarchy": TREE.activity.double().numpy()}  # fmt: skip
+WORLDS = [*ACTIVITY, "hierarchy"]
+CRITERIA = {"length": "bits", "score": "mcc_above_chance", "ceiling": "found", "F1": "f1",
+            "length, finer": "bits_fine", "length, coarser": "bits_coarse"}  # fmt: skip
+MOVES = {"density": ("p = .02", "p = .2"), "frequencies": (BASE, "Zipf 2"), "penalty": tuple(PENALTIES)}
+TRAININGS = {"half the rate": {"optimizer.lr": 0.5}, "twice the rate": {"optimizer.lr": 2.0},
+             "half the steps": {"steps": 0.5}}  # fmt: skip
+BY_SIZE = [*CRITERIA.values(), "dead_share", "split_share", "silenced", "conjunctions", "mean_l0", "untrained"]
 
 
-def bits(trained: Trained, precision: float = PRECISION) -> Tensor:
-    """Description length of a sample, bits."""
-    seen = firing(trained)
+class Cell(NamedTuple):
+    """A dictionary in one world."""
+
+    world: str
+    latents: int
+
+    penalty = property(lambda cell: PENALTIES.get(cell.world, 0.1))
+    ratio = property(lambda cell: cell.latents / F)
+
+
+def bits(trained: Trained) -> dict[str, torch.Tensor]:
+    """Description length of a sample."""
+    seen, setting, found = measure.firing(trained), trained.setting, {}
     f = (seen.latent / seen.samples).double()
     which = -(torch.xlogy(f, f) + torch.xlogy(1 - f, 1 - f)).sum(-1) / math.log(2)
-    each, width = math.log2(1 / precision), trained.setting.task.n_inputs(trained.setting.features)
-    left = width / 2 * torch.log2(1 + seen.error.mean(0) / (width * precision**2))
-    decoder = f.shape[-1] * width * each / (trained.setting.steps * trained.setting.batch)
-    return which + each * f.sum(-1) + left + decoder
+    for name, precision in PRECISION.items():
+        left = WIDTH / 2 * torch.log2(1 + seen.error.mean(0) / (WIDTH * precision**2))
+        each, samples = math.log2(1 / precision), setting.steps * setting.batch
+        found[name] = which + each * f.sum(-1) + left + f.shape[-1] * WIDTH * each / samples
+    return found
 
 
-def bits_fine(trained: Trained) -> Tensor:
-    """`bits` at precision .02."""
-    return bits(trained, 0.02)
+def latents(trained: Trained) -> dict[str, torch.Tensor]:
+    """What latents there are; how well they tell features, also before training."""
+    kinds, f1 = measure.latent_kinds(trained), measure.feature_f1(trained).nanmean(-1)
+    return {"dead_share": kinds.dead / sum(kinds), "split_share": kinds.split / sum(kinds), "f1": f1,
+            "silenced": kinds.composite_and_not, "conjunctions": kinds.composite_and,
+            "untrained": measure.mcc_above_chance(trained.at(0))}  # fmt: skip
 
 
-def bits_coarse(trained: Trained) -> Tensor:
-    """`bits` at precision .1."""
-    return bits(trained, 0.1)
+def study(run: Run) -> Study:
+    size = run.sizes(dict(most=16, steps=2000, batch=256, seeds=8, rates=(0.005, 0.01, 0.02), extend=3),
+                     quick=dict(most=4, steps=600, rates=(0.01, 0.02), extend=0),
+                     smoke=dict(most=1, steps=4, batch=32, seeds=2))  # fmt: skip
+
+    def grid(cell: Cell) -> Setting:
+        features = TREE if cell.world == "hierarchy" else SparseUniform(F, ACTIVITY.get(cell.world, ACTIVITY[BASE]))
+        task = Reconstruction(Model(Embedding, width=WIDTH), penalty=cell.penalty)
+        model = Model(SparseAutoencoder, latents=cell.latents, sparsity=L1())
+        return Setting(features, task, model, Adam(beta2=0.99, schedule=Cosine()), size.steps, size.batch)
+
+    cells = [Cell(world, 8 * 2**power) for power in range(6) for world in [*WORLDS, *PENALTIES]]
+    grows = (1e-9, math.inf)
+    return Study(
+        [cell for cell in cells if cell.ratio <= size.most and (cell.ratio < 16 or cell.world == BASE)], grid,
+        measures=[measure.mcc_above_chance, bits, latents, measure.mean_l0, measure.reconstruction_error],
+        search=Search(lambda cell: grid(cell._replace(world=BASE)), size.rates, measure.held_out_loss, lowest=True,
+                      extend=size.extend),
+        variants={name: Variant(change, lambda cell: cell.world == BASE) for name, change in TRAININGS.items()},
+        seeds=size.seeds, snapshots=(0,), derive=derive,
+        findings={
+            "optima": Finding(optima, "world", "{column}, {world}", {"world": WORLDS}),
+            "kinds": Finding(kinds, (), "{column}"),
+            "length": Finding(curve, "world"),
+            **{f"moved by {of}": Finding(lambda length, a=a, b=b: best(length[a], length[b]), (),
+                                         f"log2 H* by length, {b} over {a}") for of, (a, b) in MOVES.items()},
+            "trained_otherwise": Finding(lambda rows, length: best(length[BASE], curve(rows)), "variant", "",
+                                         lambda table: table["variant"] != "", None),
+            "by_size": Finding(lambda rows: {of: stats.mean(rows[of]) for of in BY_SIZE}, ("world", "variant", "ratio"),
+                               variant=None),
+        },
+        claims=[
+            Claim("optimum_near_F", "the shortest description has F to 2F latents at each of four densities",
+                  "optima.log2 H*/F by length", (-0.01, 1.01), where={"world": DENSITIES}),
+            Claim("criteria_agree", "score and length are best at sizes within a factor of 2",
+                  "optima.log2 H* by score less by length", 1.0),
+            Claim("ceiling_agrees", "so are the score's share of its ceiling and length",
+                  "optima.log2 H* by ceiling less by length", 1.0),
+            *[Claim(f"moves_with_{of}", f"the best size by length is another at {b} than at {a}", f"moved by {of}",
+                    outside=0.01) for of, (a, b) in MOVES.items()],
+            *[Claim(name, f"in the largest a larger share is {kind} than at H = F", f"kinds.{kind} share, most less H = F",
+                    grows) for name, kind in (("splitting_grows", "split"), ("dead_grows", "dead"))],
+            Claim("absorption", "more latents are silent where another feature is on if features form a hierarchy",
+                  "kinds.hierarchy less independent", grows),
+            Check("rate_does_not_decide", "half and twice the learning rate move the best size by length by 2 at most",
+                  "trained_otherwise", 1.0, where={"variant": list(TRAININGS)[:2]}),
+            Check("length_does_not_decide", "and so do half the steps", "trained_otherwise", 1.0,
+                  where={"variant": "half the steps"}),
+        ],
+        draw=draw, answer=answer,
+    )  # fmt: skip
 
 
-def dead_share(trained: Trained) -> Tensor:
-    """Latents never on, per latent."""
-    kinds = latent_kinds(trained)
-    return kinds.dead / sum(kinds)
+def derive(table: pd.DataFrame) -> pd.DataFrame:
+    """With the score as a share of its ceiling, and bits over those with the features as dictionary (no decoder)."""
+    chance = table["latents"].map({h: mcc_floor(F, h, WIDTH) for h in set(table["latents"])})
+    own = {world: -(p * np.log2(p) + (1 - p) * np.log2(1 - p)).sum() + p.sum() * math.log2(1 / PRECISION["bits"])
+           for world, p in ACTIVITY.items()}  # fmt: skip
+    return table.assign(found=table["mcc_above_chance"] / (1 - chance), excess=table["bits"] / table["world"].map(own))
 
 
-def split_share(trained: Trained) -> Tensor:
-    """Latents about a feature that has another, per latent."""
-    kinds = latent_kinds(trained)
-    return kinds.split / sum(kinds)
+def curve(rows: pd.DataFrame, column: str = "bits") -> pd.DataFrame:
+    """(seed, H/F) in one world; bits are negative, so that more is better."""
+    values = rows.pivot(index="seed", columns="ratio", values=column).astype(float)
+    return -values if column in PRECISION else values
 
 
-def silenced(trained: Trained) -> Tensor:
-    """Latents for a feature that are off where some other feature is on, A&!B."""
-    return latent_kinds(trained).composite_and_not
+def best(*curves: pd.DataFrame) -> stats.Interval:
+    """log2 of H*/F; of two, log2 of the second's H* over the first's, of sizes that both have, seeds drawn together."""
+    sizes = curves[0].columns.intersection(curves[-1].columns)
+    ratios = np.log2(sizes.to_numpy())
+
+    def of(*values: np.ndarray) -> float:
+        tops = [ratios[own.mean(0).argmax()] for own in values]
+        return tops[-1] - (tops[0] if len(tops) > 1 else 0)
+
+    return stats.bootstrap(of, *(own[sizes].to_numpy() for own in curves), paired=True, resamples=1000)
 
 
-def conjunctions(trained: Trained) -> Tensor:
-    """Latents for A&B."""
-    return latent_kinds(trained).composite_and
+def optima(rows: pd.DataFrame, world: str) -> dict[str, stats.Interval]:
+    """Where each criterion has its optimum in one world, and what is reached where length has it."""
+    curves = {name: curve(rows, column) for name, column in CRITERIA.items()}
+    found = {f"log2 H*/F by {name}": best(own) for name, own in curves.items()}
+    for name in ("score", "ceiling"):
+        found[f"log2 H* by {name} less by length"] = best(curves["length"], curves[name])
+    own = rows[rows["ratio"] == curves["length"].mean().idxmax()]
+    found["score at H*"] = stats.mean(own["mcc_above_chance"])
+    return found | ({"bits at H* over the features' own": stats.mean(own["excess"])} if world in ACTIVITY else {})
 
 
-def f1(trained: Trained) -> Tensor:
-    """Mean over features of their matched latents' F1."""
-    return feature_f1(trained).nanmean(-1)
-
-
-def untrained(trained: Trained) -> Tensor:
-    """Score before training."""
-    return mcc_above_chance(trained.at(0))
-
-
-def oracle(density: np.ndarray) -> float:
-    """Bits of a sample if the features themselves are the dictionary (without the decoder)."""
-    which = -(density * np.log2(density) + (1 - density) * np.log2(1 - density)).sum()
-    return float(which + density.sum() * math.log2(1 / PRECISION))
-
-
-def setting_of(run: report.Run, latents: int, features: Any, lr: float = 0.01) -> Setting:
-    """One dictionary size in one kind of world."""
-    task = Reconstruction(Model(Embedding, width=WIDTH), penalty=PENALTY)
-    model = Model(SparseAutoencoder, latents=latents, sparsity=L1())
-    steps, batch = run.pick(default=2000, quick=600, smoke=4), run.pick(default=256, smoke=32)
-    return Setting(features, task, model, Adam(lr, beta2=0.99, schedule=Cosine()), steps, batch)
-
-
-def run_all(run: report.Run) -> tuple[pd.DataFrame, pd.DataFrame, str, float]:
-    """One row per dictionary; the learning rates; engines and seconds."""
-    options: dict[str, Any] = {"results": run.results, "device": run.device, "workers": run.workers}
-    sizes = [int(F * r) for r in run.pick(default=[0.5, 1, 2, 4, 8, 16], quick=[0.5, 1, 2, 4], smoke=[0.5, 1])]
-    seeds = range(run.pick(default=12, quick=8, smoke=2))
-    base = SparseUniform(F, WORLDS[BASE])
-    search = {f"H{h}": Grid(setting_of(run, h, base), {"seed": SEARCH_SEEDS}) for h in sizes}
-    rates = best_rates(search, run.pick(default=[0.005, 0.01, 0.02], quick=[0.01, 0.02]), score=held_out_loss,
-                       lowest=True, extend=run.pick(default=3, quick=0), **options)  # fmt: skip
-    grids = {}
-    for h in sizes:
-        lr = float(rates.loc[f"H{h}", "lr"])
-        cells = {world: (density, PENALTY, lr) for world, density in WORLDS.items()}
-        cells |= {f"penalty {c:g}": (WORLDS[BASE], c, lr) for c in (0.03, 0.3)}
-        cells |= {f"rate x{r:g}": (WORLDS[BASE], PENALTY, lr * r) for r in (0.5, 2.0)}
-        setting = setting_of(run, h, base, lr)
-        grids[f"worlds_H{h}"] = Grid(setting, {AXES: cells, "seed": seeds})
-        grids[f"hierarchy_H{h}"] = Grid(setting_of(run, h, TREE, lr), {"seed": seeds})
-        grids[f"half_H{h}"] = Grid(setting, {"steps": [max(1, setting.steps // 2)], "seed": seeds})
-    measures = [mcc_above_chance, f1, bits, bits_fine, bits_coarse, dead_share, split_share, silenced, conjunctions,
-                mean_l0, reconstruction_error, untrained]  # fmt: skip
-    answers = sweep(grids, measures, snapshots=(0,), **options)
-    parts = []
-    for name, answer in answers.items():
-        kind, _, h = name.partition("_H")
-        parts.append(answer.table.assign(latents=int(h), ratio=int(h) / F, kind=kind))
-    rows = pd.concat(parts, ignore_index=True)
-    engine = ", ".join(sorted(set(rows["engine"])))
-    return rows, rates, engine, sum(answer.seconds for answer in answers.values())
-
-
-def by_seed(rows: pd.DataFrame, world: str, column: str) -> pd.DataFrame:
-    """(seed, ratio) of one measure in one world."""
-    return rows[rows["world"] == world].pivot(index="seed", columns="ratio", values=column).astype(float)
-
-
-def optimum(values: pd.DataFrame, lowest: bool) -> stats.Interval:
-    """log2(H*/F), H* where the mean over seeds is best, with its bootstrap interval over seeds."""
-    ratios = np.log2(values.columns.to_numpy())
-    sign = -1 if lowest else 1
-    return stats.bootstrap(lambda v: ratios[(sign * v.mean(0)).argmax()], values.to_numpy(), resamples=1000)
-
-
-def shift(a: pd.DataFrame, b: pd.DataFrame) -> stats.Interval:
-    """log2 of the optimum by length in b over that in a, seeds drawn together."""
-    ratios = np.log2(a.columns.to_numpy())
-    return stats.bootstrap(lambda u, v: ratios[v.mean(0).argmin()] - ratios[u.mean(0).argmin()], a.to_numpy(),
-                           b.to_numpy(), paired=True, resamples=1000)  # fmt: skip
-
-
-def moves(interval: stats.Interval) -> stats.Verdict:
-    """Whether an optimum moved: supported where the interval lies on one side of 0."""
-    return stats.some(stats.decide(interval, (0.01, np.inf)), stats.decide(interval, (-np.inf, -0.01)))
-
-
-def main(run: report.Run) -> None:
-    rows, rates, engine, seconds = run_all(run)
-    names = {"hierarchy": "hierarchy", "half": "half length"}
-    chance = rows["latents"].map(lambda h: mcc_floor(F, h, WIDTH))
-    rows["found"] = rows["mcc_above_chance"] / (1 - chance)
-    rows["world"] = [names.get(kind, world) for kind, world in zip(rows["kind"], rows["density"], strict=True)]
-    ratios = sorted(rows["ratio"].unique())
-    worlds = [*WORLDS, "hierarchy"]
-    statistics, verdict, controls = {}, {}, {name: {} for name in ("by_size", "other_precision", "moved", "untrained")}
-    best, agree, close = {}, [], []
-    for world in worlds:
-        length, score = by_seed(rows, world, "bits"), by_seed(rows, world, "mcc_above_chance")
-        best[world] = statistics[f"log2 H*/F by length, {world}"] = optimum(length, True)
-        statistics[f"log2 H*/F by score, {world}"] = optimum(score, False)
-        for name, column, into in (("score", "mcc_above_chance", agree), ("ceiling", "found", close)):
-            other = by_seed(rows, world, column)
-            apart = stats.bootstrap(
-                lambda u, v: np.log2(ratios[v.mean(0).argmax()] / ratios[u.mean(0).argmin()]), length.to_numpy(),
-                other.to_numpy(), paired=True, resamples=1000)  # fmt: skip
-            statistics[f"log2 H* by {name} less by length, {world}"] = apart
-            into.append(stats.decide(apart, 1.0))
-        at_best = length.mean().idxmin()
-        statistics[f"score at H*, {world}"] = stats.mean(score[at_best])
-        if world in WORLDS:
-            excess = length[at_best] / oracle(WORLDS[world].astype(float))
-            statistics[f"bits at H* over the features' own, {world}"] = stats.mean(excess)
-        others = {c: optimum(by_seed(rows, world, c), True) for c in ("bits_fine", "bits_coarse")}
-        controls["other_precision"][world] = others
-    near = [stats.decide(best[world], (-0.01, 1.01)) for world in ("p = .02", BASE, "p = .1", "p = .2")]
-    verdict["optimum_near_F"], verdict["criteria_agree"] = stats.every(*near), stats.every(*agree)
-    verdict["ceiling_agrees"] = stats.every(*close)
-    for name, a, b in (("density", "p = .02", "p = .2"), ("frequencies", BASE, "Zipf 2"),
-                       ("penalty", "penalty 0.03", "penalty 0.3")):  # fmt: skip
-        moved = shift(by_seed(rows, a, "bits"), by_seed(rows, b, "bits"))
-        statistics[f"log2 H* by length, {b} over {a}"] = moved
-        verdict[f"moves_with_{name}"] = moves(moved)
+def kinds(rows: pd.DataFrame) -> dict[str, stats.Interval]:
+    """How splitting and dead latents grow; absorption, at H = 2F or the largest there is."""
+    at, found = min(2.0, rows["ratio"].max()), {}
     for kind in ("split", "dead"):
-        own = by_seed(rows, BASE, f"{kind}_share")
-        grown = statistics[f"{kind} share, most less H = F"] = stats.mean(own[ratios[-1]] - own[1.0])
-        verdict["splitting_grows" if kind == "split" else "dead_grows"] = stats.decide(grown, (1e-9, np.inf))
-    two = 2.0 if 2.0 in ratios else 1.0
-    hidden = [by_seed(rows, world, "silenced")[two] for world in ("hierarchy", "as hierarchy")]
-    statistics["A&!B latents at H = 2F, hierarchy"], statistics["and independent"] = map(stats.mean, hidden)
-    more = statistics["hierarchy less independent"] = stats.mean(hidden[0] - hidden[1])
-    verdict["absorption"] = stats.decide(more, (1e-9, np.inf))
-    base = by_seed(rows, BASE, "bits")
-    steady = {w: shift(base, by_seed(rows, w, "bits")) for w in ("rate x0.5", "rate x2", "half length")}
-    controls["moved"] = steady
-    verdict["rate_does_not_decide"] = stats.every(*(stats.decide(steady[w], 1.0) for w in ("rate x0.5", "rate x2")))
-    verdict["length_does_not_decide"] = stats.decide(steady["half length"], 1.0)
-    columns = [
-        "mcc_above_chance",
-        "found",
-        "f1",
-        "bits",
-        "dead_share",
-        "split_share",
-        "silenced",
-        "conjunctions",
-        "mean_l0",
-    ]
-    for world, own in rows.groupby("world"):
-        at = {f"{r:g}": own[own["ratio"] == r] for r in ratios}
-        controls["by_size"][world] = {c: {r: stats.mean(rows[c]) for r, rows in at.items()} for c in columns}
-        controls["untrained"][world] = stats.mean(own["untrained"])
-    controls["learning_rates"] = rates.to_dict("index")
-    report.write(run, draw(rows, best, ratios), statistics=statistics, verdict=verdict, controls=controls,
-                 engine=engine, instances=len(rows), steps=run.pick(default=2000, quick=600, smoke=4),
-                 seconds=seconds)  # fmt: skip
+        own = curve(rows[rows["world"] == BASE], f"{kind}_share")
+        found[f"{kind} share, most less H = F"] = stats.mean(own.iloc[:, -1] - own[1.0])
+    tree, apart = (curve(rows[rows["world"] == world], "silenced")[at] for world in ("hierarchy", "as hierarchy"))
+    return found | {"A&!B latents at H = 2F, hierarchy": stats.mean(tree), "and independent": stats.mean(apart),
+                    "hierarchy less independent": stats.mean(tree - apart)}  # fmt: skip
 
 
-def draw(rows: pd.DataFrame, best: dict[str, stats.Interval], ratios: list[float]) -> plots.Figure:
-    """Description length and score over H/F, what latents there are, and where the optimum lies."""
+def answer(optima: dict) -> str:
+    size = {world: f"{2 ** found['log2 H*/F by length'].value:g}" for world, found in optima.items()}
+    usual = max(set(size.values()), key=list(size.values()).count)
+    others = ", ".join(f"{ratio} for {world}" for world, ratio in size.items() if ratio != usual)
+    but = f" ({others})" if others else ""
+    return f"The shortest description has {usual} latents for each feature{but}; further ones split features or die."
+
+
+def draw(rows: pd.DataFrame, optima: dict) -> plots.Figure:
+    """Description length and score over H/F, what latents there are, and where the optima lie."""
     figure, axes = plots.figure(2, 3, width=13, height=3.9)
     length, score, where, split, dead, silent = axes.flat
-    densities = ["p = .02", BASE, "p = .1", "p = .2"]
-    colours = plots.category_colours([*densities, "Zipf 1", "Zipf 2", "hierarchy", "as hierarchy"])
-    shown = rows.assign(excess=[b / oracle(WORLDS[w].astype(float)) if w in WORLDS else np.nan
-                                for b, w in zip(rows["bits"], rows["world"], strict=True)])  # fmt: skip
-    panels = ((length, "excess", [*densities, "Zipf 2"]), (score, "found", [*densities, "Zipf 2"]),
-              (split, "split_share", densities), (dead, "dead_share", [*densities, "Zipf 2"]),
-              (silent, "silenced", ["hierarchy", "as hierarchy", BASE]))  # fmt: skip
-    for ax, column, names in panels:
-        own = shown[shown["world"].isin(names)]
-        plots.band(ax, own, "ratio", column, "world", colours={name: colours[name] for name in names}, log=True)
-        ax.set(xlabel="latents / features, H/F")
-        ax.legend(fontsize=9)
-    plots.reference(length, ratios, 1.0, "the features themselves")
-    plots.reference(score, ratios, 1.0, "the features themselves")
-    plots.null(score, ratios, 0.0, "random dictionary")
-    length.set(ylabel="description length / the features' own", title="Description length")
-    score.set(ylabel="(MCC - chance) / (1 - chance)", title="Features found", ylim=(-0.05, 1.12))
-    split.set(ylabel="share of latents", title="Split: about a feature that has one")
-    dead.set(ylabel="share of latents", title="Dead latents")
-    silent.set(ylabel="latents for A&!B", title="Silent where another feature is on")
-    kinds = [*densities, "Zipf 1", "Zipf 2", "as hierarchy", "hierarchy"]
-    marked = [("bits", "description length", "o", "black"),
-              ("mcc_above_chance", "MCC - chance", "s", colours["p = .02"]),
-              ("found", "(MCC - chance) / (1 - chance)", "D", colours["p = .1"]),
-              ("f1", "F1 of firing", "^", colours["p = .2"])]  # fmt: skip
-    for offset, (column, label, marker, colour) in zip((-0.24, -0.08, 0.08, 0.24), marked, strict=True):
-        found = [optimum(by_seed(rows, w, column), column == "bits") for w in kinds]
-        reach = np.array([[one.value - one.low, one.high - one.value] for one in found]).T
-        where.errorbar([one.value for one in found], -np.arange(len(kinds)) - offset, fmt=marker, capsize=3,
-                       xerr=np.where(np.isfinite(reach), reach, 0), label=label, color=colour, ms=5)  # fmt: skip
-    where.set_yticks(-np.arange(len(kinds)), kinds)
-    where.set_xticks(np.log2(ratios), [f"{r:g}" for r in ratios])
+    colours, some = plots.category_colours(WORLDS), [*DENSITIES, "Zipf 2"]
+    for ax, column, worlds, title, label in (
+        (length, "excess", some, "Description length", "bits / bits of the features themselves"),
+        (score, "found", some, "Features found", "(MCC - chance) / (1 - chance)"),
+        (split, "split_share", DENSITIES, "Split: about a feature that has one", "share of latents"),
+        (dead, "dead_share", some, "Dead latents", "share of latents"),
+        (silent, "silenced", ["hierarchy", "as hierarchy", BASE], "Silent where another feature is on", "latents"),
+    ):
+        plots.band(ax, rows, "ratio", column, "world", colours={world: colours[world] for world in worlds}, log=True)
+        ax.set(xlabel="latents / features, H/F", ylabel=label, title=title)
+    for ax, value, name in ((length, 1, "the features themselves"), (score, 1, "the features themselves"),
+                            (score, 0, "random dictionary")):  # fmt: skip
+        plots.level(ax, value, name)
+    names = dict(zip(CRITERIA, ("description length", "MCC - chance", "its share of the ceiling", "F1"), strict=False))
+    best = {world: {name: own[f"log2 H*/F by {by}"] for by, name in names.items()} for world, own in optima.items()}
+    plots.forest(where, best)
+    plots.ticks(where, x={np.log2(ratio): f"{ratio:g}" for ratio in sorted(set(rows["ratio"]))})
     where.set(xlabel="best H/F (95%)", title="Where each criterion's optimum lies")
-    where.set_xlim(np.log2(ratios[0]) - 0.3, np.log2(ratios[-1]) + 0.3)
-    where.set_ylim(-len(kinds) - 2.6, 0.6)  # room for the legend
-    where.legend(fontsize=9, loc="lower left")
-    shortest = {w: f"{2 ** best[w].value:g}" for w in kinds}
-    usual = max(set(shortest.values()), key=list(shortest.values()).count)
-    others = ", ".join(f"{ratio} for {w}" for w, ratio in shortest.items() if ratio != usual)
-    figure.suptitle(
-        f"The shortest description has H/F = {usual}{' (' + others + ')' if others else ''}; more latents split or die"
-    )
+    plots.legend(where, size=9, below=True, ncols=2)
+    plots.legend(figure)
     return figure
 
 
 if __name__ == "__main__":
-    report.experiment(main)
+    experiment(study)
