@@ -1,321 +1,226 @@
 """How many sparse features do m neurons hold, against every fair reference?
 
 Katta's note (2024) takes from compressed sensing, by way of Elhage et al. 2022, that m neurons hold n features only
-while m = Omega(-n (1-S) ln(1-S)), that is n/m = c / (p ln 1/p) at density p = 1 - S, with c unknown. Measured here:
-capacity per neuron kappa(p) = sup_n F_eff / m of tied and untied ReLU autoencoders (F_eff = sum of max(0, R^2)), and
-F(theta) / m at R^2 > .25, .5, .9.
+while m = Omega(-n (1-S) ln(1-S)): n/m = c / (p ln 1/p) at density p = 1 - S, with c unknown. Measured: capacity per
+neuron kappa(p) = sup_n F_eff / m of ReLU autoencoders, tied and untied (F_eff = sum of max(0, R^2)), and F(theta) / m.
+References, as features per neuron: 1/(p ln 1/p) (a shape); 1/p (as many active as neurons); the non-negative l1
+threshold (average case); the Bayes-optimal AMP threshold (the ceiling); one-step ReLU decoding of a unit-norm tight
+frame, sampled at the same n, m, p (like for like, if a tied network treats all features alike); 1 (linear, PCA).
+One trained code is read by six decoders, on learned and on random unit rows: does dictionary or decoder make the gap?
 
-References, all as features per dimension: 1/(p ln 1/p) (a shape), 1/p (as many active as dimensions), the
-non-negative l1 threshold (average case), the Bayes-optimal AMP threshold (the ceiling), one-step ReLU decoding of a
-unit-norm tight frame, sampled at the same n, m, p (the like-for-like reference of a tied network, if it treats all
-features alike), and 1 (linear, PCA).
-
-Rules, over seeds: `elhage_slope_*`: the slope of ln kappa against ln[1/(p ln 1/p)] lies within 1 +- .1 (m = 16, all
-densities). `one_step_explains_*`: kappa over the one-step reference is within 1 +- .1 in every cell. `near_bayes_amp`:
-kappa is at least half the ceiling in every cell. `never_above_bayes_amp`: no cell exceeds it (a bug if one does).
-`width_does_not_matter`: kappa at m = 32 and 16 agree within 10% at every density both have. `untied_holds_more`: by
-more than 3% in every cell with p <= .01. `sup_reached`: from m = 16 up, the largest offer adds less than 3% to
-capacity; `sup_reached_m8`: so it does at m = 8. `training_sufficient`: doubling the steps moves F_eff by less than 3%.
-`learning_rates_bracketed`: each cell's best rate (best_rates, on seeds of their own) lies between worse ones. Loads,
-steps and batch were chosen in pilots. Added after a first run: `one_step_slope_*`, kappa's slope against the one-step
-reference lies within 1 +- .1 (m = 16). That run also showed that ignored features added noise to `recovered` (2% of a
-feature each); all was run anew with the measure corrected.
-
-Reading: one trained code (m = 32, p = .05) read by six decoders, on learned rows and on random unit rows, so that a gap
-is laid at the door of the dictionary or of the decoding.
-
+Loads, steps and batch are from pilots. Added after a first run: one_step_slope. That run also showed that ignored
+features added noise to `recovered` (2% of a feature each): all was run anew with the measure corrected.
 Two cores: --quick about a minute, default about 14.
 """
 
-from __future__ import annotations
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from toysup import plots, report, stats
-from toysup.decoders import affine_relu, bayes_amp, decoded_count, l1_homotopy, linear_probe, matching_pursuit
+from toysup import plots, stats
+from toysup.ensemble import Trained
 from toysup.features import SparseUniform
-from toysup.measure import encoding_of, recovered, recovered_at
+from toysup.measure import decoders, recovered, recovered_at
 from toysup.models import TiedAutoencoder, UntiedAutoencoder
-from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
-from toysup.sweep import Grid, sweep
+from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, bracketed, experiment, moves
+from toysup.sweep import Grid
 from toysup.tasks import Identity
 from toysup.theory import bayes_amp_ratio, elhage_ratio, inverse_density, l1_ratio, one_step_r2, one_step_ratio
 
 QUESTION = "How many sparse features does a neuron hold, and which bound do networks obey?"
 MODELS = {"tied": TiedAutoencoder, "untied": UntiedAutoencoder}
-DECODERS = (linear_probe, affine_relu, matching_pursuit, l1_homotopy, bayes_amp)
-THETAS = (0.25, 0.5, 0.9)
+DECODERS = ("linear_probe", "affine_relu", "matching_pursuit", "l1_homotopy", "bayes_amp")
 ALL = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
 CELLS = {8: ALL, 16: ALL, 32: ALL[:5], 64: ALL[:3], 128: ALL[:1]}  # what two cores train in a quarter of an hour
-REFERENCES = {"elhage": elhage_ratio, "one_over_p": inverse_density, "l1": l1_ratio, "bayes_amp": bayes_amp_ratio}
+REFERENCES = {"": (elhage_ratio, "--", "1/(p ln 1/p)"), "_one_over_p": (inverse_density, ":", "1/p"),
+              "_l1": (l1_ratio, "-.", "l1, non-negative"),
+              "_bayes_amp": (bayes_amp_ratio, "-", "Bayes-AMP (ceiling)")}  # fmt: skip
+CELL = ["model", "m", "p"]
+Found = dict[str, stats.Interval]
 
 
-def cells_of(run: report.Run) -> list[tuple[str, int, float]]:
-    """(model, m, p), in the order of the tables."""
-    chosen = run.pick(default=CELLS, quick={16: (0.2, 0.05, 0.02)}, smoke={8: (0.2, 0.1)})
-    return [(model, m, p) for m, densities in chosen.items() for p in densities for model in MODELS]
+class Cell(NamedTuple):
+    model: str
+    m: int
+    p: float
 
 
-def setting_of(run: report.Run, model: str, m: int, p: float, n: int, lr: float = 0.01) -> Setting:
-    """One cell: sparser data are trained longer."""
-    steps = run.pick(default=1500 if p >= 0.05 else 4000, quick=1000, smoke=20)
-    optimizer = Adam(lr, beta2=0.99, schedule=Cosine())
-    return Setting(SparseUniform(n, p), Identity(), Model(MODELS[model], width=m), optimizer, steps, 256)
-
-
-def offered(m: int, p: float, load: float) -> int:
+def offered(m: int, p: float, load: float = 1.0) -> int:
     """n at a load in units of 1/(p ln 1/p) features per neuron."""
     return max(m, round(load * m * float(elhage_ratio(p))))
 
 
-def loads_of(run: report.Run, m: int, p: float) -> list[float]:
-    """From under to far over capacity; the smallest networks get one more, where they can be trained."""
-    return run.pick(default=[0.5, 1.0, 2.0], smoke=[1.0, 2.0]) + ([4.0] if m == 8 and p > ALL[-1] else [])
+def study(run: Run) -> Study:
+    size = run.sizes(dict(cells=CELLS, steps=None, loads=[0.5, 1.0, 2.0], seeds=8, extend=2, samples=512, few=None,
+                          longer=((16, 0.05), (16, 0.01), (8, 0.002)), read=(32, 0.05)),
+                     quick=dict(cells={16: (0.2, 0.05, 0.02)}, steps=1000, seeds=4, longer=[(16, 0.05)],
+                                read=(16, 0.05)),
+                     smoke=dict(cells={8: (0.2, 0.1)}, steps=20, loads=[1.0, 2.0], seeds=2, extend=0, samples=64, few=1,
+                                longer=[(8, 0.2)], read=(8, 0.2)))  # fmt: skip
+
+    def setting(cell: Cell) -> Setting:
+        """Load 1; sparser data are trained longer."""
+        steps, optimizer = size.steps or (1500 if cell.p >= 0.05 else 4000), Adam(beta2=0.99, schedule=Cosine())
+        features = SparseUniform(offered(cell.m, cell.p), cell.p)
+        return Setting(features, Identity(), Model(MODELS[cell.model], width=cell.m), optimizer, steps, 256)
+
+    def grid(cell: Cell) -> Grid:
+        """From under to far over capacity; the smallest networks get one more, where they can be trained."""
+        loads = size.loads + [4.0] * (cell.m == 8 and cell.p > ALL[-1])
+        return Grid(setting(cell), {"features.n_features": [offered(cell.m, cell.p, load) for load in loads]})
+
+    def twice(grid: Grid) -> Grid:
+        axes = {**grid.axes, "features.n_features": [grid.setting.features.n_features]}
+        return Grid(replace(grid.setting, steps=2 * grid.setting.steps), axes)
+
+    def one_step(m: int, p: float) -> float:
+        ns = {offered(m, p, load) for load in (0.5, 0.15, 0.25, 0.35, 0.7, 1.0)[: size.few]}
+        return max(n / m * one_step_r2(n, m, p, frame="tight").r2 for n in ns)
+
+    def reading(rows: pd.DataFrame, networks: Callable[[pd.DataFrame], Trained], m: int) -> Found:
+        """Recovered per neuron by dictionary and decoder."""
+        code, found = decoders.Encoding.of(networks(rows)), {"learned_own_decoder": stats.mean(rows["recovered"] / m)}
+        for kind, encoding in (("learned", code), ("random", code.random())):
+            for name in DECODERS[: size.few]:
+                count = decoders.decoded_count(encoding, getattr(decoders, name), samples=size.samples)
+                found[f"{kind}_{name}"] = stats.mean(count.value / m)
+        return found
+
+    read = {"model": "tied", "m": size.read[0], "p": size.read[1], "n_features": offered(*size.read)}
+    return Study(
+        [Cell(model, m, p) for m, densities in size.cells.items() for p in densities for model in MODELS],
+        grid, measures=[recovered, *map(recovered_at, (0.25, 0.5, 0.9))], seeds=size.seeds,
+        search=Search(setting, (0.0075, 0.015, 0.03), extend=size.extend),
+        variants={"twice the steps": Variant(twice, lambda cell: cell[1:] in size.longer)},
+        findings={
+            "held": Finding(lambda rows: stats.capacity(rows, load="n_features"), CELL, kept=False),
+            "one_step": Finding(one_step, ("m", "p")),
+            "kappa": Finding(lambda held, m: stats.mean(held["recovered"] / m), CELL, "kappa_{model}_m{m}_p{p:g}"),
+            "beside": Finding(beside, CELL),
+            "slopes": Finding(slopes, ("model", "m"), lambda column, model, m: column.replace("@", f"{model}_m{m}")),
+            "reading": Finding(reading, "m", "read_{column}", read),
+        },
+        claims=[
+            Claim("elhage_slope", "features per neuron grow as 1/(p ln 1/p): a slope in logs within 1 +- 0.1",
+                  "slopes.slope_@", (0.9, 1.1), where=widest, each="elhage_slope_{model}"),
+            Claim("one_step_slope", "features per neuron grow as those of one-step decoding: a slope within 1 +- 0.1",
+                  "slopes.slope_@_one_step", (0.9, 1.1), where=widest, each="one_step_slope_{model}"),
+            Claim("one_step_explains", "each cell holds what one-step decoding of a tight frame does, within 10%",
+                  "beside.over_one_step", (1 / 1.1, 1.1), each="one_step_explains_{model}"),
+            Claim("near_bayes_amp", "each cell holds at least half of the Bayes-optimal ceiling",
+                  "beside.of_ceiling", (0.5, np.inf)),
+            Claim("width_does_not_matter", "features per neuron at m = 32 and at m = 16 agree within 10%",
+                  lambda held, model, p: over(held, (model, 32, p), (model, 16, p)), (1 / 1.1, 1.1), by=CELL,
+                  where=lambda table: (table["m"] == 32) & table["p"].isin(table.loc[table["m"] == 16, "p"])),
+            Claim("untied_holds_more", "at densities up to 0.01 untied networks hold over 3% more than tied ones",
+                  lambda held, m, p: over(held, ("untied", m, p), ("tied", m, p)), (1.03, np.inf), by=["m", "p"],
+                  where=lambda table: table["p"] <= 0.01),
+            Check("never_above_bayes_amp", "no cell exceeds the Bayes-optimal ceiling (a bug if one does)",
+                  "beside.of_ceiling", (-np.inf, 1)),
+            Check("largest_offer_suffices", "the largest n offered adds less than 3%", "beside.last_offer_adds",
+                  (0, 1.03), each=lambda m: "sup_reached_m8" if m == 8 else "sup_reached"),
+            moves("twice the steps", longer, (1 / 1.03, 1.03), by=CELL, name="training_sufficient",
+                  says="twice the steps move what is recovered by less than 3%"),
+            bracketed("learning_rates_bracketed"),
+        ],
+        draw=draw, answer=answer,
+    )  # fmt: skip
 
 
-def name_of(model: str, m: int, p: float) -> str:
-    return f"{model}_m{m}_p{p:g}"
+def longer(twice: pd.DataFrame, usual: pd.DataFrame) -> stats.Interval:
+    usual = usual[usual["n_features"].isin(twice["n_features"])]
+    return stats.ratio(*(rows.set_index("seed")["recovered"] for rows in (twice, usual)), paired=True)
 
 
-def rates_of(run: report.Run, cells: list) -> pd.DataFrame:
-    """Each cell's learning rate, at load 1."""
-    grids = {
-        name_of(*cell): Grid(setting_of(run, *cell, offered(*cell[1:], 1.0)), {"seed": SEARCH_SEEDS}) for cell in cells
-    }
-    return best_rates(grids, (0.0075, 0.015, 0.03), extend=run.pick(default=2, smoke=0), results=run.results,
-                      device=run.device, workers=run.workers)  # fmt: skip
+def over(held: dict[tuple, pd.DataFrame], *cells: tuple[str, int, float]) -> stats.Interval:
+    return stats.ratio(*(held[cell]["recovered"] / cell[1] for cell in cells), paired=True)
 
 
-def main(run: report.Run) -> None:
-    cells = cells_of(run)
-    rates = rates_of(run, cells)
-    seeds = range(run.pick(default=8, quick=4, smoke=2))
-    grids, longer = {}, {}
-    for cell in cells:
-        model, m, p = cell
-        setting = setting_of(run, *cell, m, float(rates.loc[name_of(*cell), "lr"]))
-        sizes = [offered(m, p, load) for load in loads_of(run, m, p)]
-        grids[f"bound_{name_of(*cell)}"] = Grid(setting, {"features.n_features": sizes, "seed": seeds})
-        if (m, p) in run.pick(default=[(16, 0.05), (16, 0.01), (8, 0.002)], quick=[(16, 0.05)], smoke=[(8, 0.2)]):
-            axes = {("features.n_features", "steps"): [(offered(m, p, 1.0), 2 * setting.steps)], "seed": seeds}
-            longer[f"longer_{name_of(*cell)}"] = Grid(setting, axes)
-    options = {"results": run.results, "device": run.device, "workers": run.workers}
-    answers = sweep(grids | longer, [recovered, *map(recovered_at, THETAS)], **options)
-    tables = {cell: answers[f"bound_{name_of(*cell)}"].table for cell in cells}
-
-    held = {cell: stats.capacity(table, load="n_features") for cell, table in tables.items()}
-    statistics, controls = {}, {"f_theta_per_neuron": {}, "cross_validated_offer": {}, "last_offer_adds": {}}
-    controls |= {"over_one_step": {}, "doubled_steps": {}, "learning_rates": rates.to_dict("index")}
-    below, near, alike, more, reached, reached_8 = [], [], {model: [] for model in MODELS}, [], [], []
-    one_step = {}
-    for (model, m, p), capacity in held.items():
-        name, table = name_of(model, m, p), tables[model, m, p]
-        kappa = capacity["recovered"] / m
-        statistics[f"kappa_{name}"] = stats.mean(kappa)
-        controls["cross_validated_offer"][name] = stats.mean(capacity["held_out"] / m)
-        share = stats.mean(kappa / float(bayes_amp_ratio(p)))
-        below.append(stats.decide(share, (-np.inf, 1)))
-        near.append(stats.decide(share, (0.5, np.inf)))
-        if (m, p) not in one_step:
-            one_step[m, p] = max(
-                n / m * one_step_r2(int(n), m, p, frame="tight").r2
-                for n in {
-                    offered(m, p, load) for load in run.pick(default=(0.15, 0.25, 0.35, 0.5, 0.7, 1.0), smoke=(0.5,))
-                }
-            )
-        controls["over_one_step"][name] = over = stats.mean(kappa / one_step[m, p])
-        alike[model].append(stats.decide(over, (1 / 1.1, 1.1)))
-        by_offer = table.pivot(index="seed", columns="n_features", values="recovered")
-        adds = stats.ratio(by_offer.iloc[:, -1], by_offer.iloc[:, -2], paired=True)
-        controls["last_offer_adds"][name] = adds
-        (reached_8 if m == 8 else reached).append(stats.decide(adds, (0, 1.03)))
-        for theta in THETAS:
-            counts = stats.capacity(table, load="n_features", recovered=f"recovered_at_{100 * theta:g}")
-            controls["f_theta_per_neuron"][f"{name}_{theta:g}"] = {
-                **stats.mean(counts["recovered"] / m).asdict(), "one_step_gaussian": float(one_step_ratio(p, theta)),
-            }  # fmt: skip
-        if model == "untied" and p <= 0.01:
-            more.append(
-                stats.decide(stats.ratio(kappa, held["tied", m, p]["recovered"] / m, paired=True), (1.03, np.inf))
-            )
-    slopes, widths = slopes_of(held, one_step), []
-    statistics |= slopes
-    for (model, m, p), capacity in held.items():
-        if m == 32 and (model, 16, p) in held:
-            grown = stats.ratio(capacity["recovered"] / 2, held[model, 16, p]["recovered"], paired=True)
-            widths.append(stats.decide(grown, (1 / 1.1, 1.1)))
-    for name, answer in answers.items():
-        if name.startswith("longer_"):
-            before = answers[name.replace("longer", "bound")].table
-            before = before[before["n_features"] == answer.table["n_features"].iloc[0]].set_index("seed")["recovered"]
-            moved = stats.ratio(answer.table.set_index("seed")["recovered"], before, paired=True)
-            controls["doubled_steps"][name.removeprefix("longer_")] = moved
-    reading = reading_of(run, answers)
-    statistics |= {f"read_{row.dictionary}_{row.decoder}": row.per_neuron for row in reading.itertuples()}
-
-    verdict = {
-        f"elhage_slope_{model}": stats.decide(slopes[f"slope_{model}_m{wide(held)}"], (0.9, 1.1)) for model in MODELS
-    }
-    for model in MODELS:
-        slope = slopes[f"slope_{model}_m{wide(held)}_one_step"]
-        verdict[f"one_step_slope_{model}"] = stats.decide(slope, (0.9, 1.1))
-    verdict |= {f"one_step_explains_{model}": stats.every(*found) for model, found in alike.items()}
-    verdict["near_bayes_amp"], verdict["never_above_bayes_amp"] = stats.every(*near), stats.every(*below)
-    for key, found in {"width_does_not_matter": widths, "untied_holds_more": more, "sup_reached": reached,
-                       "sup_reached_m8": reached_8}.items():  # fmt: skip
-        if found:
-            verdict[key] = stats.every(*found)
-    moved = [stats.decide(interval, (1 / 1.03, 1.03)) for interval in controls["doubled_steps"].values()]
-    verdict["training_sufficient"] = stats.every(*moved)
-    verdict["learning_rates_bracketed"] = "supported" if rates["bracketed"].all() else "undecided"
-    engine = ", ".join(sorted({engine for answer in answers.values() for engine in answer.table["engine"]}))
-    report.write(run, draw(tables, held, one_step, reading, slopes), statistics=statistics, verdict=verdict,
-                 controls=controls, engine=engine, instances=sum(len(answer.table) for answer in answers.values()),
-                 steps=max(int(g.setting.steps) for g in grids.values()),
-                 seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
-
-
-def wide(held: dict) -> int:
-    """The width with the most densities, the larger of two."""
-    count = pd.Series([m for _, m, _ in held]).value_counts()
-    return int(max(count[count == count.max()].index))
-
-
-def slopes_of(held: dict, one_step: dict) -> dict[str, stats.Interval]:
-    """Slope of ln kappa in ln of each reference, and the mean constant kappa / reference, per model and width."""
-    found = {}
-    for model in MODELS:
-        for m in sorted({m for _, m, _ in held}):
-            densities = [p for one, width, p in held if (one, width) == (model, m)]
-            if len(densities) < 2:
-                continue
-            logs = np.log(np.stack([held[model, m, p]["recovered"] / m for p in densities]))  # density seed
-            references = {name: reference(np.array(densities)) for name, reference in REFERENCES.items()}
-            references["one_step"] = np.array([one_step[m, p] for p in densities])
-            for name, reference in references.items():
-                scale = np.log(reference)
-                slope = stats.mean(np.polyfit(scale, logs, 1)[0])
-                tag = f"{model}_m{m}" if name == "elhage" else f"{model}_m{m}_{name}"
-                found[f"slope_{tag}"] = slope
-                constant = stats.mean((logs - scale[:, None]).mean(0))
-                found[f"constant_{tag}"] = stats.Interval(*np.exp([constant.value, constant.low, constant.high]))
+def beside(rows: pd.DataFrame, held: pd.DataFrame, one_step: float, m: int, p: float) -> Found:
+    """kappa against references, its controls, and features per neuron above a threshold of R^2."""
+    kappa, by_offer = held["recovered"] / m, rows.pivot(index="seed", columns="n_features", values="recovered")
+    found = {"over_one_step": stats.mean(kappa / one_step), "of_ceiling": stats.mean(kappa / float(bayes_amp_ratio(p))),
+             "cross_validated": stats.mean(held["held_out"] / m),
+             "last_offer_adds": stats.ratio(by_offer.iloc[:, -1], by_offer.iloc[:, -2], paired=True)}  # fmt: skip
+    for theta in (25, 50, 90):
+        counts = stats.capacity(rows, load="n_features", recovered=f"recovered_at_{theta}")["recovered"]
+        found[f"R2_above_{theta}%"] = stats.mean(counts / m)
+        found[f"one_step_gaussian_{theta}%"] = float(one_step_ratio(p, theta / 100))
     return found
 
 
-def reading_of(run: report.Run, answers: dict) -> pd.DataFrame:
-    """Recovered per neuron by decoder and dictionary, from one cell's tied networks at load 1."""
-    m, p = run.pick(default=(32, 0.05), quick=(16, 0.05), smoke=(8, 0.2))
-    answer, rows = answers[f"bound_tied_m{m}_p{p:g}"], []
-    parts: dict[tuple[str, str], list[float]] = {}
-    for trained in answer:
-        if trained.setting.features.n_features != offered(m, p, 1.0):
-            continue
-        parts.setdefault(("learned", "own_decoder"), []).extend((recovered(trained).value / m).tolist())
-        code = encoding_of(trained)
-        for dictionary, encoding in (("learned", code), ("random", code.random())):
-            for decoder in DECODERS:
-                if run.mode == "smoke" and decoder is not linear_probe:
-                    continue
-                count = decoded_count(encoding, decoder, samples=run.pick(default=512, smoke=64)).value
-                parts.setdefault((dictionary, decoder.__name__), []).extend((count / m).tolist())
-    for (dictionary, decoder), values in parts.items():
-        rows.append({"dictionary": dictionary, "decoder": decoder, "per_neuron": stats.mean(values)})
-    return pd.DataFrame(rows)
+def slopes(rows: pd.DataFrame, one_step: dict, m: int) -> Found:
+    """Slope of ln kappa in ln of each reference, and the mean constant kappa / reference; nothing at one density."""
+    cells = {p: stats.capacity(own, load="n_features")["recovered"] / m for p, own in rows.groupby("p", sort=False)}
+    logs, p, found = np.log(np.stack(list(cells.values()))), np.array(list(cells)), {}  # density seed
+    references = {name: of(p) for name, (of, *_) in REFERENCES.items()}
+    references["_one_step"] = np.array([one_step[m, q] for q in cells])
+    for name, reference in references.items() if len(p) > 1 else ():
+        constant = stats.mean((logs - np.log(reference)[:, None]).mean(0))
+        found[f"slope_@{name}"] = stats.mean(np.polyfit(np.log(reference), logs, 1)[0])
+        found[f"constant_@{name}"] = stats.Interval(*np.exp([constant.value, constant.low, constant.high]))
+    return found
 
 
-def draw(tables: dict, held: dict, one_step: dict, reading: pd.DataFrame, slopes: dict) -> plots.Figure:
+def widest(table: pd.DataFrame) -> pd.Series:
+    """Rows of the width with the most densities, the larger of two."""
+    count = table.groupby("m")["p"].nunique()
+    return table["m"] == max(count[count == count.max()].index)
+
+
+def answer(beside: dict) -> str:
+    over = {model: [own["over_one_step"].value for key, own in beside.items() if key[0] == model] for model in MODELS}
+    told = " and ".join(f"{min(own):.1f} to {max(own):.1f} times ({name})" for name, own in over.items())
+    shares = [own["of_ceiling"].value for own in beside.values()]
+    return (f"A neuron holds {told} as many sparse features as one step of decoding a tight frame allows, and "
+            f"{min(shares):.0%} to {max(shares):.0%} of what the best possible decoder would.")  # fmt: skip
+
+
+def draw(rows: pd.DataFrame, kappa: dict, one_step: dict, reading: dict, slopes: dict) -> plots.Figure:
     """Features per neuron against sparsity with every reference; ratios; saturation; who reads how much."""
-    figure, axes = plots.figure(2, 2, width=13, height=4.6)
-    colours = plots.category_colours(MODELS)
-    (main_ax, ratio_ax), (load_ax, read_ax) = axes
-    densities = np.array(sorted({p for *_, p in held}))
-    fine = np.geomspace(densities.min(), densities.max(), 16)
-    lines = {
-        "1/p": (inverse_density, ":"),
-        "Bayes-AMP (ceiling)": (bayes_amp_ratio, "-"),
-        "1/(p ln 1/p)": (elhage_ratio, "--"),
-        "l1, non-negative": (l1_ratio, "-."),
-    }
-    for label, (reference, style) in lines.items():
-        main_ax.plot(
-            1 / fine, reference(fine), linestyle=style, color="black" if style == "-" else plots.GREY, label=label
-        )
-    widths = sorted({m for _, m, _ in held})
-    markers = dict(zip(widths, "vosD^", strict=False))
-    shown = wide(held)
-    own = sorted(p for m, p in one_step if m == shown)
-    main_ax.plot(1 / np.array(own), [one_step[shown, p] for p in own], color=plots.GREY, linewidth=2.5, alpha=0.5,
-                 label=f"one-step decoding, m = {shown}")  # fmt: skip
-    main_ax.axhline(1, color=plots.GREY, linestyle=(0, (1, 4)), label="linear (PCA)")
-    for model, colour in colours.items():
-        for m in widths:
-            here = [p for one, width, p in held if (one, width) == (model, m)]
-            found = [stats.mean(held[model, m, p]["recovered"] / m) for p in here]
-            x, y = 1 / np.array(here), np.array([interval.value for interval in found])
-            error = [[max(i.value - i.low, 0) for i in found], [max(i.high - i.value, 0) for i in found]]
-            if all(np.isfinite(error).ravel()):
-                main_ax.errorbar(x, y, yerr=error, color=colour, marker=markers[m], markersize=5, linewidth=1,
-                                 label=f"{model}, m = {m}")  # fmt: skip
-            ratio_ax.plot(x, y / elhage_ratio(1 / x), color=colour, marker=markers[m], markersize=5, linewidth=1)
-    main_ax.set(xscale="log", yscale="log", xlabel="1 / (1 - S) = 1 / density", ylabel="features per neuron, n / m",
-                title="Degree of superposition, with every reference")  # fmt: skip
-    handles, labels = main_ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=9.5)
-    for label, (reference, style) in lines.items():
-        if label != "1/(p ln 1/p)":
-            ratio_ax.plot(1 / fine, reference(fine) / elhage_ratio(fine), linestyle=style,
-                          color="black" if style == "-" else plots.GREY)  # fmt: skip
-    ratio_ax.plot(1 / np.array(own), [one_step[shown, p] / elhage_ratio(p) for p in own], color=plots.GREY,
-                  linewidth=2.5, alpha=0.5)  # fmt: skip
-    ratio_ax.axhline(1, color=plots.GREY, linestyle="--")
-    text = ", ".join(f"{slopes[f'slope_{model}_m{shown}'].value:.2f} {model}" for model in MODELS)
-    ratio_ax.set(xscale="log", yscale="log", xlabel="1 / density", ylabel="features per neuron x p ln 1/p",
-                 title=f"Over 1/(p ln 1/p): slope {text} (m = {shown})")  # fmt: skip
-    shades = dict(zip(densities, plots.category_colours(list(map(str, densities))).values(), strict=True))
-    for (model, m, p), table in tables.items():
-        if m == shown:
-            curve = table.groupby("n_features")["recovered"].mean() / m
-            style = {"linestyle": "-", "label": f"p = {p:g}"} if model == "tied" else {"linestyle": "--"}
-            offers = curve.index / m / elhage_ratio(p)
-            load_ax.plot(offers, curve / curve.max(), marker="o", markersize=4, color=shades[p], **style)
-    load_ax.set(xscale="log", xlabel="offered n/m x p ln 1/p", ylabel="recovered, share of capacity",
-                title=f"The supremum over n (m = {shown}; dashed: untied)", ylim=(0.4, 1.06))  # fmt: skip
-    load_ax.set_xticks([0.5, 1, 2], ["0.5", "1", "2"])
-    load_ax.minorticks_off()
-    load_ax.legend(fontsize=8.5, ncols=2, loc="lower right")
-    order = list(dict.fromkeys(reading["decoder"]))
-    tints = plots.category_colours(["learned", "random"])
-    for k, (dictionary, rows) in enumerate(reading.groupby("dictionary", sort=True)):
-        places = np.array([order.index(decoder) for decoder in rows["decoder"]]) + 0.4 * k
-        ends = np.array([[i.value - i.low, i.value, i.high - i.value] for i in rows["per_neuron"]])
-        reach = np.where(np.isfinite(ends[:, [0, 2]]), ends[:, [0, 2]], 0).T
-        read_ax.bar(
-            places, ends[:, 1], 0.38, yerr=reach, capsize=2, color=tints[dictionary], label=f"{dictionary} rows"
-        )
-    read_ax.set_xticks(np.arange(len(order)) + 0.2, [name.replace("_", "\n") for name in order], fontsize=9)
-    read_ax.axhline(1, color=plots.GREY, linestyle=":", label="linear (PCA)")
-    read_ax.set(ylabel="features per neuron", title="The same code, read by other decoders")
-    read_ax.legend(fontsize=9)
-    for ax in (main_ax, ratio_ax):
-        ax.set_xticks(1 / densities, [f"{1 / p:g}" for p in densities])
-        ax.minorticks_off()
-    ratio_ax.set_yticks([0.1, 0.2, 0.5, 1, 2, 5], ["0.1", "0.2", "0.5", "1", "2", "5"])
-    figure.suptitle(headline(held, one_step))
+    figure, ((main, ratio), (load, read)) = plots.figure(2, 2, width=13, height=4.6)
+    shown, densities, colours = rows[widest(rows)], np.unique(rows["p"]), plots.category_colours(MODELS)
+    m, fine = shown["m"].iloc[0], np.geomspace(densities[0], densities[-1], 16)
+    steps = np.array([(p, value) for (width, p), value in one_step.items() if width == m]).T
+    for ax, unit in ((main, np.ones_like), (ratio, elhage_ratio)):
+        for of, style, label in REFERENCES.values():
+            ax.plot(1 / fine, of(fine) / unit(fine), linestyle=style, color=plots.GREY, label=label)
+        label = f"one-step decoding, m = {m}"
+        ax.plot(1 / steps[0], steps[1] / unit(steps[0]), color=plots.GREY, linewidth=2.5, alpha=0.5, label=label)
+        for ((model, width), own), marker in zip(rows.groupby(CELL[:2], sort=False), "oovvss^^DD", strict=False):
+            p = own["p"].unique()
+            found = [kappa[model, width, q] if ax is main else kappa[model, width, q].value / unit(q) for q in p]
+            plots.curve(ax, 1 / p, found, color=colours[model], marker=marker, label=f"{model}, m = {width}")
+        plots.ticks(ax, x={1 / p: f"{1 / p:g}" for p in densities}, log="x")
+        ax.set(xlabel="1 / density = 1 / (1 - S)", yscale="log")
+    plots.level(main, 1, "linear (PCA)")
+    plots.ticks(ratio, y=[0.1, 0.2, 0.5, 1, 2, 5])
+    main.set(ylabel="features per neuron n / m", title="Degree of superposition, with every reference")
+    told = ", ".join(f"{slopes[model, m]['slope_@'].value:.2f} {model}" for model in MODELS)
+    ratio.set(ylabel="n / m x p ln 1/p", title=f"Over 1/(p ln 1/p): slope {told} (m = {m})")
+    shades = plots.category_colours(densities)
+    for (model, _, p), own in shown.groupby(CELL, sort=False):
+        counts, look = own.groupby("n_features")["recovered"].mean(), {"color": shades[p], "markersize": 4}
+        look |= {"label": f"p = {p:g}"} if model == "tied" else {"linestyle": "--"}
+        plots.curve(load, counts.index / m / elhage_ratio(p), counts / counts.max(), **look)
+    load.set(xlabel="offered n / m x p ln 1/p", ylabel="recovered, share of capacity", ylim=(0.4, 1.06))
+    load.set_title(f"The supremum over n (m = {m}; dashed: untied)")
+    plots.ticks(load, x=[0.5, 1, 2], log="x")
+    (found,) = reading.values()
+    order = [name.removeprefix("learned_") for name in found if name.startswith("learned")]
+    kinds = {f"{kind} rows": [found.get(f"{kind}_{name}", np.nan) for name in order] for kind in ("learned", "random")}
+    plots.bars(read, [name.replace("_", "\n") for name in order], kinds)
+    plots.level(read, 1, "linear (PCA)", right=True)
+    read.set(ylabel="features per neuron", title="The same code, read by other decoders")
+    for ax, columns in ((load, 2), (read, 1)):
+        plots.legend(ax, ncols=columns, loc="lower right" if ax is load else "upper left", size=8.5)
+    plots.legend(figure, size=9.5)
     return figure
 
 
-def headline(held: dict, one_step: dict) -> str:
-    """What a reader should take away, from the numbers."""
-    kappa = {cell: capacity["recovered"].mean() / cell[1] for cell, capacity in held.items()}
-    shares = [found / float(bayes_amp_ratio(p)) for (*_, p), found in kappa.items()]
-    over = {model: [found / one_step[m, p] for (one, m, p), found in kappa.items() if one == model] for model in MODELS}
-    said = ", ".join(f"{model} {min(x):.1f}-{max(x):.1f}" for model, x in over.items())
-    return (
-        f"One-step decoding sets the scale: {said} times it; {min(shares):.0%}-{max(shares):.0%} of the Bayes ceiling"
-    )
-
-
 if __name__ == "__main__":
-    report.experiment(main)
+    experiment(study)

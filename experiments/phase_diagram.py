@@ -1,37 +1,38 @@
 """Which features does a toy model represent? Training beside the exact optimum, over density and importance.
 
-Tied ReLU autoencoders x' = ReLU(W W^T x + b) with (n, m) = (2, 1) and (3, 2), as in "Superposition as a phase change"
-of Elhage et al. 2022: all features share one density, and the last one's importance r is 0.1 to 10 times the others'.
-Beside the trained networks stands the global optimum of the expected loss, integrated exactly over every support
-(`toysup.theory.toy_optimum`), and the same code names both configurations.
-
-If training finds the optimum, the two maps agree up to cells where two configurations lose nearly the same. The rule:
-a map is predicted by theory if the 95% interval of the share of cells whose best of several seeds has the optimum's
-configuration lies above 90%, and training is near the optimum if the 95th percentile of that seed's excess loss lies
-below 1% of the zero predictor's loss. Controls: no network may beat the optimum by more than float32 resolves, none
-may lose to the zero predictor, and trained names shuffled among the cells say what agreement is worth.
-
-Two cores: --quick half a minute, default about 5 (128 x 128 cells x 4 seeds at (2, 1), 48 x 48 x 4 at (3, 2)). --full
-is 256 x 256 cells x 4 seeds at (2, 1), 2.6e9 instance-steps of batch 1024, in 12 minutes (11 of them training).
+Tied ReLU autoencoders x' = ReLU(W W^T x + b), as in "Superposition as a phase change" of Elhage et al. 2022: all
+features share one density, and the last one's importance is 0.1 to 10 times the others'. Beside them stands the global
+optimum of the expected loss, integrated exactly over every support (`theory.toy_optimum`); the same code names both. If
+training finds the optimum, the maps agree up to cells where two configurations lose nearly the same; what agreement is
+worth, names in random order say. Two cores: --quick half a minute, default 5, --full (256 x 256 cells x 4 seeds) 12.
 """
 
-from __future__ import annotations
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from toysup import plots, report, stats
+from toysup import plots, stats
 from toysup.ensemble import Trained
 from toysup.features import SparseUniform
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
-from toysup.sweep import Grid, sweep
+from toysup.study import Check, Claim, Finding, Run, Study, experiment
+from toysup.sweep import Grid
 from toysup.tasks import Identity
 from toysup.theory import configuration, expected_loss, toy_optimum
 
 QUESTION = "Which features does a toy model represent, at which density and importance, and is it the optimum?"
 RESOLUTION = 1e-6  # of the loss: what float32 weights can resolve
+CELL, NAMES, SWAPPED = ["density", "importance"], ["trained", "optimal"], str.maketrans("12", "21")
+
+
+class Map(NamedTuple):
+    n: int  # features
+    m: int  # dimensions
+    across: int  # cells along each side
 
 
 def exact_loss(trained: Trained) -> torch.Tensor:
@@ -41,110 +42,88 @@ def exact_loss(trained: Trained) -> torch.Tensor:
     return torch.from_numpy(expected_loss(W, b, density, importance))
 
 
-def grid_of(n: int, m: int, run: report.Run) -> Grid:
-    """Cells x seeds: everything but the shape varies inside one stack."""
-    cells = run.pick(default=128 if n == 2 else 48, quick=48 if n == 2 else 24, smoke=4, full=256)
-    setting = Setting(
-        SparseUniform(n, 0.1),
-        Identity(),
-        Model(TiedAutoencoder, width=m),
-        Adam(lr=0.01, schedule=Cosine()),
-        steps=run.pick(default=10_000, quick=3000, smoke=20),
-        batch=run.pick(default=1024, quick=512, smoke=64),
-    )
-    ratios = np.geomspace(0.1, 10, cells)
-    axes = {
-        "features.density": np.geomspace(1, 0.01, cells),
-        "task.importance": {ratio: np.r_[np.ones(n - 1), ratio] for ratio in ratios},
-        "seed": range(run.pick(default=4, smoke=2)),
-    }
-    return Grid(setting, axes)
+def study(run: Run) -> Study:
+    size = run.sizes(dict(maps=((2, 1, 128), (3, 2, 48)), steps=10_000, batch=1024, seeds=4),
+                     quick=dict(maps=((2, 1, 48), (3, 2, 24)), steps=3000, batch=512), full=dict(maps=((2, 1, 256),)),
+                     smoke=dict(maps=((2, 1, 4), (3, 2, 4)), steps=20, batch=64, seeds=2))  # fmt: skip
+
+    def grid(cell: Map) -> Grid:
+        model, optimizer = Model(TiedAutoencoder, width=cell.m), Adam(lr=0.01, schedule=Cosine())
+        setting = Setting(SparseUniform(cell.n, 0.1), Identity(), model, optimizer, size.steps, size.batch)
+        importance = {r: np.r_[np.ones(cell.n - 1), r] for r in np.geomspace(0.1, 10, cell.across)}
+        return Grid(setting, {"features.density": np.geomspace(1, 0.01, cell.across), "task.importance": importance})
+
+    by, each = ("n", "m"), "n{n}_m{m}_"
+    return Study(
+        [Map(*own) for own in size.maps], grid, measures=[exact_loss], seeds=size.seeds,
+        findings={"cells": Finding(cells, by, kept=False), "map": Finding(agreement, by, each + "{column}")},
+        claims=[
+            Claim("predicted_by_theory", "in over 90% of cells the best seed represents what the exact optimum does",
+                  "map.agreement", (0.9, 1), each=each + "predicted_by_theory"),
+            Claim("near_optimum", "in 95% of cells the best seed loses less than 1% of the zero predictor's loss more",
+                  "map.excess_95th_percentile", (-np.inf, 0.01), each=each + "near_optimum"),
+            Check("optimum_never_beaten", "no network beats the exact optimum by more than float32 resolves",
+                  lambda map: map["lowest_relative_excess"] >= -RESOLUTION, by=by, each=each + "optimum_never_beaten"),
+            Check("zero_predictor_beaten", "no network loses more than one that puts out 0",
+                  lambda cells: (cells["exact_loss"] <= cells["zero"] * (1 + RESOLUTION)).all(), by=by),
+        ],
+        draw=draw, answer=answer,
+    )  # fmt: skip
 
 
-def unnumbered(name: str, n: int) -> str:
-    """The name with features of equal importance (all but the last) told apart no longer."""
-    return min(name, name.translate(str.maketrans("12", "21"))) if n == 3 else name
+def cells(rows: pd.DataFrame, networks: Callable[[pd.DataFrame], Trained], n: int, m: int) -> pd.DataFrame:
+    """Each network's configuration, beside its cell's optimum; `best`: of the seed that loses least. Features of equal
+    importance (all but the last) are not told apart."""
+    places = rows[CELL].drop_duplicates().sort_values(CELL)
+    importance = np.column_stack([np.ones((len(places), n - 1)), places["importance"]])
+    optimum = toy_optimum(n, m, places["density"].to_numpy(), importance)
+    places["optimal"] = [min(name, name.translate(SWAPPED)) for name in optimum.name]
+    places = places.assign(optimum=optimum.loss, zero=importance.sum(1) * places["density"] / 3)
+    found = configuration(networks(rows).parameters["W"].numpy())
+    rows = rows.assign(trained=[min(name, name.translate(SWAPPED)) for name in found]).merge(places, on=CELL)
+    rows["best"] = rows.index.isin(rows.groupby(CELL)["exact_loss"].idxmin())
+    return rows.assign(excess=(rows["exact_loss"] - rows["optimum"]) / rows["zero"])
 
 
-def compared(n: int, m: int, table: pd.DataFrame, weights: np.ndarray) -> tuple[pd.DataFrame, pd.Series]:
-    """One row per cell: the best seed's loss and configuration, and the optimum's. And each seed's share of cells in
-    which it reached the optimum: all cells start from the same few seeds, so seeds are what the interval is over."""
-    names = np.array([unnumbered(name, n) for name in configuration(weights)])
-    table = table.assign(trained=names)
-    best = table.loc[table.groupby(["density", "importance"])["exact_loss"].idxmin()].reset_index(drop=True)
-    importance = np.column_stack([np.ones((len(best), n - 1)), best["importance"]])
-    optimum = toy_optimum(n, m, best["density"].to_numpy(), importance)
-    zero = importance.sum(1) * best["density"] / 3
-    best = best.assign(optimal=[unnumbered(name, n) for name in optimum.name], optimum=optimum.loss, zero=zero)
-    seeds = table.merge(best[["density", "importance", "optimum", "optimal", "zero"]])
-    seeds["reached"] = seeds["exact_loss"] - seeds["optimum"] < 0.01 * seeds["zero"]
-    worst = seeds.groupby(["density", "importance"])["exact_loss"].max().rename("worst").reset_index()
-    best["excess"] = (best["exact_loss"] - best["optimum"]) / best["zero"]
-    return best.merge(worst), seeds.groupby("seed")["reached"].mean()
+def agreement(cells: pd.DataFrame) -> dict[str, stats.Interval | float]:
+    """All cells start from the same few seeds: seeds are the sample for the share that reaches the optimum's loss."""
+    reached = cells["exact_loss"] - cells["optimum"] < 0.01 * cells["zero"]
+    best = cells[cells["best"]]
+    trained, optimal = (best[name].value_counts(normalize=True) for name in NAMES)
+    return {"agreement": stats.share(int((best["trained"] == best["optimal"]).sum()), len(best)),
+            "excess_95th_percentile": stats.quantile(best["excess"].to_numpy(), 0.95),
+            "seeds_at_optimum": stats.mean(reached.groupby(cells["seed"]).mean(), bounds=(0, 1)),
+            "agreement_if_shuffled": trained.mul(optimal, fill_value=0).sum(),
+            "lowest_relative_excess": ((best["exact_loss"] - best["optimum"]) / best["optimum"]).min()}  # fmt: skip
 
 
-def main(run: report.Run) -> None:
-    sizes = run.pick(default=[(2, 1), (3, 2)], full=[(2, 1)])
-    grids = {f"phases_{n}_{m}": grid_of(n, m, run) for n, m in sizes}
-    answers = sweep(grids, [exact_loss], results=run.results, device=run.device, workers=run.workers)
-    statistics, verdict, controls, maps = {}, {}, {}, {}
-    rng = np.random.default_rng(0)
-    for (n, m), answer in zip(sizes, answers.values(), strict=True):
-        cells, reached = compared(n, m, answer.table, answer.parameters("W"))
-        maps[n, m], name = cells, f"n{n}_m{m}"
-        agree = int((cells["trained"] == cells["optimal"]).sum())
-        agreement = stats.share(agree, len(cells))
-        excess = stats.quantile(cells["excess"].to_numpy(), 0.95)
-        statistics |= {f"{name}_agreement": agreement, f"{name}_excess_95th_percentile": excess}
-        statistics[f"{name}_seeds_at_optimum"] = stats.mean(reached)
-        verdict[f"{name}_predicted_by_theory"] = stats.decide(agreement, (0.9, 1))
-        verdict[f"{name}_near_optimum"] = stats.decide(excess, (-np.inf, 0.01))
-        shuffled = stats.share(int((rng.permutation(cells["trained"]) == cells["optimal"]).sum()), len(cells))
-        low = float(((cells["exact_loss"] - cells["optimum"]) / cells["optimum"]).min())
-        beaten, lost = low < -RESOLUTION, bool((cells["worst"] > cells["zero"] * (1 + RESOLUTION)).any())
-        verdict[f"{name}_optimum_never_beaten"] = "rejected" if beaten else "supported"
-        controls[name] = {"agreement_if_shuffled": shuffled, "lowest_relative_excess": low, "lost_to_zero": lost}
-    setting = next(iter(grids.values())).setting
-    engine = ", ".join(sorted({e for answer in answers.values() for e in answer.table["engine"]}))
-    report.write(run, draw(maps, statistics), statistics=statistics, verdict=verdict, controls=controls, engine=engine,
-                 instances=sum(map(len, grids.values())), steps=setting.steps,
-                 seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
+def answer(map: dict) -> str:
+    told = [f"{own['agreement'].value:.1%} of cells with {n} features in {m} dimension{'s' * (m > 1)} "
+            f"({own['agreement_if_shuffled']:.0%} by chance)" for (n, m), own in map.items()]  # fmt: skip
+    return f"The best of several seeds represents the same features as the exact optimum in {' and '.join(told)}."
 
 
-def draw(maps: dict, statistics: dict) -> plots.Figure:
-    """Trained map, exact map with its boundaries on both, and the excess loss where the two differ."""
-    figure, axes = plots.figure(len(maps), 3, width=13, height=4.2)
-    for row, ((n, m), cells) in zip(axes, maps.items(), strict=True):
-        common = cells[["trained", "optimal"]].stack().value_counts(normalize=True)
-        shown = list(common[common > 0.003].index[:8])
-        cells = cells.assign(**{c: cells[c].where(cells[c].isin(shown), "other") for c in ("trained", "optimal")})
-        used = [name for name in [*shown, "other"] if (cells[["trained", "optimal"]] == name).any(axis=None)]
-        colours = plots.category_colours(used)
-        titles = (
-            f"trained, n={n}, m={m}: best seed",
-            "exact optimum",
-            "what the best seed misses",
-        )
-        plots.phase_map(row[0], cells, "density", "importance", "trained", colours=colours)
-        plots.phase_map(row[1], cells, "density", "importance", "optimal", colours=colours)
-        percent = cells.assign(**{"excess loss, % of zero predictor's": 100 * cells["excess"].clip(lower=0)})
-        plots.phase_map(row[2], percent, "density", "importance", percent.columns[-1], cmap="magma_r", vmin=0, vmax=1)
-        differ = cells[cells["trained"] != cells["optimal"]]
-        row[2].plot(differ["density"], differ["importance"], "x", color="#0173b2", markersize=3, label="names differ")
-        if len(differ):
-            row[2].legend(loc="upper right", fontsize=9, frameon=True)
-        code = cells.assign(code=cells["optimal"].map({name: i for i, name in enumerate(colours)}))
-        lines = code.pivot(index="importance", columns="density", values="code")
-        for ax, title in zip(row, titles, strict=True):
-            plots.boundaries(ax, lines)
+def draw(cells: dict, miss: str = "excess loss, % of zero predictor's") -> plots.Figure:
+    """Trained map, exact map, its boundaries on all, and the excess loss where the two differ."""
+    figure, axes = plots.figure(len(cells), 3, width=13, height=4.2)
+    for row, ((n, m), own) in zip(axes, cells.items(), strict=True):
+        own = own[own["best"]].assign(**{miss: 100 * own["excess"].clip(lower=0)})
+        differ, common = own[own["trained"] != own["optimal"]], own[NAMES].stack().value_counts(normalize=True)
+        own[NAMES] = own[NAMES].where(own[NAMES].isin(common.index[common > 0.003][:8]), "other")
+        colours = plots.category_colours(own[NAMES].stack().value_counts().index)
+        titles = f"trained, n = {n}, m = {m}: best seed", "exact optimum", "what the best seed misses"
+        for ax, value, title in zip(row, [*NAMES, miss], titles, strict=True):
+            look = {"colours": colours} if value in NAMES else {"cmap": "magma_r", "vmin": 0, "vmax": 1}
+            plots.phase_map(ax, own, *CELL, value, **look)
+            plots.boundaries(ax, own.pivot(index="importance", columns="density", values="optimal"))
             ax.invert_xaxis()
-            ax.set(title=title, xlabel="density p = 1 - S", ylabel="relative importance r of the last feature")
+            ax.set(xlabel="density p = 1 - S", ylabel="relative importance r of the last feature", title=title)
             ax.label_outer()
-        plots.axes_legend(row[1], colours, below=0.22 if row[1] in axes[-1] else 0.08)
-    told = ", ".join(f"{statistics[f'n{n}_m{m}_agreement'].value:.1%} of cells at n={n}, m={m}" for n, m in maps)
-    figure.suptitle(f"The best of several seeds finds the exact optimum's configuration in {told}", fontsize=14)
+        row[2].plot(differ["density"], differ["importance"], "x", color="#0173b2", markersize=3, label="names differ")
+        plots.legend(row[1], colours, below=True, only=True, ncols=2, size=9)
+        plots.legend(row[2], loc="upper right", size=9)
     return figure
 
 
 if __name__ == "__main__":
-    report.experiment(main)
+    experiment(study)

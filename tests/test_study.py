@@ -121,6 +121,15 @@ def test_each_cell_trains_at_the_rate_that_its_search_found():
     }
 
 
+def test_cells_have_measures_of_their_own_and_not_all_need_be_searched():
+    search = Search(setting, (0.01, 0.02, 0.04), peaked, of=lambda cell: cell.width == 1)
+    made = Study(CELLS, setting, measures=lambda cell: [norm] if cell.width == 1 else [rate_of], seeds=2, search=search)
+    table = made.table()
+    wide = table["width"] == 2
+    assert table.loc[~wide, "lr_seen"].to_numpy() == pytest.approx(0.02) and table.loc[wide, "lr"].isna().all()
+    assert table.loc[wide, "rate_of"].to_numpy() == pytest.approx(Adam().lr) and len(made.outcome.trained.rates) == 2
+
+
 TABLE = pd.DataFrame({"task": ["a"] * 4 + ["b"] * 4, "seed": [0, 1] * 4, "x": [1.0, 2.0, 1.5, 1.6, 5.0, 6.0, 5.5, 5.6],
                       "variant": ["", "", "longer", "longer"] * 2, "cell": ["one"] * 4 + ["two"] * 4})  # fmt: skip
 

@@ -109,7 +109,7 @@ class Study:
         cells: NamedTuples; their fields (and properties that the class adds) become columns.
         grid: cell -> the `Grid` (or `Setting`) that it trains; with a second argument `best` it is handed what the
             search found (`Best`: lr, score, bracketed). The learning rate found is set, and an axis of seeds added.
-        measures: functions of trained networks, each a column or several. seeds: how many, or which.
+        measures: functions of trained networks, each a column or several; or cell -> such. seeds: how many, or which.
         search: how each cell's learning rate is searched; None: it is that of its setting.
         variants: the same cells trained otherwise, by name, which the column `variant` holds ("": the main training).
         given: networks built by hand, untrained ones or published values, as `Given` rows; or a function that makes
@@ -120,7 +120,8 @@ class Study:
         claims: `Claim`s about the world and `Check`s of the run.
         draw: a function that names what it needs (`table`, findings, `networks`, `features`, `rates`, `judged`,
             `verdicts`) and returns the figure. answer: likewise, the answer to the question in a sentence.
-        snapshots, engine, compile: as `sweep`.
+        snapshots, engine, compile: as `sweep`. workers: processes, unless the command line says; give them where
+            measuring is the work, not training.
 
     In a notebook: `study = Study(...)`, then `study.table()`, `study.claims()`, `study.figure()`; options of `train`
     (results, device, workers) are those of the first call.
@@ -131,7 +132,7 @@ class Study:
         cells: Sequence[Any] = (),
         grid: Callable[..., Grid | Setting] | None = None,
         *,
-        measures: Sequence[Measure] = (held_out_loss, recovered, features_offered),
+        measures: Sequence[Measure] | Callable[[Any], Sequence[Measure]] = (held_out_loss, recovered, features_offered),
         seeds: int | Iterable[int] = 8,
         search: Search | None = None,
         variants: Mapping[str, Variant] | None = None,
@@ -144,8 +145,10 @@ class Study:
         snapshots: Sequence[int] = (),
         engine: str = "auto",
         compile: bool | None = None,
+        workers: int | None = None,
     ) -> None:
-        self.cells, self.grid, self.measures, self.seeds = tuple(cells), grid, tuple(measures), seeds
+        self.cells, self.grid, self.seeds, self.workers = tuple(cells), grid, seeds, workers
+        self.measures = measures if callable(measures) else tuple(measures)
         self.search, self.variants, self.given, self.derive = search, dict(variants or {}), given, derive
         self.findings, self.declared = dict(findings or {}), tuple(claims)
         self.draw, self.answer = draw or board, answer or said
@@ -220,7 +223,7 @@ class Study:
 
     def report(self, run: Run) -> dict[str, Any]:
         """Train, judge, draw, write the picture and the document (`report.write`), and end with the answer."""
-        found = self.train(results=run.results, device=run.device, workers=run.workers, mode=run.mode)
+        found = self.train(results=run.results, device=run.device, workers=run.workers or self.workers, mode=run.mode)
         rows = found.trained.rows
         statistics = found.known.statistics()
         engines = sorted({str(engine) for engine in rows["engine"].dropna()}) if "engine" in rows else []

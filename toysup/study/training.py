@@ -42,7 +42,7 @@ class Search:
     """How each cell's learning rate is searched (`search.best_rates`), on seeds that no result uses.
 
     grid: cell -> the grid trained at each rate, without seeds. Cells whose grids are equal share one search.
-    rates: those tried, or a function of the cell that gives them.
+    rates: those tried, or a function of the cell that gives them. of: which cells; others keep their setting's.
     """
 
     grid: Callable[[Any], Grid | Setting]
@@ -52,6 +52,7 @@ class Search:
     extend: int = 3
     within: float = 0.01
     seeds: Iterable[int] = SEARCH_SEEDS
+    of: Callable[[Any], bool] = lambda cell: True
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Table:
 def train(
     cells: Sequence[Any],
     grid: Callable[..., Grid | Setting] | None,
-    measures: Sequence[Measure],
+    measures: Sequence[Measure] | Callable[[Any], Sequence[Measure]],
     *,
     seeds: int | Iterable[int],
     search: Search | None,
@@ -145,17 +146,18 @@ def train(
     if cells and grid is None:
         raise InputError("Study: expected grid, a function from a cell to what is trained, got none")
     labels = _labels(cells)
+    measures_of = measures if callable(measures) else lambda cell: measures
     best = _searched(cells, labels, search, options) if search and cells else {}
     wanted: dict[tuple[str, tuple[Measure, ...]], tuple[Grid, Any]] = {}
     for label, cell in zip(labels, cells, strict=True):
         own = _grid_of(cell, grid, best.get(label))
-        if best:
+        if label in best:
             own = dataclasses.replace(own, setting=set_paths(own.setting, {LR: best[label].lr}))
         own = _seeded(own, seeds)
-        wanted[label, tuple(measures)] = own, (cell, MAIN, label)
+        wanted[label, tuple(measures_of(cell))] = own, (cell, MAIN, label)
         for name, variant in variants.items():
             if variant.of(cell):
-                asked = tuple(measures if variant.measures is None else variant.measures)
+                asked = tuple(measures_of(cell) if variant.measures is None else variant.measures)
                 wanted[f"{label} {name}", asked] = variant(own), (cell, name, label)
     answers: list[Results] = []
     parts, features = [], []
@@ -169,7 +171,7 @@ def train(
             answers.append(answer)
             for label, point in stacks[name].members:
                 cell, variant, base = wanted[label, asked][1]
-                more = {"variant": variant} | (best[base]._asdict() if best else {})
+                more = {"variant": variant} | (best[base]._asdict() if base in best else {})
                 more |= {"source": source, "cell": base}
                 parts.append(_part(answer.table, stacks[name], point, cell, more, grids[label].setting))
                 if len(answer.features):
@@ -180,7 +182,7 @@ def train(
         table, long = one.networks, None
         source = -len(built) - 1
         if isinstance(table, Trained):
-            table, long = _measured(table, measures)
+            table, long = _measured(table, measures_of(one.cell))
             built.append(one.networks)
         else:
             table, source = table.reset_index(drop=True).rename_axis("row").reset_index(), -(10**9)
@@ -240,6 +242,8 @@ def _searched(cells: Sequence[Any], labels: Sequence[str], search: Search, optio
     firsts: dict[str, str] = {}
     by_rates: dict[tuple[float, ...], dict[str, Grid]] = {}
     for label, cell in zip(labels, cells, strict=True):
+        if not search.of(cell):
+            continue
         grid = _seeded(_grid_of(cell, search.grid, None), search.seeds)
         rates = tuple(float(r) for r in (search.rates(cell) if callable(search.rates) else search.rates))
         key = json.dumps([describe(grid.setting, code=id), describe(grid.axes, code=id), rates])
