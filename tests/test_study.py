@@ -168,6 +168,19 @@ def test_claims_follow_their_rules():
         outcome(Claim("c", "s", lambda rows: 3.5))
 
 
+def test_several_columns_each_lie_in_a_region_of_their_own():
+    known = Known(TABLE, {"law": Finding(lambda rows: {"mean": stats.mean(rows["x"]), "n": Interval(4, 4, 4)}, "task",
+                                         variant=None)})  # fmt: skip
+    claim = Claim("c", "x is about 1 or 2, four times", "law", {"mean": (-9, 9), "n": 5}, each="{task}_so")
+    found = known.judge(claim)
+    assert found.verdicts == {"a_so": "supported", "b_so": "supported", "c": "supported"}
+    assert [group.key for group in found.groups][:2] == [{"task": "a", "column": column} for column in ("mean", "n")]
+    few = Claim("c", "x is about 1, thrice", "law", {"mean": (-9, 9), "n": 3}, where={"task": "a"})
+    assert known.judge(few).verdicts == {"c": "rejected"}
+    with pytest.raises(InputError, match="expected a column 'm', got mean, n"):
+        known.judge(Claim("c", "s", "law", {"m": 3}))
+
+
 def test_a_claim_whose_checks_fail_is_shown_as_such_and_a_short_run_decides_nothing():
     claims = [Claim("c", "it holds", lambda: True), Claim("d", "it holds anyhow", lambda: True, checks=()),
               Check("length", "training is long enough", lambda: False)]  # fmt: skip

@@ -72,8 +72,8 @@ class Claim:
         name: the verdict's name on all groups together; says: the sentence, which may hold the group's values ({task}).
         of: a finding's name ("slope"), one of its columns ("law.a"), or a function like a finding's; it gives an
             interval, a verdict, or True and False.
-        inside: the region where the interval must lie (`stats.decide`), or a function that gives it. outside: the
-            region where it must not.
+        inside: the region where the interval must lie (`stats.decide`), or a function that gives it; column -> region
+            where several columns of a finding must each lie in theirs. outside: the region where it must not.
         by, where, variant: the groups, as of a `Finding`; those of the finding that `of` names unless given.
         each: the name of each group's verdict, as `Finding.named`; groups of one name are combined. "": not kept.
         combine: what holds of all groups together, `stats.every` or `stats.some`; None if nothing is said of them all.
@@ -291,7 +291,7 @@ class Known:
 
     def judge(self, claim: Claim) -> Judged:
         """A claim's verdicts, by its rule."""
-        groups = [self._judge_group(claim, *found) for found in self._of(claim)]
+        groups = [group for found in self._of(claim) for group in self._by_column(claim, *found)]
         said = [group.verdict for group in groups]
         whole = None if claim.combine is None else claim.combine(*said) if said else "undecided"
         return Judged(claim, groups, whole)
@@ -321,6 +321,20 @@ class Known:
                     raise InputError(f"{where}: finding {name!r} has no {step!r}, only {', '.join(map(str, value))}")
                 value = value[step] if isinstance(value, Mapping) else getattr(value, step)
             yield by, key, own, value
+
+    def _by_column(self, claim: Claim, by: tuple[str, ...], key: Hashable, rows: pd.DataFrame, value: Any
+                   ) -> Iterator[GroupVerdict]:  # fmt: skip
+        """A group's verdict, or one for each column that has a region of its own."""
+        if not isinstance(claim.inside, Mapping):
+            yield self._judge_group(claim, by, key, rows, value)
+            return
+        for column, region in claim.inside.items():
+            if not isinstance(value, Mapping) or column not in value:
+                has = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+                raise InputError(f"claim {claim.name!r}: expected a column {column!r}, got {has}")
+            one = dataclasses.replace(claim, inside=region)
+            group = self._judge_group(one, by, key, rows, value[column])
+            yield dataclasses.replace(group, key={**group.key, "column": column})
 
     def _judge_group(self, claim: Claim, by: tuple[str, ...], key: Hashable, rows: pd.DataFrame, value: Any
                      ) -> GroupVerdict:  # fmt: skip
