@@ -1,47 +1,25 @@
 """Does a toy model store its training examples or its features, and where it changes over, is there double descent?
 
-Henighan et al. 2023, "Superposition, Memorization, and Double Descent": tied ReLU autoencoders with m = 2 on n = 10,000
-features of which 10 are active on average (S = 0.999), samples scaled to length 1, T of them seen again and again by
-AdamW with weight decay 0.01 and a learning rate that warms up to 1e-3 over 5% of training and falls to 0 as a
-cosine. They report that small T gives polygons of examples, large T polygons of features, and that in between, where
-neither has dimensions, the test loss has a peak. A second row has n = 1000, S = 0.99: as many active features at less
-cost, so more seeds, and the controls.
+Henighan et al. 2023, "Superposition, Memorization, and Double Descent": tied ReLU autoencoders, m = 2, n = 10,000, 10
+features active on average, samples of length 1, T of them seen again and again by AdamW. They report polygons of
+examples at small T, of features at large T, and in between, where neither has dimensions, a peak of the unseen loss. A
+second row, n = 1000, is cheaper: more seeds, controls. k vectors in regular position have a typical dimensionality of
+2 / k, vectors without structure 4 / number. Peak and dip are chosen for each seed by the others (`double_descent`).
 
-The dimensionality of examples and of features is that of a typical unit of squared length, `typical_dimensionality`: k
-vectors in regular position have 2 / k; vectors without structure have 4 / number. Losses stand beside the best
-constant's. Peak and dip (the lowest loss before it) are chosen for each seed by the *other* seeds, so that no maximum
-of noise is taken for a peak. Rules, each for the 95% interval over seeds:
-  memorises at small T: at T = 5 the training loss is below a tenth of the zero predictor's, unseen loss is no better
-      than the best constant's, and examples have more dimensions than features;
-  generalises at large T: at the largest T unseen loss is better than the best constant's, training loss is within 1%
-      of it, and features have more dimensions than examples;
-  double descent: ln unseen loss falls from T = 3 to the dip, rises to the peak, and falls to the largest T;
-  neither at the peak: there both typical dimensionalities are below 0.1, ten vectors to a dimension;
-  polygons: most seeds have a regular pentagon of examples at T = 5 and a regular polygon of features at the largest T
-      (neighbours within 10% of the regular angle).
-Controls: endless data, three times the training length (both at n = 1000), the zero predictor and the best constant,
-untrained networks, and typical dimensionalities 2 / T of T examples that share the plane evenly.
-
-Deviations: the paper takes 50,000 full-batch steps. Here it is 10,000 steps at n = 1000 and 4000 at n = 10,000, in
-batches of at most 1024 and 10,240 examples (a larger T is a multiple of it), so that a step shows every feature about
-ten times. A tenth of that does not do: at n = 10,000, T = 102,400 and batches of 1024, neither 40,000 steps at 3e-4
-nor 50,000 at 1e-3 made unseen loss better than the best constant's. The loss is summed over features, not averaged;
-for Adam that is the same but for its eps.
-
-Two cores: --quick about 40 seconds, default 7 minutes (4 of them at n = 10,000).
+Deviations: the paper takes 50,000 full-batch steps; here 10,000 and (n = 10,000) 4000, in batches of at most 1024 and
+10,240, so that a step shows a feature ten times; a tenth of that does not do (T = 102,400 in batches of 1024 never got
+below the best constant's loss). Losses are summed over features, for Adam the same as averaged but for its eps.
+Two cores: --quick about 40 s, default 7 minutes.
 """
 
-from __future__ import annotations
-
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.collections import LineCollection
-from matplotlib.ticker import MultipleLocator
 
-from toysup import plots, report, stats
+from toysup import plots, stats
 from toysup.ensemble import Trained
 from toysup.features import UnitLength
 from toysup.geometry import irregularity, typical_dimensionality
@@ -49,210 +27,146 @@ from toysup.measure import seen_loss, unseen_loss
 from toysup.measure.examples import hidden_vectors
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
-from toysup.sweep import Grid, Results, sweep
+from toysup.study import Check, Claim, Finding, Run, Study, Variant, experiment
+from toysup.sweep import Grid
 from toysup.tasks import Identity
 
 QUESTION = "Does a toy model store its training examples or its features, and is there double descent between the two?"
-ACTIVE, SMALL, REGULAR = 10, 5, 0.1
-ENDS = ("unseen_loss", "feature_dimensions")
+ACTIVE, SMALL, REGULAR = 10, 5, 0.1  # REGULAR: of the angle between a polygon's neighbours
+SETS = {1000: [3, 5, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16_384, 102_400],
+        10_000: [3, 5, 8, 32, 128, 512, 1024, 2048, 4096, 10_240, 102_400]}  # fmt: skip
+LONGER = [3, 5, 16, 64, 128, 256, 512, 1024]  # trained three times as long, too
 LOSSES = {"unseen data": "black", "training set": "#cc78bc"}
-CLASSES = {"training examples": "#d55e00", "features": "#0173b2"}
+KINDS = {"training examples": "#d55e00", "features": "#0173b2"}
+MORE, LESS, FEW = (0, math.inf), (-math.inf, 0), (-math.inf, 0.1)
+NUMBERS = ["seen_loss", "unseen_minus_constant", "unseen_minus_seen", "examples_ahead", "example_dimensions",
+           "feature_dimensions", "feature_corners"]  # fmt: skip
 
 
-def example_dimensions(trained: Trained) -> torch.Tensor:
-    """Typical dimensionality of the training examples' hidden vectors."""
-    return typical_dimensionality(hidden_vectors(trained))
+class Cell(NamedTuple):
+    n: int
 
 
-def feature_dimensions(trained: Trained) -> torch.Tensor:
-    """Typical dimensionality of the features."""
-    return typical_dimensionality(trained.parameters["W"])
+def structure(trained: Trained) -> dict[str, torch.Tensor]:
+    """Typical dimensionality of examples and features, how many are long, and how far those are from a polygon."""
+    found = {}
+    for name, V in (("example", hidden_vectors(trained)), ("feature", trained.parameters["W"])):
+        corners, off = torch.tensor([irregularity(own) for own in V], dtype=torch.float64).T
+        found[f"{name}_dimensions"] = typical_dimensionality(V)
+        found |= {f"{name}_corners": corners, f"{name}_regular": off < REGULAR}
+    return found
 
 
-def example_irregularity(trained: Trained) -> np.ndarray:
-    """How far the examples' long hidden vectors are from a regular polygon."""
-    return np.array([irregularity(V)[1] for V in hidden_vectors(trained)])
+def study(run: Run) -> Study:
+    size = run.sizes(dict(sets=SETS, steps=10_000, seeds=10, some=4, longer=LONGER),
+                     quick=dict(sets={1000: [*SETS[1000][:10], 8192]}, steps=5000, seeds=4),
+                     smoke=dict(sets={100: [3, 5, 64, 1024]}, steps=20, seeds=2, some=2, longer=[3, 5, 64])
+                     )  # fmt: skip
+    first, losses = min(size.sets), ["unseen_loss", "seen_loss"]
+
+    def grid(cell: Cell, examples: list[float] | None = None, length: int = 1) -> Grid:
+        """Training sets (infinity is endless data) x seeds."""
+        most, steps, seeds = (1024, size.steps, size.seeds) if cell.n == first else (10_240, 4000, size.some)
+        sets = {T: (None if T == math.inf else T, min(T, most)) for T in examples or size.sets[cell.n]}
+        adam, model = Adam(1e-3, weight_decay=0.01, schedule=Cosine(0.05, 0.0)), Model(TiedAutoencoder, width=2)
+        setting = Setting(UnitLength(cell.n, ACTIVE / cell.n), Identity(), model, adam, length * steps)
+        return Grid(setting, {("examples", "batch"): sets, "seed": range(size.some if examples else seeds)})
+
+    def claim(name: str, says: str, of, inside=None) -> Claim:
+        by = None if isinstance(of, str) else "n"
+        return Claim(name, says, of, inside, by=by, combine=None, each=f"n{{n}}_{name}")
+
+    return Study(
+        [Cell(n) for n in size.sets], grid, measures=[seen_loss, unseen_loss, structure], draw=draw, answer=answer,
+        variants={"endless": Variant(lambda _: grid(Cell(first), [math.inf]), lambda cell: cell.n == first),
+                  "longer": Variant(lambda _: grid(Cell(first), size.longer, 3), lambda cell: cell.n == first)},
+        findings={"turns": Finding(turns, "n"), "found": Finding(found, "n", "n{n}_{column}"),
+                  "mean_losses": Finding(lambda rows: rows.groupby("examples")[losses].mean(), "n"),
+                  "endless_data": Finding(lambda rows: {name: stats.mean(rows[name]) for name in
+                                                        ("unseen_loss", "feature_dimensions")}, variant="endless"),
+                  "three_times_the_steps": Finding(turns, variant="longer")},
+        claims=[
+            claim("memorises_at_small_T", "five examples are stored: the loss on them is below a tenth of the zero "
+                  "predictor's, on unseen data no better than the best constant's; they have more dimensions than "
+                  "features", lambda found: hold(found, seen_loss_small=(-math.inf, 0.1 * found["zero_predictor"]),
+                                                 unseen_minus_constant_small=MORE, examples_ahead_small=MORE)),
+            claim("generalises_at_large_T", "with most examples unseen loss is below the best constant's, within 0.01 "
+                  "of seen loss, and features have more dimensions than examples", lambda found: hold(found,
+                  unseen_minus_constant_large=LESS, unseen_minus_seen_large=0.01, examples_ahead_large=LESS)),
+            claim("double_descent", "unseen loss falls to a dip, rises to a peak and falls", "turns.verdict"),
+            claim("neither_at_the_peak", "at the peak ten examples share a dimension, and ten features",
+                  lambda found: hold(found, example_dimensions_peak=FEW, feature_dimensions_peak=FEW)),
+            claim("example_polygons", "five examples form a regular pentagon", "found.example_polygons", (0.5, 1)),
+            claim("feature_polygons", "with most examples features form a polygon", "found.feature_polygons", (0.5, 1)),
+            Check("length_does_not_decide", "after three times the steps there is a dip and a peak as well",
+                  "three_times_the_steps.verdict"),
+        ],
+    )  # fmt: skip
 
 
-def feature_irregularity(trained: Trained) -> np.ndarray:
-    """How far the long feature directions are from a regular polygon."""
-    return np.array([irregularity(V)[1] for V in trained.parameters["W"]])
+def turns(rows: pd.DataFrame) -> stats.DoubleDescent:
+    return stats.double_descent(rows.pivot(index="seed", columns="examples", values="unseen_loss"))
 
 
-def feature_corners(trained: Trained) -> np.ndarray:
-    """How many features are longer than half the longest."""
-    return np.array([irregularity(V)[0] for V in trained.parameters["W"]])
+def hold(found: dict, **regions) -> stats.Verdict:
+    return stats.every(*(stats.decide(found[name], region) for name, region in regions.items()))
 
 
-MEASURES = (seen_loss, unseen_loss, example_dimensions, feature_dimensions, example_irregularity, feature_irregularity,
-            feature_corners)  # fmt: skip
+def found(n: int, rows: pd.DataFrame, turns: stats.DoubleDescent) -> dict:
+    """At the small T, at the peak's and at the largest; losses of the zero predictor and the best constant."""
+    features, ratio = UnitLength(n, ACTIVE / n), rows["example_dimensions"] / rows["feature_dimensions"]
+    constant = n * features.variance.item()
+    told = {"zero_predictor": n * features.second_moment.item(), "constant_predictor": constant,
+            "first_over_dip": turns.fall, "peak_over_dip": turns.rise, "peak_over_end": turns.end,
+            "peak_examples": turns.peak}  # fmt: skip
+    rows = rows.assign(unseen_minus_constant=rows["unseen_loss"] - constant, examples_ahead=np.log(ratio),
+                       unseen_minus_seen=rows["unseen_loss"] - rows["seen_loss"])  # fmt: skip
+    for where, T in (("small", SMALL), ("peak", int(turns.peak.value)), ("large", rows["examples"].max())):
+        told |= {f"{name}_{where}": stats.mean(rows.loc[rows["examples"] == T, name]) for name in NUMBERS}
+    for one, T in (("example", SMALL), ("feature", rows["examples"].max())):
+        regular = rows.loc[rows["examples"] == T, f"{one}_regular"]
+        told[f"{one}_polygons"] = stats.share(int(regular.sum()), len(regular))
+    return told
 
 
-def grid_of(n: int, examples: list[float], seeds: int, steps: int, most: int = 1024) -> Grid:
-    """Training sets x seeds, in batches of at most `most`; infinity is endless data."""
-    batches = {T: (None if T == math.inf else int(T), int(min(T, most))) for T in examples}
-    adam = Adam(1e-3, weight_decay=0.01, schedule=Cosine(0.05, 0.0))
-    setting = Setting(UnitLength(n, ACTIVE / n), Identity(), Model(TiedAutoencoder, width=2), adam, steps)
-    return Grid(setting, {("examples", "batch"): batches, "seed": range(seeds)})
+def answer(turns: dict) -> str:
+    peaks = [f"{own.rise.value:.2g}-fold at {own.peak.value:,.0f} examples of {n:,} features"
+             for n, own in turns.items() if own.verdict == "supported"]  # fmt: skip
+    told = f"the loss on unseen data rises to a peak: {' and '.join(peaks)}" if peaks else "no peak of the loss is sure"
+    return f"Few examples are stored one by one, many give way to the features, and in between {told}."
 
 
-def judged(n: int, answer: Results) -> tuple[dict, dict, dict]:
-    """(statistics, verdicts, controls) of one number of features."""
-    features = UnitLength(n, ACTIVE / n)
-    zero, constant = n * features.second_moment.item(), n * features.variance.item()
-    table = answer.table
-    wide = {name: table.pivot(index="seed", columns="examples", values=name) for name in (m.__name__ for m in MEASURES)}
-    last = table["examples"].max()
-    seen, unseen = wide["seen_loss"], wide["unseen_loss"]
-    turns = stats.double_descent(unseen)
-    peak = int(turns.peak.value)
-    ahead = np.log(wide["example_dimensions"] / wide["feature_dimensions"])
-    found = {
-        "peak_examples": turns.peak,
-        "first_over_dip": turns.fall,
-        "peak_over_dip": turns.rise,
-        "peak_over_end": turns.end,
-        "seen_loss_small": stats.mean(seen[SMALL]),
-        "unseen_minus_constant_small": stats.mean(unseen[SMALL] - constant),
-        "seen_loss_large": stats.mean(seen[last]),
-        "unseen_minus_constant_large": stats.mean(unseen[last] - constant),
-        "unseen_minus_seen_large": stats.mean(unseen[last] - seen[last]),
-        "feature_corners_large": stats.mean(wide["feature_corners"][last]),
-    }
-    for name in ("example", "feature"):
-        for where, T in (("small", SMALL), ("peak", peak), ("large", last)):
-            found[f"{name}_dimensions_{where}"] = stats.mean(wide[f"{name}_dimensions"][T])
-        regular = wide[f"{name}_irregularity"][SMALL if name == "example" else last] < REGULAR
-        found[f"{name}_polygons"] = stats.share(int(regular.sum()), len(regular))
-    positive = (0, np.inf)
-    verdict = {
-        "memorises_at_small_T": stats.every(
-            stats.decide(found["seen_loss_small"], (-np.inf, 0.1 * zero)),
-            stats.decide(found["unseen_minus_constant_small"], positive),
-            stats.decide(stats.mean(ahead[SMALL]), positive),
-        ),
-        "generalises_at_large_T": stats.every(
-            stats.decide(found["unseen_minus_constant_large"], (-np.inf, 0)),
-            stats.decide(found["unseen_minus_seen_large"], 0.01),
-            stats.decide(stats.mean(-ahead[last]), positive),
-        ),
-        "double_descent": turns.verdict,
-        "neither_at_the_peak": stats.every(
-            *(stats.decide(found[f"{name}_dimensions_peak"], (-np.inf, 0.1)) for name in ("example", "feature"))
-        ),
-        "example_polygons": stats.decide(found["example_polygons"], (0.5, 1)),
-        "feature_polygons": stats.decide(found["feature_polygons"], (0.5, 1)),
-    }
-    controls = {"zero_predictor": zero, "constant_predictor": constant, "untrained_feature_dimensions": 4 / n,
-                "examples": list(unseen.columns), "mean_unseen_loss": unseen.mean().tolist(),
-                "mean_seen_loss": seen.mean().tolist()}  # fmt: skip
-    return found, verdict, controls
-
-
-def main(run: report.Run) -> None:
-    few = run.pick(default=1000, smoke=100)  # features of the cheaper row, which has the controls
-    many = 10_000
-    sizes = [few, many] if run.mode in ("default", "full") else [few]
-    small = run.pick(default=[3, 5, 8, 16, 32, 64, 128, 256, 512, 1024], smoke=[3, 5, 64])
-    large = run.pick(default=[4096, 16_384, 102_400], quick=[8192], smoke=[1024])
-    steps, some = run.pick(default=10_000, quick=5000, smoke=20), run.pick(default=4, smoke=2)
-    grids = {few: grid_of(few, small + large, run.pick(default=10, quick=4, smoke=2), steps)}
-    if many in sizes:
-        examples = [3, 5, 8, 32, 128, 512, 1024, 2048, 4096, 10_240, 102_400]
-        grids[many] = grid_of(many, examples, some, 4000, most=10_240)
-    controls_of = {
-        "endless": grid_of(few, [math.inf], some, steps),
-        "longer": grid_of(few, [T for T in small if T not in (8, 32)], some, 3 * steps),
-    }
-    named = {f"n{n}": grid for n, grid in grids.items()} | controls_of
-    answers = sweep(named, MEASURES, results=run.results, device=run.device,
-                    workers=run.workers)  # fmt: skip
-    statistics, verdict, controls = {}, {}, {}
-    for n in sizes:
-        found, decided, controls[f"n{n}"] = judged(n, answers[f"n{n}"])
-        statistics |= {f"n{n}_{name}": value for name, value in found.items()}
-        verdict |= {f"n{n}_{name}": value for name, value in decided.items()}
-    controls["endless_data"] = {name: stats.mean(answers["endless"].table[name]) for name in ENDS}
-    found, decided, _ = judged(few, answers["longer"])
-    controls["three_times_the_steps"] = {
-        name: found[name] for name in ("peak_examples", "peak_over_dip", "peak_over_end")
-    }
-    controls["three_times_the_steps"] |= {"double_descent": decided["double_descent"]}
-    engine = ", ".join(sorted({name for answer in answers.values() for name in answer.table["engine"]}))
-    drawing = draw({n: answers[f"n{n}"] for n in sizes}, answers["endless"], statistics)
-    report.write(run, drawing, statistics=statistics, verdict=verdict, controls=controls, engine=engine,
-                 instances=sum(len(answer.grid) for answer in answers.values()),
-                 steps=max(grid.setting.steps for grid in named.values()),
-                 seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
-
-
-def draw(answers: dict[int, Results], endless: Results, statistics: dict) -> plots.Figure:
-    """Losses and dimensionalities against T for each n; below, one seed's features and examples in the plane."""
-    figure = plots.Figure(figsize=(13, 4.1 * len(answers) + 5), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[4.1 * len(answers), 5])
-    rows = above.subplots(len(answers), 2, squeeze=False)
-    for row, (n, answer) in zip(rows, answers.items(), strict=True):
-        table, constant = answer.table, n * UnitLength(n, ACTIVE / n).variance.item()
-        examples = np.sort(table["examples"].unique())
-        losses = pd.concat([
-            table.assign(loss=table[f"{kind}_loss"] - constant, of=label)
-            for kind, label in (("unseen", "unseen data"), ("seen", "training set"))
-        ])  # fmt: skip
-        plots.band(row[0], losses, "examples", "loss", "of", colours=LOSSES)
-        plots.reference(row[0], examples, 0.0, "best constant")
-        if n == endless.grid.setting.features.n_features:
-            plots.reference(row[0], examples, endless.table["unseen_loss"].mean() - constant, "endless data")
-        peak = statistics[f"n{n}_peak_examples"]
-        row[0].axvspan(peak.low, peak.high, color="0.9", zorder=0)
-        row[0].set_yscale("symlog", linthresh=1e-3, linscale=0.6)
-        row[0].set(title=f"n = {n:,}: loss", ylabel="loss minus the best constant's")
-        sizes = pd.concat([
-            table.assign(dimensions=np.log10(table[f"{kind}_dimensions"]), of=label)
-            for kind, label in zip(("example", "feature"), CLASSES, strict=True)
-        ])  # fmt: skip
-        plots.band(row[1], sizes, "examples", "dimensions", "of", colours=CLASSES)
-        few = examples[examples <= 64]
-        even = {"color": plots.GREY, "linewidth": 1.5, "zorder": 1, "label": "2 / T: all share the plane evenly"}
-        row[1].plot(few, np.log10(2 / few), "--", **even)
-        plots.null(row[1], examples, math.log10(4 / n), "untrained features")
-        row[1].yaxis.set_major_locator(MultipleLocator(1))
-        row[1].yaxis.set_major_formatter(lambda y, _: f"{10**y:g}")
-        row[1].set(title=f"n = {n:,}: dimensions of a typical vector", ylabel="dimensionality (geometric mean)")
-        for ax in row:
-            ax.set(xscale="log", xlabel="training examples T")
-            ax.legend()
-    n, answer = list(answers.items())[-1]
-    table = answer.table
-    every = np.sort(table["examples"].unique())
-    shown = every[np.unique(np.linspace(0, len(every) - 1, 6).round().astype(int))]
-    panels = below.subplots(2, len(shown), squeeze=False)
-    for column, T in zip(panels.T, shown, strict=True):
-        trained = network(answer, int(table.index[(table["examples"] == T) & (table["seed"] == 0)][0]))
-        for ax, (label, colour), V in zip(
-            column, CLASSES.items(), (hidden_vectors(trained)[0], trained.parameters["W"][0]), strict=True
-        ):
-            vectors(ax, V.numpy(), colour)
-            ax.set_title(f"{T:,.0f} {label}" if label == "training examples" else f"{n:,} features", fontsize=10)
-    peaks = [(n, statistics[f"n{n}_peak_over_dip"].value, statistics[f"n{n}_peak_examples"].value) for n in answers]
-    told = ", ".join(f"{factor:.2g} times the dip at T = {T:,.0f} (n = {n:,})" for n, factor, T in peaks)
-    figure.suptitle(f"Between stored examples and stored features the unseen loss peaks:\n{told}", fontsize=14)
+def draw(rows: pd.DataFrame, turns: dict, found: dict, endless_data: dict, networks) -> plots.Figure:
+    """Losses and dimensionalities against T for each n; below, one seed's examples and features in the plane."""
+    figure = plots.Figure(figsize=(13, 4.1 * len(turns) + 5), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[4.1 * len(turns), 5])
+    for (loss, size), (n, own) in zip(above.subplots(len(turns), 2, squeeze=False), rows.groupby("n"), strict=True):
+        constant, examples = found[n]["constant_predictor"], np.sort(own["examples"].unique())
+        own = own.assign(**{"unseen data": own["unseen_loss"] - constant, "training set": own["seen_loss"] - constant,
+                            "training examples": np.log10(own["example_dimensions"]),
+                            "features": np.log10(own["feature_dimensions"])})  # fmt: skip
+        plots.reference(loss, examples, 0.0, "best constant")
+        if n == rows["n"].min():
+            plots.reference(loss, examples, endless_data["unseen_loss"].value - constant, "endless data")
+        plots.zone(loss, turns[n].peak.low, turns[n].peak.high, upright=True)
+        loss.set_yscale("symlog", linthresh=1e-3, linscale=0.6)
+        plots.reference(size, few := examples[examples <= 64], np.log10(2 / few), "2 / T: even shares")
+        plots.null(size, examples, math.log10(4 / n), "untrained features")
+        plots.ticks(size, y={power: f"{10.0**power:g}" for power in range(-4, 1)})
+        for ax, kinds, what in ((loss, LOSSES, "loss minus the best constant's"),
+                                (size, KINDS, "dimensions of a typical vector")):  # fmt: skip
+            plots.curves(ax, {kind: own.groupby("examples")[kind].apply(stats.mean) for kind in kinds}, colours=kinds)
+            ax.set(xscale="log", xlabel="training examples T", ylabel=what, title=f"{n:,} features")
+            plots.legend(ax)
+    shown = examples[np.unique(np.linspace(0, len(examples) - 1, 6).round().astype(int))]
+    for column, T in zip(below.subplots(2, len(shown), squeeze=False).T, shown, strict=True):
+        trained = networks(own[(own["examples"] == T) & (own["seed"] == 0)])
+        vectors = (hidden_vectors(trained), trained.parameters["W"])
+        for ax, V, (kind, colour), count in zip(column, vectors, KINDS.items(), (T, n), strict=True):
+            plots.directions(ax, V[0].numpy(), colour, up=None, reach=None)
+            ax.set_title(f"{count:,.0f} {kind}", fontsize=10)
     return figure
 
 
-def network(answer: Results, row: int) -> Trained:
-    """One row's network, alone."""
-    return answer.trained(rows=[row])
-
-
-def vectors(ax: plots.Axes, V: np.ndarray, colour: str) -> None:
-    """Vectors in the plane as lines from the origin, scaled to the longest."""
-    reach = np.linalg.norm(V, axis=1).max()
-    lines = [[(0, 0), tuple(v)] for v in V[np.argsort(-np.linalg.norm(V, axis=1))[:2000]]]
-    ax.add_collection(LineCollection(lines, colors=colour, linewidths=0.8, alpha=0.5, rasterized=True))
-    ax.plot(V[:, 0], V[:, 1], ".", color=colour, markersize=3, rasterized=True)
-    ax.set(xlim=(-1.1 * reach, 1.1 * reach), ylim=(-1.1 * reach, 1.1 * reach), aspect="equal", xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-
-
 if __name__ == "__main__":
-    report.experiment(main)
+    experiment(study)
