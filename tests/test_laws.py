@@ -35,6 +35,17 @@ def power_law(a, b, misfit=0.0, noise=0.0, rng=None, shapes=SHAPES, instances=4,
 # --- exponents
 
 
+def test_exponent_is_that_of_each_seeds_power_law():
+    x, powers = np.array([2.0, 3, 7]), np.array([0.5, 1.5, 2.5])
+    counts = pd.DataFrame(4 * x ** powers[:, None], columns=x)
+    own = stats.mean(powers)
+    for found in (stats.exponent(counts), stats.exponent(counts.set_axis(list("abc"), axis=1), x)):
+        np.testing.assert_allclose(list(found.asdict().values()), [own.value, own.low, own.high], rtol=1e-9)
+    assert np.isnan(stats.exponent(counts.mask(counts < 6, 0)).value) and np.isnan(stats.exponent(counts[[2.0]]).value)
+    with pytest.raises(InputError, match="each of 3 columns"):
+        stats.exponent(counts, x[:2])
+
+
 @pytest.mark.parametrize(("law", "exponents"), LAWS.items())
 def test_a_power_law_is_found_exactly_and_named(law, exponents):
     a, b = exponents

@@ -239,6 +239,18 @@ def test_capacity_gives_ratios_that_cover_though_one_shape_is_noisier():
     assert covered(own, 0.5) < 0.75  # the positive control: own maxima favour the noisier shape
 
 
+def test_capacities_are_those_of_each_shape():
+    shapes = {8: counts(np.tile([5, 9, 7.0, 6, 5, 4], (3, 1))), 16: counts(np.arange(18.0).reshape(3, 6))}
+    table = pd.concat([own.assign(width=width) for width, own in shapes.items()])
+    for column in ("recovered", "load", "held_out"):
+        found = stats.capacities(table, "width", column)
+        assert list(found) == [8, 16]
+        for width, own in shapes.items():
+            np.testing.assert_array_equal(found[width], stats.capacity(own)[column])
+    with pytest.raises(InputError, match="no column 'depth'"):
+        stats.capacities(table, "depth")
+
+
 def test_capacity_skips_what_diverged_and_names_what_is_wrong():
     matrix = np.array([[1, 5, 9], [1, np.nan, 8], [2, 6, np.nan]])
     found = stats.capacity(counts(matrix))

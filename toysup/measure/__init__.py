@@ -137,6 +137,7 @@ from toysup.measure.recovery import (
     r_squared,
     recovered,
     recovered_at,
+    untrained,
 )
 from toysup.measure.universality import (
     chance,
@@ -258,6 +259,7 @@ __all__ = [
     "unknown",
     "unseen",
     "unseen_loss",
+    "untrained",
     "vulnerability",
     "weights_of",
 ]

@@ -27,6 +27,7 @@ __all__ = [
     "r_squared",
     "recovered",
     "recovered_at",
+    "untrained",
 ]
 
 
@@ -95,6 +96,11 @@ def recovered(trained: Trained) -> Estimate:
     value, error = positive_sum(_shares(trained), held_out(trained).known)
     weight = _weight(trained)
     return Estimate(weight * value, weight * error)
+
+
+def untrained(trained: Trained) -> Estimate:
+    """`recovered` before the first step, (instance,): the null. Needs snapshots=(0,)."""
+    return recovered(trained.at(0))
 
 
 def recovered_at(threshold: float) -> Callable[[Trained], torch.Tensor]:

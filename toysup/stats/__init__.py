@@ -20,6 +20,7 @@ from toysup.stats.change_points import (
 from toysup.stats.comparison import (
     Comparison,
     best_setting,
+    capacities,
     capacity,
     check_columns,
     compare,
@@ -36,6 +37,7 @@ from toysup.stats.equivalence import (
 )
 from toysup.stats.exponents import (
     ExponentFit,
+    exponent,
     fit_exponents,
 )
 from toysup.stats.intervals import (
@@ -94,6 +96,7 @@ __all__ = [
     "best_setting",
     "bootstrap",
     "busiest_levels",
+    "capacities",
     "capacity",
     "change_points",
     "check_columns",
@@ -104,6 +107,7 @@ __all__ = [
     "equivalence",
     "equivalence_by_load",
     "every",
+    "exponent",
     "fit_exponents",
     "log_linear_stretch",
     "mean",

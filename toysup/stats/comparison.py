@@ -94,6 +94,15 @@ def capacity(
     return pd.DataFrame(found, index=grid.index)
 
 
+def capacities(table: pd.DataFrame, by: str, column: str = "recovered", **columns: str) -> pd.DataFrame:
+    """A column of `capacity` for each of several shapes, (seed, value of `by`); `columns` as there."""
+    check_columns("capacities", table, by)
+    found = {value: capacity(rows, **columns) for value, rows in table.groupby(by)}
+    for own in found.values():
+        check_columns("capacities", own, column)
+    return pd.DataFrame({value: own[column] for value, own in found.items()}).rename_axis(columns=by)
+
+
 def by_seed_and_load(where: str, table: pd.DataFrame, load: str, recovered: str, seed: str) -> pd.DataFrame:
     """The counts, (seed, load), of one shape and task; every seed has a finite one."""
     check_columns(where, table, load, seed)

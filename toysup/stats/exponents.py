@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from toysup.checks import InputError, check_interval, check_resampling, in_line, listed, numbers_in
+from toysup.checks import InputError, check_interval, check_kind, check_resampling, in_line, listed, numbers_in
 from toysup.stats.comparison import check_columns
-from toysup.stats.intervals import UNDEFINED, Interval, Verdict, expanded, percentiles, sample
+from toysup.stats.intervals import UNDEFINED, Interval, Verdict, expanded, mean, percentiles, sample
 
 HYPOTHESES = {  # (a, b, power of ln N)
     "neurons": (1, 1, 0),
@@ -161,6 +162,28 @@ def fit_exponents(
             ends = [percentiles(draws, wide) for draws in fits.T]
             found = [Interval(v, min(low, v), max(high, v)) for v, (low, high) in zip(fit, ends, strict=True)]
     return ExponentFit(found[1], found[2], found[0], dict(zip(others, found[3:], strict=True)), laws, predicted)
+
+
+def exponent(counts: pd.DataFrame, x: ArrayLike | None = None) -> Interval:
+    """e of count = c x^e: the mean over seeds of each one's least-squares slope of ln count in ln x.
+
+    Its interval holds what differs between seeds, not the misfit of the power law (`fit_exponents` holds both).
+
+    Args:
+        counts: (seed, x). x: positive, one for each column; by default the columns themselves.
+
+    Returns:
+        The interval; undefined where a count is not positive, or there are fewer than two x.
+    """
+    check_kind("exponent", "counts", counts, pd.DataFrame)
+    values = numbers_in("exponent", "counts", counts)
+    x = numbers_in("exponent", "x", counts.columns if x is None else x, ("x",))
+    check_interval("exponent", "x", x, 0, open_low=True)
+    if len(x) != counts.shape[1]:
+        raise InputError(f"exponent: expected an x for each of {counts.shape[1]} columns, got {len(x)}")
+    if counts.shape[1] < 2 or not (values > 0).all():
+        return UNDEFINED
+    return mean(np.polyfit(np.log(x), np.log(values.T), 1)[0])
 
 
 def _cells(table: pd.DataFrame, count: str, width: str, depth: str, budget: str, others: Sequence[str]) -> _Cells:
