@@ -245,3 +245,4 @@ def test_intervals_become_records():
     assert known.records() == {
         "law": [{"task": "a", "a": Interval(1, 0, 2), "n": 2}, {"task": "b", "a": Interval(1, 0, 2), "n": 2}]
     }
+    assert Known(TABLE, {"all": Finding(lambda rows: rows, kept=False)}).records() == {}

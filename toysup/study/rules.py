@@ -53,6 +53,7 @@ class Finding:
             `column` ("{task}_{column}"), or a function of these names; "" where they are none.
         where: the rows it is about: column -> value or values, or a function of the table that gives a mask.
         variant: of which training: "" the main one, None all.
+        kept: whether the document keeps it as rows; not where it is large and only serves other findings.
     """
 
     of: Callable[..., Any]
@@ -60,6 +61,7 @@ class Finding:
     named: str | Callable[..., str] = ""
     where: Where = None
     variant: str | None = MAIN
+    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -274,9 +276,11 @@ class Known:
         return found
 
     def records(self) -> dict[str, list[dict[str, Any]]]:
-        """All findings as rows with columns: the group's, then the value's."""
+        """The findings that are kept, as rows with columns: the group's, then the value's."""
         found: dict[str, list[dict[str, Any]]] = {}
         for name, finding in self.findings.items():
+            if not finding.kept:
+                continue
             by = columns(finding.by)
             found[name] = [
                 {**self.key_of(by, key), **row} for key, value in self.values(name).items() for row in record(value)
