@@ -78,6 +78,8 @@ def test_mean_is_the_t_interval():
     shares = [0.98, 1.0, 0.9, 1.0]
     plain, cut = stats.mean(shares), stats.mean(shares, bounds=(0, 1))
     assert plain.high > 1 and cut == Interval(plain.value, plain.low, 1) and stats.mean([1.0], bounds=(0, 1)).low == 0
+    assert stats.mean([np.nan, 1, 2], skipna=True) == stats.mean([1, 2])
+    assert np.isnan(stats.mean([np.nan], skipna=True).value)
     with pytest.raises(InputError, match="samples must lie in bounds"):
         stats.mean([1.1], bounds=(0, 1))
 
@@ -106,6 +108,12 @@ def test_share_is_wilsons_closed_form(a, b):
 def test_share_refuses_more_successes_than_trials():
     with pytest.raises(InputError, match="at most trials = 3, got 4"):
         stats.share(4, 3)
+
+
+def test_a_share_of_flags():
+    assert stats.share(np.array([True, False, True])) == stats.share([1, 0, 1]) == stats.share(2, 3)
+    with pytest.raises(InputError, match="a flag for each trial"):
+        stats.share([0.5, 1])
 
 
 def test_mean_share_is_share_for_yes_and_no_and_wider_between():

@@ -119,13 +119,26 @@ def sample(where: str, values: ArrayLike, low: float = -np.inf, name: str = "sam
     return array
 
 
-def mean(samples: ArrayLike, level: float = 0.95, *, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Interval:
+def mean(
+    samples: ArrayLike,
+    level: float = 0.95,
+    *,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    skipna: bool = False,
+) -> Interval:
     """The mean with Student's t interval. One sample gives infinite ends.
 
     `bounds`: between which the samples lie, whatever they are (shares: (0, 1)); ends beyond are cut there, which leaves
-    the coverage as it is.
+    the coverage as it is. `skipna` leaves NaN out (a seed that has no such number); where none is left the mean is
+    undefined.
     """
     check_level("mean", level)
+    check_flag("mean", "skipna", skipna)
+    if skipna:
+        samples = numbers_in("mean", "samples", samples, ("seed",))
+        samples = samples[~np.isnan(samples)]
+        if not samples.size:
+            return Interval(np.nan, bounds[0], bounds[1])
     x = sample("mean", samples)
     ends = numbers_in("mean", "bounds", bounds, ("low and high",))
     if not (ends[0] <= x.min() and x.max() <= ends[1]):
@@ -136,9 +149,18 @@ def mean(samples: ArrayLike, level: float = 0.95, *, bounds: tuple[float, float]
     return Interval(x.mean(), max(x.mean() - half, ends[0]), min(x.mean() + half, ends[1]))
 
 
-def share(successes: int, trials: int, level: float = 0.95) -> Interval:
-    """successes / trials with its score interval (Wilson 1927, JASA 22:209). No trials: undefined, in [0, 1]."""
+def share(successes: Any, trials: int | None = None, level: float = 0.95) -> Interval:
+    """successes / trials with its score interval (Wilson 1927, JASA 22:209). No trials: undefined, in [0, 1].
+
+    Without `trials`, `successes` is one flag for each (True and False, or 1 and 0).
+    """
     check_level("share", level)
+    if trials is None:
+        flags = np.asarray(successes)
+        flags = numbers_in("share", "flags", flags.astype(int) if flags.dtype == bool else flags, ("trial",))
+        if not np.isin(flags, (0, 1)).all():
+            raise InputError(f"share: without trials expected a flag for each trial, got {in_line(successes)}")
+        successes, trials = int(flags.sum()), flags.size
     check_whole("share", "trials", trials, 0, 2**53 - 1)  # scipy's are floats
     check_whole("share", "successes", successes, 0)
     if successes > trials:

@@ -114,7 +114,7 @@ class Study:
         variants: the same cells trained otherwise, by name, which the column `variant` holds ("": the main training).
         given: networks built by hand, untrained ones or published values, as `Given` rows; or a function that makes
             them.
-        derive: table -> table, with further columns.
+        derive: table -> table, with further columns; with a second argument `networks` it can look at the weights.
         findings: by name, what is computed from the table once for each group of rows.
         claims: `Claim`s about the world and `Check`s of the run.
         draw: a function that names what it needs (`table`, findings, `networks`, `features`, `rates`, `judged`,
@@ -135,7 +135,7 @@ class Study:
         search: Search | None = None,
         variants: Mapping[str, Variant] | None = None,
         given: Sequence[Given] | Callable[[], Sequence[Given]] = (),
-        derive: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+        derive: Callable[..., pd.DataFrame] | None = None,
         findings: Mapping[str, Finding] | None = None,
         claims: Sequence[Claim] = (),
         draw: Callable[..., Figure] | None = None,
@@ -188,7 +188,8 @@ class Study:
             sweeping=self.sweeping,
         )
         if self.derive:
-            derived = self.derive(trained.rows)
+            asked = {"networks": trained.networks} if "networks" in needs(self.derive) else {}
+            derived = self.derive(trained.rows, **asked)
             if not isinstance(derived, pd.DataFrame):
                 raise InputError(f"Study: derive must return the table with its new columns, got {in_line(derived)}")
             trained.rows = derived
