@@ -114,19 +114,21 @@ def line(trained: Trained, x: Tensor) -> Tensor:
 
 def errors(trained: Trained) -> tuple[Tensor, Tensor, Tensor]:
     """Held-out means of error^2 and error^4 of the network and of error^2 of the line, (instance, out)."""
-    if "errors" not in trained.kept:
-        setting = trained.setting
-        rate = setting.features.density ** (2 if isinstance(setting.task, And) else 1)
-        batches = round(np.clip(300 / rate / 1024, 4, max(4, setting.steps * setting.batch / 4096)))  # 300 active
-        found = [torch.zeros(1)] * 3
-        with torch.no_grad(), one_thread():
-            for number in range(batches):
-                x, target = trained.batch(number)
-                own = (trained.forward(x) - target).square()
-                parts = own, own.square(), (line(trained, x) - target).square()
-                found = [total + part.mean(1) / batches for total, part in zip(found, parts, strict=True)]
-        trained.kept["errors"] = tuple(found)
-    return trained.kept["errors"]
+    return trained.once(_errors)
+
+
+def _errors(trained: Trained) -> tuple[Tensor, Tensor, Tensor]:
+    setting = trained.setting
+    rate = setting.features.density ** (2 if isinstance(setting.task, And) else 1)
+    batches = round(np.clip(300 / rate / 1024, 4, max(4, setting.steps * setting.batch / 4096)))  # 300 active
+    found = [torch.zeros(1)] * 3
+    with torch.no_grad(), one_thread():
+        for number in range(batches):
+            x, target = trained.batch(number)
+            own = (trained.forward(x) - target).square()
+            parts = own, own.square(), (line(trained, x) - target).square()
+            found = [total + part.mean(1) / batches for total, part in zip(found, parts, strict=True)]
+    return tuple(found)
 
 
 def wanted(trained: Trained) -> Tensor:

@@ -144,9 +144,7 @@ class Match:
 
 def match(trained: Trained) -> Match:
     """Kept with the dictionaries for the next measure."""
-    if "match" not in trained.kept:
-        trained.kept["match"] = Match(trained)
-    return trained.kept["match"]
+    return trained.once(Match)
 
 
 def pair_match(trained: Trained) -> Tensor:

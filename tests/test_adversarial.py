@@ -21,6 +21,13 @@ from toysup.tasks import AbsoluteValue, Identity
 ATTACKERS = ("feature", "shared", "regions", "gradient", "random")
 
 
+def harm_of(attacker="strongest", **options):
+    """One column of `vulnerability`, by its name."""
+    column = f"vulnerability_{attacker}{'_moving' if options.get('moves') else ''}"
+    measure = vulnerability(attacker, **options)
+    return lambda trained: measure(trained)[column]
+
+
 def network(W, b, density=0.5, seeds=(0,), task=None, relu=True):
     """A `Trained` with weights set by hand, the same for all instances."""
     W, b = torch.as_tensor(W, dtype=torch.float32), torch.as_tensor(b, dtype=torch.float32)
@@ -181,7 +188,7 @@ def test_linear_network_in_closed_form():
     r = x @ W @ W.T + b - x
     expected = 1 + 2 * ((r @ W).norm(dim=-1) / radius).mean()
     for attacker in ("regions", "gradient", "strongest"):
-        value, _ = vulnerability(attacker)(trained)
+        value, _ = harm_of(attacker)(trained)
         assert value.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -190,38 +197,36 @@ def test_without_superposition_an_attack_only_copies_itself(density):
     """m features kept exactly, the others at their mean: L' - L = radius^2 for every attacker but chance."""
     trained = network(np.eye(6, 3), np.r_[np.zeros(3), np.full(3, density / 2)], density, seeds=range(3))
     for attacker in ("strongest", "feature", "shared", "regions", "gradient"):
-        value, _ = vulnerability(attacker)(trained)
+        value, _ = harm_of(attacker)(trained)
         assert value.numpy() == pytest.approx(1, rel=1e-5)
-    chance, _ = vulnerability("random")(trained)
+    chance, _ = harm_of("random")(trained)
     assert (chance < 0.6).all() and (chance > 0.1).all()  # half of it, less where a silent output goes down
 
 
 def test_a_copied_attack_is_no_error_where_the_target_moves_with_it():
     """The paper's attacks spare ignored features, the strongest does not: it adds radius^2 + 2 radius |b - x| there."""
     trained = network(np.eye(6, 3), np.r_[np.zeros(3), np.full(3, 0.25)], 0.5, seeds=range(3), relu=False)
-    value, _ = vulnerability("feature", moves=True)(trained)
+    value, _ = harm_of("feature", moves=True)(trained)
     assert value.numpy() == pytest.approx(0, abs=1e-6)
     missed = (trained.batch(0, 128)[0][..., 3:] - 0.25).double().norm(dim=-1).mean(-1)
     expected = 1 + 2 * missed / attack_radius()(trained).double()
     for attacker in ("regions", "gradient", "strongest"):
-        value, _ = vulnerability(attacker, moves=True)(trained)
+        value, _ = harm_of(attacker, moves=True)(trained)
         assert value.numpy() == pytest.approx(expected.numpy(), rel=1e-4)
 
 
 def test_an_antipodal_pair_is_twice_as_vulnerable():
     trained = network([[1.0], [-1.0]], [0.0, 0.0], density=0.02, seeds=range(2))
-    clean_only = vulnerability("strongest", samples=2)  # both samples empty at this density and these seeds
-    assert not trained.batch(0, 2)[0].any()
+    assert not trained.batch(0, 2)[0].any()  # both samples empty at this density and these seeds
     for attacker in ("strongest", "feature", "shared", "regions", "gradient"):
-        value, _ = vulnerability(attacker, samples=2)(trained)
+        value, _ = harm_of(attacker, samples=2)(trained)
         assert value.numpy() == pytest.approx(2, rel=1e-5), attacker
-    assert clean_only.__name__ == "vulnerability_strongest"
 
 
 def test_importance_weighs_the_loss():
     """With one kept feature of importance 4, a unit of attack costs 4."""
     task = Identity(importance=np.array([4.0, 1.0]))
-    value, _ = vulnerability()(network(np.eye(2, 1), np.zeros(2), task=task))
+    value, _ = harm_of()(network(np.eye(2, 1), np.zeros(2), task=task))
     assert value.item() == pytest.approx(4, rel=1e-5)
 
 
@@ -229,20 +234,23 @@ def test_the_strongest_is_the_strongest_and_instances_are_alone():
     rng = np.random.default_rng(1)
     W, b = rng.normal(size=(8, 3)) / 2, rng.normal(-0.1, 0.1, 8)
     trained = network(W, b, 0.2, seeds=range(4))
-    harm = {attacker: vulnerability(attacker, samples=32)(trained).value for attacker in (*ATTACKERS, "strongest")}
+    harm = {attacker: harm_of(attacker, samples=32)(trained).value for attacker in (*ATTACKERS, "strongest")}
     for attacker in ATTACKERS:
         assert (harm[attacker] <= harm["strongest"] + 1e-12).all()
     assert (harm["shared"] <= harm["feature"] + 1e-12).all()
-    alone = vulnerability("strongest", samples=32)(network(W, b, 0.2, seeds=[2])).value
+    alone = harm_of("strongest", samples=32)(network(W, b, 0.2, seeds=[2])).value
+    together = vulnerability(*harm, samples=32)(trained)
+    assert list(together) == [f"vulnerability_{attacker}" for attacker in harm]
+    assert all(torch.equal(together[f"vulnerability_{attacker}"].value, own) for attacker, own in harm.items())
     assert alone.item() == pytest.approx(harm["strongest"][2].item(), rel=1e-9)
 
 
 def test_a_diverged_instance_has_no_vulnerability_and_harms_no_other():
     trained = network(np.eye(4, 2), np.zeros(4), seeds=range(2))
-    before = vulnerability(samples=16)(trained).value
+    before = harm_of(samples=16)(trained).value
     trained.kept.clear()
     trained.parameters["W"][0, 0, 0] = math.nan
-    after = vulnerability(samples=16)(trained).value
+    after = harm_of(samples=16)(trained).value
     assert after[0].isnan() and after[1] == before[1]
 
 
@@ -253,18 +261,18 @@ def test_radius_is_a_share_of_the_mean_norm():
 
 def test_refusals():
     with pytest.raises(InputError, match="attacker must be one of strongest"):
-        vulnerability("weakest")
+        harm_of("weakest")
     with pytest.raises(InputError, match="relative must lie in"):
-        vulnerability(relative=0.0)
+        harm_of(relative=0.0)
     with pytest.raises(InputError, match="samples must be a whole number >= 2"):
-        vulnerability(samples=1)
+        harm_of(samples=1)
     with pytest.raises(InputError, match="TiedAutoencoder on Identity, got TiedAutoencoder on AbsoluteValue"):
-        vulnerability()(network(np.eye(3, 2), np.zeros(3), task=AbsoluteValue()))
+        harm_of()(network(np.eye(3, 2), np.zeros(3), task=AbsoluteValue()))
     with pytest.raises(InputError, match="squared error"):
-        vulnerability()(network(np.eye(3, 2), np.zeros(3), task=Identity(exponent=4.0)))
+        harm_of()(network(np.eye(3, 2), np.zeros(3), task=Identity(exponent=4.0)))
     with pytest.raises(InputError, match="at most 64 features"):
-        vulnerability("regions", moves=True)(network(np.eye(70, 2), np.zeros(70)))
+        harm_of("regions", moves=True)(network(np.eye(70, 2), np.zeros(70)))
     untied = Stack.of(Setting(SparseUniform(3, 0.5), Identity(), Model(UntiedAutoencoder, width=2)), [0])
     trained = Trained(untied, {}, {}, {}, torch.zeros(1, 1), torch.full((1,), -1), {}, "none")
     with pytest.raises(InputError, match="got UntiedAutoencoder on Identity"):
-        vulnerability()(trained)
+        harm_of()(trained)

@@ -190,6 +190,9 @@ def test_scale_and_baseline(networks):
     assert torch.allclose(halved.batch(features, {}, draws)[0], h / 2)
     assert torch.allclose(plain.baseline(features, {}), h.var(0), rtol=0.15)  # 16,384 samples against 4,096
     assert torch.allclose(halved.baseline(features, {}), plain.baseline(features, {}) / 4)
+    trivial, of_sample = plain.trivial_losses(features, {}), h.square().sum(-1).mean()
+    assert trivial["zero"].item() == pytest.approx(of_sample.item(), rel=0.1)
+    assert torch.equal(trivial["constant"], plain.baseline(features, {}).sum()) and trivial["constant"] < of_sample
 
 
 def test_facts_can_be_read_too():

@@ -34,6 +34,8 @@ def test_through_is_the_measure_at_each_snapshot(trained):
     assert followed.__name__ == "feature_norm_through"
     expected = torch.stack([feature_norm(trained.at(step)) for step in STEPS], 1)
     torch.testing.assert_close(followed(trained).reshape(3, 3, 4), expected)
+    columns = through(lambda then: {"a": feature_norm(then), "b": -feature_norm(then)})(trained)
+    assert list(columns) == ["a_through", "b_through"] and torch.equal(columns["b_through"], -followed(trained))
 
 
 def test_loss_through_is_the_exact_loss_up_to_sampling(trained):

@@ -201,7 +201,7 @@ def test_layers_do_not_hold_what_was_not_drawn():
     found = cross_layer.decode(mixed, [(0, 1)], batches=2)
     assert (found.count() <= 5).all() and torch.allclose(found.unknown(), torch.tensor(1 / 6))
     nothing = cross_layer.decode(start(SparseUniform(6, RARE), Identity(), RESIDUAL), [(0, 1)], batches=2)
-    for count in (nothing.count(), nothing.union(), nothing.excess(), nothing.effective(), nothing.best_part()):
+    for count in (nothing.count(), nothing.union(), nothing.excess(), nothing.best_part()):
         assert count.isnan().all()
     assert (nothing.unknown() == 1).all()
 
@@ -377,8 +377,8 @@ def test_purity_refuses_what_it_is_not_about():
 
 
 def test_attacks_on_nothing_have_no_error():
-    assert m.vulnerability("random")(start(SparseUniform(4, RARE))).error.isnan().all()
-    assert m.vulnerability("random")(start(SparseUniform(4, 0.3))).error.isfinite().all()
+    assert m.vulnerability("random")(start(SparseUniform(4, RARE)))["vulnerability_random"].error.isnan().all()
+    assert m.vulnerability("random")(start(SparseUniform(4, 0.3)))["vulnerability_random"].error.isfinite().all()
 
 
 def test_weights_that_are_not_numbers_have_no_geometry():

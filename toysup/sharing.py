@@ -5,7 +5,6 @@ Pure functions of what probes and attributions found: (..., layer, feature), or 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ __all__ = [
     "BySize",
     "Decoded",
     "Participation",
-    "bits_share",
     "by_size",
     "dealt",
     "gamma",
@@ -60,10 +58,6 @@ class Decoded(NamedTuple):
     def excess(self) -> Float[Tensor, "instance set"]:
         """X(S) = F(S) - |union over l in S of recovered(l)|; 0 for a part alone."""
         return self.count() - self.union()
-
-    def effective(self) -> Float[Tensor, "instance set"]:
-        """F_eff(S) = sum_i max(0, share_i): without a threshold, for R^2."""
-        return torch.where(self._known().any(-1), self.share.clamp(min=0).nansum(-1), torch.nan)
 
     def unknown(self) -> Float[Tensor, "instance set"]:
         """Share of the features that are not known."""
@@ -151,11 +145,6 @@ def longest_run(on: Bool[Tensor, "*stack layer feature"]) -> Int[Tensor, "*stack
         run = torch.where(on[..., layer, :], run + 1, 0)
         best = torch.maximum(best, run)
     return best
-
-
-def bits_share(chances: Float[Tensor, "*stack fact"], n_labels: int) -> Float[Tensor, "*stack"]:
-    """Mean of 1 + ln(chance) / ln(n_labels) over the facts that occur: 1 if all labels are certain, 0 by guessing."""
-    return 1 + chances.log().nanmean(-1) / math.log(n_labels)
 
 
 class Participation(NamedTuple):

@@ -58,7 +58,7 @@ def unfit_scored(stack: Stack) -> str | None:
     reason = unfit_model(stack.setting.model, ARGUMENTS) or unfit_samples(stack, (INDEPENDENT, CORRELATED))
     if reason:
         return reason
-    return "the task has labels" if hasattr(task, "hits") else unfit_task(task, TARGETS, SCORED)
+    return unfit_task(task, TARGETS, SCORED)
 
 
 def unfit_samples(stack: Stack, kinds: Sequence[Known]) -> str | None:

@@ -58,7 +58,7 @@ class Trained:
     diverged_step: Int[Tensor, " instance"]
     snapshots: dict[int, dict[str, Tensor]]
     engine: str
-    kept: dict[str, Any] = field(default_factory=dict, repr=False)  # what measures found out and others can use
+    kept: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False)  # what `once` was asked for
     moving: tuple[str, ...] = ()
     rows: Int[np.ndarray, " instance"] | None = None
 
@@ -72,6 +72,12 @@ class Trained:
     @property
     def setting(self) -> Setting:
         return self.stack.setting
+
+    def once(self, function: Callable[[Trained], Any]) -> Any:
+        """What a function finds in these networks, found at the first call and kept for the measures that ask next."""
+        if function not in self.kept:
+            self.kept[function] = function(self)
+        return self.kept[function]
 
     @under_usual_defaults
     def model(self, instance: int) -> nn.Module:

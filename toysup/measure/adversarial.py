@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from toysup.attacks import Ascent, unit
-from toysup.checks import InputError, check_interval, check_whole
+from toysup.checks import InputError, check_choice, check_interval, check_whole
 from toysup.ensemble import Trained, one_thread
 from toysup.evidence import BATCH, Estimate, Evidence, enough
 from toysup.models import TiedAutoencoder
@@ -57,8 +57,8 @@ def attack_radius(relative: float = 0.1) -> Callable[[Trained], Tensor]:
 
 
 def vulnerability(
-    attacker: Attacker = "strongest", *, relative: float = 0.1, samples: int = 128, moves: bool = False
-) -> Callable[[Trained], Estimate]:
+    *attackers: Attacker, relative: float = 0.1, samples: int = 128, moves: bool = False
+) -> Callable[[Trained], dict[str, Estimate]]:
     """A measure (L' - L) / radius^2, (instance,): loss under attack minus clean loss, over what an attack does to a
     network without superposition.
 
@@ -67,10 +67,10 @@ def vulnerability(
     antipodal pair, one member of which answers, gives 2, and a feature of dimensionality D and norm 1 gives 1 / D.
 
     Args:
-        attacker: "strongest" is the most harmful of "feature", "regions" and "gradient" for each sample. "shared" is
-            the one feature attack that harms an instance most over all samples; "random" a perturbation uniform on the
-            sphere of the same norm, averaged with its opposite. The column is `vulnerability_<attacker>`, with
-            `_moving` where the target moves.
+        attackers: a column for each, `vulnerability_<attacker>`, with `_moving` where the target moves; the strongest
+            unless given. "strongest" is the most harmful of "feature", "regions" and "gradient" for each sample.
+            "shared" is the one feature attack that harms an instance most over all samples; "random" a perturbation
+            uniform on the sphere of the same norm, averaged with its opposite.
         relative: the attack's norm in mean norms of the input; Elhage et al. allow 0.1.
         samples: held-out inputs attacked in each instance.
         moves: whether the target moves with the attack.
@@ -80,25 +80,30 @@ def vulnerability(
 
     Raises InputError for another model than TiedAutoencoder and another task than Identity with squared error.
     """
-    if attacker not in get_args(Attacker):
-        raise InputError(f"vulnerability: attacker must be one of {', '.join(get_args(Attacker))}, got {attacker!r}")
+    attackers = attackers or ("strongest",)
+    for attacker in attackers:
+        check_choice("vulnerability", "attacker", attacker, get_args(Attacker))
     check_interval("vulnerability", "relative", relative, 0, open_low=True)
     check_whole("vulnerability", "samples", samples, 2)
+    moving = "_moving" if moves else ""
 
-    def measured(trained: Trained) -> Estimate:
-        key = f"attacks {relative} {samples} {moves}"
-        if key not in trained.kept:
-            with torch.no_grad(), one_thread():
-                trained.kept[key] = _attacked(trained, relative, samples, moves)
-        harm = trained.kept[key].get(attacker)
-        if harm is None:
-            raise InputError(f"vulnerability: {attacker!r} with a moving target takes at most {REGION_LIMIT} features")
+    def measured(trained: Trained) -> dict[str, Estimate]:
+        with torch.no_grad(), one_thread():
+            harms = _attacked(trained, relative, samples, moves)
+        lacking = [attacker for attacker in attackers if attacker not in harms]
+        if lacking:
+            said = f"{lacking[0]!r} with a moving target takes at most {REGION_LIMIT} features"
+            raise InputError(f"vulnerability: {said}")
         seen = Evidence()
         seen.add(trained.batch(0, samples)[0])
-        error = torch.where(enough(seen.shown, samples), harm.std(-1) / samples**0.5, torch.nan)
-        return Estimate(harm.mean(-1), error)
+        shown = enough(seen.shown, samples)
 
-    measured.__name__ = f"vulnerability_{attacker}{'_moving' if moves else ''}"
+        def estimate(harm: Tensor) -> Estimate:
+            return Estimate(harm.mean(-1), torch.where(shown, harm.std(-1) / samples**0.5, torch.nan))
+
+        return {f"vulnerability_{attacker}{moving}": estimate(harms[attacker]) for attacker in attackers}
+
+    measured.__name__ = f"vulnerability{moving}"
     measured.__doc__ = vulnerability.__doc__
     return measured
 

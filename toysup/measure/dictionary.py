@@ -75,14 +75,16 @@ def latent_cosines(trained: Trained) -> Float[Tensor, "instance feature latent"]
     A latent's direction is its decoder's column. One that is below 0 at times adds that in both directions: it has the
     sign of E x_i z_j, so that a latent which says -x_i and writes the opposite of feature i's direction is right.
     """
-    if "latent_cosines" not in trained.kept:
-        _check(trained)
-        truth = trained.per_instance(lambda setting, constants: setting.task.directions(setting.features, constants))
-        decoder = trained.forward(trained.batch(0, 1)[0]).decoder
-        cosines = normalize(truth, dim=-1) @ normalize(decoder, dim=-2)
-        below, along = _below(trained)
-        trained.kept["latent_cosines"] = torch.where(below.unsqueeze(1) & (along < 0), -cosines, cosines)
-    return trained.kept["latent_cosines"]
+    return trained.once(_latent_cosines)
+
+
+def _latent_cosines(trained: Trained) -> Float[Tensor, "instance feature latent"]:
+    _check(trained)
+    truth = trained.per_instance(lambda setting, constants: setting.task.directions(setting.features, constants))
+    decoder = trained.forward(trained.batch(0, 1)[0]).decoder
+    cosines = normalize(truth, dim=-1) @ normalize(decoder, dim=-2)
+    below, along = trained.once(_below)
+    return torch.where(below.unsqueeze(1) & (along < 0), -cosines, cosines)
 
 
 def matched_cosines(trained: Trained) -> Float[Tensor, "instance feature"]:
@@ -113,7 +115,7 @@ def mcc_above_chance(trained: Trained) -> Float[Tensor, " instance"]:
 
 def _floors(trained: Trained, floor: Callable[[int], float]) -> Float[Tensor, " instance"]:
     """What chance gives each instance, by how many directions its latents have."""
-    cosines, below = latent_cosines(trained), _below(trained)[0]
+    cosines, below = latent_cosines(trained), trained.once(_below)[0]
     counts = (cosines.shape[-1] + below.sum(-1)).tolist()
     known = {count: floor(count) for count in set(counts)}
     return torch.tensor([known[count] for count in counts], dtype=cosines.dtype)
@@ -121,8 +123,6 @@ def _floors(trained: Trained, floor: Callable[[int], float]) -> Float[Tensor, " 
 
 def _below(trained: Trained) -> tuple[Bool[Tensor, "instance latent"], Float[Tensor, "instance feature latent"]]:
     """Which latents are ever below 0 in held-out draws, and E x_i z_j there; nothing is drawn where none can be."""
-    if "below" in trained.kept:
-        return trained.kept["below"]
     setting, module = trained.setting, trained.setting.build()
     n = setting.features.n_features
     if type(module) is SparseAutoencoder and type(module.sparsity) in (L1, TopK, BatchTopK, JumpReLU):
@@ -141,7 +141,6 @@ def _below(trained: Trained) -> tuple[Bool[Tensor, "instance latent"], Float[Ten
                 x, h = vmap(sample)(trained.values, trained.constants, draws)
                 z = trained.forward(h).latents
                 below, along = below | (z < 0).any(1), along + x.mT @ z / (GROUPS * BATCH)
-    trained.kept["below"] = below, along
     return below, along
 
 
@@ -212,11 +211,9 @@ class Firing(NamedTuple):
 
 def firing(trained: Trained) -> Firing:
     """Run every dictionary on its held-out stream, twice; kept with `trained` for the next measure."""
-    if "firing" not in trained.kept:
-        _check(trained)
-        with torch.no_grad(), one_thread():
-            trained.kept["firing"] = _fire(trained)
-    return trained.kept["firing"]
+    _check(trained)
+    with torch.no_grad(), one_thread():
+        return trained.once(_fire)
 
 
 def _fire(trained: Trained) -> Firing:

@@ -6,7 +6,8 @@ Train with `sweep(..., snapshots=steps)`; `curves` gives back arrays (row, snaps
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,14 +49,20 @@ def _snapshots(trained: Trained) -> list[Trained]:
     return [trained.at(step) for step in sorted(trained.snapshots)]
 
 
-def through(measure: Callable[[Trained], Tensor]) -> Callable[[Trained], Tensor]:
+def through(measure: Callable[[Trained], Any]) -> Callable[[Trained], Any]:
     """A measure at every snapshot: (instance, snapshot * value), snapshots in the order of training.
 
-    The column is `<measure>_through`.
+    The column is `<measure>_through`; of a measure of several columns, one for each.
     """
 
-    def followed(trained: Trained) -> Tensor:
-        return torch.stack([measure(then) for then in _snapshots(trained)], 1).flatten(1)
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(parts), 1).flatten(1)
+
+    def followed(trained: Trained) -> Any:
+        found = [measure(then) for then in _snapshots(trained)]
+        if isinstance(found[0], Mapping):
+            return {f"{name}_through": joined([one[name] for one in found]) for name in found[0]}
+        return joined(found)
 
     followed.__name__ = f"{measure.__name__}_through"
     followed.__doc__ = f"{measure.__name__} at every snapshot, (instance, snapshot * value)."

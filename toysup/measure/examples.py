@@ -13,6 +13,7 @@ from torch import Tensor, vmap
 
 from toysup.ensemble import Trained, bound, listed, one_thread
 from toysup.evidence import SEEN, Estimate, Evidence, away, enough, usual
+from toysup.measure.held_out import labelled
 from toysup.random import Stream
 
 __all__ = ["hidden_vectors", "seen_loss", "unseen_loss"]
@@ -44,16 +45,15 @@ def _losses(trained: Trained, stream: Stream, size: int, batches: int) -> Float[
 
 
 def hidden_vectors(trained: Trained) -> Float[Tensor, "instance example width"]:
-    """What the training examples are at the first entry of the stream, of MOST of them where there are more.
+    """What the training examples are at the first entry of the stream, of MOST of them where there are more."""
+    return trained.once(_hidden_vectors)
 
-    Found once: the answer is kept with `trained`.
-    """
-    if "hidden_vectors" not in trained.kept:
-        batches, size = _looked_at(trained)
-        inputs = (trained.batch(number, size, Stream.TRAIN)[0] for number in range(batches))
-        activations = (trained.forward(x, record=True)[1] for x in inputs)
-        trained.kept["hidden_vectors"] = torch.cat([found.residual[:, :, 0] for found in activations], 1)
-    return trained.kept["hidden_vectors"]
+
+def _hidden_vectors(trained: Trained) -> Float[Tensor, "instance example width"]:
+    batches, size = _looked_at(trained)
+    inputs = (trained.batch(number, size, Stream.TRAIN)[0] for number in range(batches))
+    activations = (trained.forward(x, record=True)[1] for x in inputs)
+    return torch.cat([found.residual[:, :, 0] for found in activations], 1)
 
 
 def seen_loss(trained: Trained) -> Float[Tensor, " instance"]:
@@ -70,7 +70,7 @@ def unseen_loss(trained: Trained) -> Estimate:
     doubtful = torch.arange(len(trained))
     if listed.unfit(trained.stack) is None:  # y = x: batches of unlike loss have unlike targets, nobody need look
         doubtful = (away(found, usual(found)).sum(1) < SEEN).nonzero().flatten()
-    if len(doubtful) and not hasattr(trained.setting.task, "hits"):
+    if len(doubtful) and not labelled(trained):
         part, evidence = trained.take(doubtful.tolist()), Evidence()
         for number in range(BATCHES):
             evidence.add(part.batch(number, BATCH)[1])

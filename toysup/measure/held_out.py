@@ -73,10 +73,8 @@ def samples_wanted(trained: Trained) -> Int[Tensor, " instance"]:
 
 def held_out(trained: Trained) -> HeldOut:
     """Evaluate every instance on its held-out stream, once: the answer is kept with `trained` for the next measure."""
-    if "held_out" not in trained.kept:
-        with torch.no_grad(), one_thread():
-            trained.kept["held_out"] = _evaluate(trained)
-    return trained.kept["held_out"]
+    with torch.no_grad(), one_thread():
+        return trained.once(_evaluate)
 
 
 def _evaluate(trained: Trained) -> HeldOut:
@@ -92,12 +90,12 @@ def _evaluated(
     trained: Trained, samples: Int[Tensor, " instance"], baseline: Float[Tensor, "instance score"]
 ) -> HeldOut:
     """The general path, for whatever no kernel knows."""
-    task = trained.setting.task
+    with_labels = labelled(trained)
 
     def score(values, output, target):
         here = bound(trained.setting, values).task
         errors = here.errors(output, target).mean(0)
-        hits = here.hits(output, target).mean(0) if hasattr(here, "hits") else errors.new_zeros(0)
+        hits = here.hits(output, target).mean(0) if with_labels else errors.new_zeros(0)
         return errors, hits, here.loss(output, target)
 
     def telling(values, x, output, target):
@@ -112,7 +110,7 @@ def _evaluated(
 
     shape = (GROUPS, len(trained))
     errors, loss = torch.zeros(*shape, baseline.shape[-1]), torch.zeros(shape)
-    hits = torch.zeros(*shape, baseline.shape[-1]) if hasattr(task, "hits") else None
+    hits = torch.zeros(*shape, baseline.shape[-1]) if with_labels else None
     evidence, shown, rest = torch.zeros(len(trained), 0), torch.zeros(len(trained), dtype=torch.long), None
     number, remaining = 0, torch.arange(len(trained))
     while len(remaining):
@@ -143,6 +141,14 @@ def _evaluated(
         evidence, shown = samples.unsqueeze(-1).expand(baseline.shape), samples
         hits = hits / batches.unsqueeze(-1)
     return HeldOut(errors / batches.unsqueeze(-1), hits, loss / batches, baseline, samples, evidence, shown)
+
+
+def labelled(trained: Trained) -> bool:
+    """Whether targets are labels, which outputs can hit."""
+    first = trained.take([0])
+    x, target = first.batch(0, 1)
+    output, target = tree_map(lambda one: one[0], (first.forward(x), target))
+    return trained.setting.task.hits(output, target) is not None
 
 
 def _constant(output: Tensor) -> Tensor:

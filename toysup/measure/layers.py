@@ -74,10 +74,7 @@ def units_of(trained: Trained, x: Tensor, of: Of) -> Float[Tensor, "instance bat
 
 def _layers(trained: Trained, of: Of) -> int:
     """How many layers there are to read."""
-    kept = f"layers of {of}"
-    if kept not in trained.kept:
-        trained.kept[kept] = units_of(trained, trained.batch(0, 1)[0], of).shape[-2]
-    return trained.kept[kept]
+    return units_of(trained, trained.batch(0, 1)[0], of).shape[-2]
 
 
 def _sets(trained: Trained, layers: Iterable[Sequence[int]], of: Of) -> list[list[int]]:

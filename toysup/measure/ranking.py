@@ -40,14 +40,16 @@ def auc(trained: Trained) -> Estimate:
     Raises:
         InputError: the task is no regression, or its targets are not 0 or 1 (features must be boolean for AND).
     """
-    if "auc" not in trained.kept:
-        task = trained.setting.task
-        if not isinstance(task, Regression):
-            raise InputError(f"auc: expected a regression task with targets 0 or 1, got {type(task).__name__}")
-        with torch.no_grad(), one_thread():
-            found = [_one(trained.take([i]), int(count)) for i, count in enumerate(_samples(trained))]
-        trained.kept["auc"] = Estimate(*(torch.stack(part) for part in zip(*found, strict=True)))
-    return trained.kept["auc"]
+    return trained.once(_auc)
+
+
+def _auc(trained: Trained) -> Estimate:
+    task = trained.setting.task
+    if not isinstance(task, Regression):
+        raise InputError(f"auc: expected a regression task with targets 0 or 1, got {type(task).__name__}")
+    with torch.no_grad(), one_thread():
+        found = [_one(trained.take([i]), int(count)) for i, count in enumerate(_samples(trained))]
+    return Estimate(*(torch.stack(part) for part in zip(*found, strict=True)))
 
 
 def _one(trained: Trained, samples: int) -> Ranking:

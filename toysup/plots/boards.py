@@ -50,8 +50,10 @@ def board(ax: Axes, table: pd.DataFrame | Mapping[Any, Mapping[Any, Any]], *, si
     for row, name in enumerate(names):
         ax.annotate(name, (-0.5, row), (-size / 2, 0), textcoords="offset points", ha="right", va="center",
                     fontsize=size)  # fmt: skip
-    heads = [wrapped(str(name), size, 0.95 * cell) for name in table.columns]
-    ax.set_xticks(range(len(heads)), heads, fontsize=size)
+    longest = max(width_of("\n".join(str(name).split()), size) for name in table.columns)
+    letters = size * min(1, max(0.65, 0.92 * cell / longest))  # a word that is wider than its column
+    heads = [wrapped(str(name), letters, 0.92 * cell) for name in table.columns]
+    ax.set_xticks(range(len(heads)), heads, fontsize=letters)
     ax.xaxis.tick_top()
     ax.set(xlim=(-0.5 - aside / cell, len(heads) - 0.5), ylim=(len(names) - 0.5, -0.5), yticks=[])
     ax.tick_params(length=0)
@@ -64,7 +66,7 @@ def claims(ax: Axes, verdicts: Mapping[str, Any], *, size: float = 10) -> Axes:
     would not fit its height. `verdicts` maps a sentence to "supported", "rejected" or "undecided"."""
     if not verdicts:
         raise InputError("claims: expected at least one sentence, got none")
-    width, height = room(ax)
+    width, height = 0.95 * room(ax)[0], 0.95 * room(ax)[1]  # the layout may take a little from it
     for _ in range(20):
         chip = width_of("undecided", size) + 1.2 * size
         texts = [wrapped(sentence, size, width - chip - size) for sentence in verdicts]

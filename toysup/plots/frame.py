@@ -55,7 +55,7 @@ def title(where: Figure | SubFigure | Axes, sentence: str, *, size: float | None
     wider than the figure. Line breaks of its own and math between two $ are kept.
     """
     size = size or (14 if isinstance(where, Figure) else 12)
-    width = room(where)[0] * (1.15 if isinstance(where, Axes) else 0.97)  # panels grow when the layout is made
+    width = room(where)[0] * (1.0 if isinstance(where, Axes) else 0.97)
     text = wrapped(sentence, size, width)
     if (needed := width_of(text, size)) > width:
         size *= width / needed

@@ -59,10 +59,12 @@ def _pairs(word: str, ax: Axes, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]
 
 
 def _reach(ends: np.ndarray) -> np.ndarray | None:
-    """How far the finite ends lie below and above the values, (2, one); None where there is none at all."""
+    """How far the finite ends lie below and above the values, (2, one), NaN where there is neither; None where there is
+    none at all."""
     reach = np.stack([ends[:, 0] - ends[:, 1], ends[:, 2] - ends[:, 0]])
-    reach = np.where(np.isfinite(reach), reach.clip(min=0), np.nan)
-    return reach if np.isfinite(reach).any() else None
+    finite = np.isfinite(reach)
+    reach = np.where(finite, reach.clip(min=0), np.where(finite.any(0), 0.0, np.nan))  # a NaN takes both sides away
+    return reach if finite.any() else None
 
 
 def interval(
@@ -245,7 +247,7 @@ def forest(
         colours: by series, or by row where there is one series. markers: by series.
         levels: label -> value, upright dotted lines, and zones: label -> (low, high), shaded; named in a strip of their
             own above the rows. Put the scale on first: `ax.set_xscale("log")`.
-        form: writes each value above its point, "{:.2f}" or "{:.0%}".
+        form: writes each value, "{:.2f}" or "{:.0%}", above its point, or at its right where rows hold several.
         bars: bars from 0 instead of points.
     """
     if isinstance(rows, pd.DataFrame):
@@ -282,10 +284,11 @@ def forest(
             else:
                 interval(ax, own[name], row + offset, marker=markers[name], **options)
             if form:
-                far = np.nanmax(np.where(np.isfinite(ends[0]), ends[0], value)) if bars else value
-                place = ((4, 0), "left", "center") if bars else ((0, 5), "center", "bottom")
-                ax.annotate(form.format(value), (far, row + offset), place[0], textcoords="offset points",
-                            ha=place[1], va=place[2], fontsize=9)  # fmt: skip
+                far = ends[0, 2] if np.isfinite(ends[0, 2]) else value
+                beside, space = bars or not by_row, 16 if ends[0, 2] == np.inf and not bars else 4
+                at, offset_by = (far, (space, 0)) if beside else (value, (0, 5))
+                ax.annotate(form.format(value), (at, row + offset), offset_by, textcoords="offset points", fontsize=9,
+                            ha="left" if beside else "center", va="center" if beside else "bottom")  # fmt: skip
             named = True
     for row, own in enumerate(inside):
         if not any(np.isfinite(ends_of("forest", one)[0, 0]) for one in own.values()):

@@ -65,10 +65,17 @@ def directions(
             length = np.linalg.norm(w)
             if numbers and length > 0.5:
                 ax.text(*(w * (1 + 0.2 / length)), str(i + 1), ha="center", va="center", fontsize=10)
-    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
+    ax.set(
+        xlim=(-reach, reach),
+        ylim=(-reach, reach),
+        xticks=[],
+        yticks=[],
+        **({} if dimensions == 3 else {"aspect": "equal"}),
+    )
     if dimensions == 3:
         ax.set(zlim=(-reach, reach), zticks=[])
         ax.set_axis_off()
+        ax.set_box_aspect((1, 1, 1), zoom=1.4)  # matplotlib leaves room for labels
     ax.spines[:].set_visible(False)
     return ax
 

@@ -5,8 +5,8 @@ The repository keeps every version of every picture. Letters are never turned in
 
 from __future__ import annotations
 
+import heapq
 import io
-from collections.abc import Iterator
 
 import matplotlib as mpl
 import numpy as np
@@ -14,17 +14,17 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection, QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import Image
 
 DPI = 150
 MOST = 500_000  # bytes of one file
-DENSE = 60_000  # bytes of one panel's lines, marks and boxes, beyond which they become pixels
 
 
 def files(figure: Figure, name: str, most: int = MOST) -> dict[str, bytes]:
-    """ "png" and "svg" of the figure, the same bytes for the same figure, each below `most` bytes if that can be had.
+    """The figure as "png" and "svg", the same bytes for the same figure, each below `most` bytes if that can be had.
 
     A PNG too large gets fewer colours, then fewer pixels; an SVG has its densest panels, then all, turned into pixels.
     """
@@ -40,21 +40,52 @@ def _png(figure: Figure, most: int) -> bytes:
         flat = Image.new("RGB", picture.size, "white")
         flat.paste(picture, mask=picture.getchannel("A"))
         for colours in (256, 64):
-            small = flat.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-            written = io.BytesIO()  # white stays white, and rare colours keep a place: median cut drops them
-            small.save(written, "png", optimize=True, dpi=(dpi, dpi))
+            written = io.BytesIO()
+            _few(flat, colours).save(written, "png", optimize=True, dpi=(dpi, dpi))
             if written.tell() <= most:
                 return written.getvalue()
     return written.getvalue()
 
 
+def _few(picture: Image.Image, colours: int) -> Image.Image:
+    """The picture with a palette: its commonest colours exactly, so that fills and lines keep theirs, and as many that
+    are spread over all it has, for the shades at the edges of letters and lines."""
+    half = colours // 2
+    counts = picture.getcolors(2**24)
+    most = heapq.nsmallest(colours if len(counts) <= colours else half, counts, key=lambda one: (-one[0], one[1]))
+    common = np.array([colour for _, colour in most])
+    places = np.full(2**24, -1, np.int16)
+    places[_packed(common)] = np.arange(len(common))
+    chosen = places[_packed(np.asarray(picture))]
+    palette = common
+    if (chosen < 0).any():
+        method = Image.Quantize.MAXCOVERAGE if len(counts) < 30_000 else Image.Quantize.FASTOCTREE  # minutes, for noise
+        spread = picture.quantize(half, method=method, dither=Image.Dither.NONE)
+        chosen = np.where(chosen < 0, len(common) + np.asarray(spread), chosen)
+        palette = np.concatenate([common, np.reshape(spread.getpalette(), (-1, 3))])
+    small = Image.fromarray(chosen.astype(np.uint8))
+    small.putpalette(palette.astype(np.uint8).tobytes())
+    return small
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    """(..., 3) of 0 to 255 as one number each."""
+    return colours.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+
+
 def _svg(figure: Figure, most: int) -> bytes:
-    before: dict[Artist, bool | None] = {}
+    costs = {ax: {artist: _bytes(artist) for artist in (*ax.lines, *ax.collections, *ax.patches, *ax.images)}
+             for ax in figure.findobj(Axes)}  # fmt: skip
+    before = {artist: artist.get_rasterized() for own in costs.values() for artist in own}
+    engine = figure.get_layout_engine()
+    figure.set_layout_engine("none")  # it has been laid out, for the PNG
+    few = sum(sum(own.values()) for own in costs.values()) < most // 2
     try:
-        for dense, dpi in ((DENSE, DPI), (DENSE // 4, DPI), (0, DPI), (0, 100), (0, 72)):
-            for artist in _dense(figure, dense):
-                before.setdefault(artist, artist.get_rasterized())
-                artist.set_rasterized(True)
+        for dense, dpi in (*((most, DPI),) * few, (most // 12, DPI), (most // 100, DPI), (0, 100), (0, 72)):
+            for own in costs.values():
+                if sum(own.values()) > dense:
+                    for artist in own:
+                        artist.set_rasterized(before[artist] or own[artist] > dense // 100)
             held = io.BytesIO()
             figure.savefig(held, format="svg", dpi=dpi, metadata={"Date": None})
             if held.tell() <= most:
@@ -63,18 +94,11 @@ def _svg(figure: Figure, most: int) -> bytes:
     finally:
         for artist, was in before.items():
             artist.set_rasterized(was)
-
-
-def _dense(figure: Figure, most: int) -> Iterator[Artist]:
-    """What to turn into pixels: the artists that matter, in panels that hold more than `most` bytes."""
-    for ax in figure.findobj(Axes):
-        costs = {artist: _bytes(artist) for artist in (*ax.lines, *ax.collections, *ax.patches)}
-        if sum(costs.values()) > most:
-            yield from (artist for artist, cost in costs.items() if cost > most / 100)
+        figure.set_layout_engine(engine)
 
 
 def _bytes(artist: Artist) -> int:
-    """About how long an artist is in an SVG."""
+    """About how long an artist is in an SVG; 0 where it is to stay as it is."""
     if artist.get_rasterized() or not artist.get_visible():
         return 0
     if isinstance(artist, Line2D):
@@ -86,6 +110,8 @@ def _bytes(artist: Artist) -> int:
     if isinstance(artist, Collection):
         paths = artist.get_paths()
         return 130 * max(len(paths), len(artist.get_offsets())) + 20 * sum(len(path.vertices) for path in paths)
+    if isinstance(artist, AxesImage):
+        return 4 * int(np.prod(artist.get_size()))
     if isinstance(artist, Patch):
         return 150 + 20 * len(artist.get_path().vertices)
     return 0

@@ -53,6 +53,13 @@ class Task(ABC):
     def errors(self, output: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, "batch score"]:
         """Held-out error of each sample and score, in the unit of `baseline`."""
 
+    def hits(self, output: Float[Tensor, "batch out"], target: Tensor) -> Float[Tensor, "batch score"] | None:
+        """1 where the output names the target, 0 where it does not: of tasks whose targets are labels.
+
+        None, as here, where targets are numbers, which no output gives to the last bit.
+        """
+        return None
+
     def evidence(self, inputs: Tensor, target: Tensor) -> Float[Tensor, "batch score *part"]:
         """What must be seen to vary before a score is known: the target, or, of a score that adds up several parts
         which may be seldom there, each of the parts. A number for each sample and score (and part).
@@ -73,8 +80,11 @@ class Task(ABC):
     def trivial_losses(
         self, features: Features, constants: Constants, width: int | None = None
     ) -> dict[str, Float[Tensor, ""]]:
-        """Expected losses of trivial predictors in closed form: "zero", "constant" and "linear" where known.
+        """Expected losses of predictors that learned nothing, in closed form and in the unit of `loss`: the nulls of a
+        figure. Each is one number, shape (), and only those that are known are there:
 
-        "linear" is the best affine map through a bottleneck of `width` dimensions (None: no bottleneck).
+        "zero": the output 0 (of labels, all labels alike); "constant": the best output that knows no input; "linear":
+        the best affine map through a bottleneck of `width` dimensions (None: no bottleneck). Empty where none is
+        known, as here: a task with such formulas overrides this.
         """
         return {}

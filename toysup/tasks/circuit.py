@@ -58,11 +58,6 @@ class Circuit(Regression):
         """2^q - 1, of which 2^(q - j) at depth j."""
         return 2**self.depth - 1
 
-    @property
-    def gate_depths(self) -> tuple[int, ...]:
-        """The depth, 1 .. q, of each gate of a circuit in the order of `gates`."""
-        return tuple(j for j in range(1, self.depth + 1) for _ in range(2 ** (self.depth - j)))
-
     def constant_uniforms(self, features: Features) -> int:
         return self.n_outputs(features) * self.gates_per_circuit
 
@@ -105,11 +100,6 @@ class Circuit(Regression):
     def pure(self, constants: Constants) -> Tensor:
         """(circuit, gate): whether no affine map of the input predicts the gate better than a constant does."""
         return (self.expected(constants)[1] == 0).all(-1)  # products of halves: exact
-
-    def gate_variance(self, features: BitGroups, constants: Constants) -> Float[Tensor, "circuit gate"]:
-        """p P (1 - p P)."""
-        mean = features.activity * self.expected(constants)[0]
-        return mean * (1 - mean)
 
     def target(self, x: Tensor, constants: Constants) -> Tensor:
         return self.gates(x, constants)[..., -1]

@@ -159,8 +159,16 @@ class Reconstruction(Task):
 
     def baseline(self, features: Features, constants: Constants) -> Tensor:
         """Variances, from 16,384 draws that are the same for all instances: no closed form for a network's units."""
+        return self._sample(features, constants).var(0)
+
+    def trivial_losses(self, features: Features, constants: Constants, width: int | None = None) -> dict[str, Tensor]:
+        """Of codes without a latent, which cost nothing; from the draws of `baseline`."""
+        h = self._sample(features, constants)
+        return {"zero": h.square().sum(-1).mean(), "constant": h.var(0).sum()}
+
+    def _sample(self, features: Features, constants: Constants) -> Float[Tensor, "sample unit"]:
         draws = uniforms(0, 0, BASELINE_SAMPLES, features.n_uniforms, stream=Stream.TASK)[0]
-        return self.batch(features, constants, draws)[0].var(0)
+        return self.batch(features, constants, draws)[0]
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

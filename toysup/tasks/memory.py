@@ -72,4 +72,5 @@ class Memory(Task):
     def trivial_losses(
         self, features: OnePerGroup, constants: Constants, width: int | None = None
     ) -> dict[str, Tensor]:
+        """Labels are uniform, so that "zero" is the best constant too; what an affine map stores is not known."""
         return {"zero": torch.tensor(features.n_active * math.log(self.n_labels))}
