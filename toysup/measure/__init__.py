@@ -40,6 +40,7 @@ from toysup.measure.geometry import (
     feature_dimensionality,
     feature_norm,
     interference,
+    packing,
 )
 from toysup.measure.held_out import held_out, unknown, unseen
 from toysup.measure.ranking import auc, separated
@@ -83,6 +84,7 @@ __all__ = [
     "mean_l1",
     "mmcs",
     "mmcs_above_chance",
+    "packing",
     "r_squared",
     "reconstruction_error",
     "recovered",

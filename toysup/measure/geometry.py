@@ -8,14 +8,15 @@ a norm above 1/2 is no recovery, and dimensionalities sum to the rank at most. S
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from toysup.ensemble import Trained
-from toysup.geometry import dimensionality
+from toysup.geometry import REPRESENTED, clusters, dimensionality
 
-__all__ = ["dimensions_per_feature", "directions", "feature_dimensionality", "feature_norm", "interference"]
+__all__ = ["dimensions_per_feature", "directions", "feature_dimensionality", "feature_norm", "interference", "packing"]
 
 
 def directions(trained: Trained) -> Float[Tensor, "instance feature width"]:
@@ -49,3 +50,26 @@ def dimensions_per_feature(trained: Trained) -> Float[Tensor, " instance"]:
     """D* = m / |W|_F^2 (Elhage et al. 2022): width over summed squared norms, infinite where nothing is embedded."""
     W = directions(trained)
     return W.shape[-1] / W.square().sum((-2, -1))
+
+
+def packing(trained: Trained) -> dict[str, Tensor]:
+    """How features share dimensions, by the groups that `geometry.clusters` finds; each column (instance,).
+
+    represented: features with |W_i|^2 > 1/4. sharing: those of them that are off a right angle with another.
+    in_digons: those in antipodal pairs. superposed (0 or 1): some share, or more are represented than there are
+    dimensions. top_alone (0 or 1): just the first `width` features are represented, and none shares (what PCA does where
+    importance falls). later: mean number of the sharing features less that of those alone; NaN where one is missing.
+    """
+    W = directions(trained).numpy(force=True)
+    count, n, width = W.shape
+    on, shared, paired = np.square(W).sum(-1) > REPRESENTED, np.zeros((count, n), bool), np.zeros((count, n), bool)
+    for group in clusters(W).itertuples():
+        shared[group.instance, list(group.features)] = len(group.features) > 1
+        paired[group.instance, list(group.features)] = group.name == "digon"
+    number, alone = np.arange(n), on & ~shared
+    with np.errstate(invalid="ignore"):  # 0 / 0 where nothing is shared
+        later = (shared * number).sum(1) / shared.sum(1) - (alone * number).sum(1) / alone.sum(1)
+    found = {"represented": on.sum(1), "sharing": shared.sum(1), "in_digons": paired.sum(1), "later": later,
+             "superposed": shared.any(1) | (on.sum(1) > width),
+             "top_alone": (on == (number < width)).all(1) & ~shared.any(1)}  # fmt: skip
+    return {name: torch.as_tensor(values) for name, values in found.items()}
