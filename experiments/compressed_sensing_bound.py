@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from toysup import plots, stats
+from toysup import decoders, plots, stats
 from toysup.ensemble import Trained
 from toysup.features import SparseUniform
-from toysup.measure import decoders, recovered, recovered_at
+from toysup.measure import encoding_of, recovered, recovered_at
 from toysup.models import TiedAutoencoder, UntiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, bracketed, experiment, moves
@@ -83,7 +83,7 @@ def study(run: Run) -> Study:
 
     def reading(rows: pd.DataFrame, networks: Callable[[pd.DataFrame], Trained], m: int) -> Found:
         """Recovered per neuron by dictionary and decoder."""
-        code, found = decoders.Encoding.of(networks(rows)), {"learned_own_decoder": stats.mean(rows["recovered"] / m)}
+        code, found = encoding_of(networks(rows)), {"learned_own_decoder": stats.mean(rows["recovered"] / m)}
         for kind, encoding in (("learned", code), ("random", code.random())):
             for name in DECODERS[: size.few]:
                 count = decoders.decoded_count(encoding, getattr(decoders, name), samples=size.samples)
