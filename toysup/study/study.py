@@ -255,6 +255,8 @@ def entry(one: Judged) -> dict[str, Any]:
     groups = []
     for group in one.groups:
         row = {**group.key, "verdict": group.verdict}
+        if "{" in one.claim.says:
+            row["says"] = one.claim.says.format(**group.key)
         if group.name:
             row["name"] = group.name
         if group.interval is not None:
