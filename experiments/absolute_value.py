@@ -50,28 +50,24 @@ def study(run: Run) -> Study:
         smoke=dict(steps=20, batch=64, seeds=2, small=4, relu=3, linear=3, descent=3, some=(0.001,), many=(1, 0.001),
                    stored=(1, 0.01)), full=dict(relu=1000))  # fmt: skip
 
-    def grid(n: int, model: Model, densities, seeds: int, optimizer: Adam, longer: int = 1) -> Grid:
-        task = AbsoluteValue(IMPORTANCE if n == N else 1.0) if n != 10 else Identity(0.75 ** np.arange(10))
+    def grid(n: int, model: Model, densities, seeds: int = size.seeds, optimizer=PAPER, longer: int = 1) -> Grid:
+        task = Identity(0.75 ** np.arange(n)) if n == 10 else AbsoluteValue(IMPORTANCE if n == N else 1.0)
         features = SparseUniform(n, 1.0, signed=n != 10)
         setting = Setting(features, task, model, optimizer, size.steps * longer, size.batch)
         return Grid(setting, {"features.density": list(densities), "seed": range(seeds)})
 
-    def computing(densities, optimizer=PAPER, *, start: float | None = 0.1, longer: int = 1) -> Grid:
-        model = Model(MLP, width=M, hidden_bias=False, open_start=start)
-        return grid(N, model, densities, size.seeds, optimizer, longer)
-
-    def storing(hidden_relu: bool, seeds: int, optimizer=PAPER) -> Grid:
-        return grid(10, Model(TiedAutoencoder, width=5, hidden_relu=hidden_relu), size.stored, seeds, optimizer)
-
-    small = Model(MLP, width=6, hidden_bias=False, open_start=0.1)
+    small, symmetric, mlp = (Model(MLP, width=width, hidden_bias=False, open_start=start)
+                             for width, start in ((6, 0.1), (M, None), (M, 0.1)))  # fmt: skip
+    relu, linear = (Model(TiedAutoencoder, width=5, hidden_relu=hidden) for hidden in (True, False))
     grids = {
-        "small": grid(3, small, [1], size.small, PAPER), "large": computing(size.many),
-        "symmetric start": computing(size.some, start=None), "lr 0.01, cosine": computing(size.some, FAST),
-        "longer": computing([p for p in size.some if p != 1], longer=2), "relu": storing(True, size.relu),
-        "linear": storing(False, size.linear), "linear, descent": storing(False, size.descent, DESCENT),
+        "small": grid(3, small, [1], size.small), "large": grid(N, mlp, size.many),
+        "symmetric start": grid(N, symmetric, size.some), "lr 0.01, cosine": grid(N, mlp, size.some, optimizer=FAST),
+        "longer": grid(N, mlp, [p for p in size.some if p != 1], longer=2),
+        "relu": grid(10, relu, size.stored, size.relu), "linear": grid(10, linear, size.stored, size.linear),
+        "linear, descent": grid(10, linear, size.stored, size.descent, DESCENT),
     }  # fmt: skip
     claims = [one for suffix, of in LARGE.items() for one in of_large(suffix, of, grids[of].axes["features.density"])]
-    relu, slopes = {"networks_of": "relu"}, ("served_0.1", "served_0.25")
+    slopes, where = ("served_0.1", "served_0.25"), {"networks_of": "relu"}
     claims += [
         Claim("privileged_basis_aligned", "features lie more on ReLU neurons than on the axes of a linear layer",
               "alignment.over_linear", (1, np.inf), least="default"),
@@ -80,7 +76,7 @@ def study(run: Run) -> Study:
         Claim("privileged_basis_turns_polysemantic", "ReLU neurons for x serve one feature at p = 1, several at 0.01",
               lambda rows: stats.every(
                   above(0.9, rows, "one_of_live", 1, slopes), above(0.5, rows, "many", 0.01, slopes)),
-              where=relu, least="default"),
+              where=where, least="default"),
     ]  # fmt: skip
     findings = {
         "small": Finding(lambda rows: {"exact": stats.share((rows["held_out_loss"] < 1e-3).sum(), len(rows)),
@@ -91,7 +87,7 @@ def study(run: Run) -> Study:
         "linear": Finding(lambda rows: rows["alignment"], "density", where={"networks_of": "linear"}),
         "alignment": Finding(lambda rows, linear: {"above_rotated": stats.mean(rows["above_rotated"]),
                                                    "over_linear": stats.ratio(rows["alignment"], linear)},
-                             "density", "alignment_{column}_p{density:g}", relu),
+                             "density", "alignment_{column}_p{density:g}", where),
         "all": Finding(everything, ("networks_of", "density")),
     }  # fmt: skip
     return Study([Cell(name) for name in grids], lambda cell: grids[cell.networks_of], derive=neurons, draw=draw,
@@ -179,34 +175,29 @@ def answer(large: dict) -> str:
     densities = sorted(large)
     most = max(own["features_computed"].value for own in large.values())
     sparse, dense = (large[p]["polysemantic"].value for p in (densities[0], densities[-1]))
-    return (f"{M} neurons compute |x| of up to {most:.0f} features, {M // 2} without superposition; the share "
-            f"of neurons that serve several is {dense:.0%} where all are active, {sparse:.0%} where few are")  # fmt: skip
+    return (f"{M} neurons compute |x| of up to {most:.0f} features, {M // 2} without superposition; of neurons, "
+            f"{dense:.0%} serve several where all are active, {sparse:.0%} where few are")  # fmt: skip
 
 
-def over_density(ax, rows: pd.DataFrame, y: str, hue: str, **labels) -> None:
-    """A line in its band for each value of `hue`, dense data at the left."""
-    if y and hue:
+def over_density(ax, rows: pd.DataFrame, names: dict | None = None, y="", hue="networks_of", **labels) -> None:
+    """A line in its band for each of several columns, or for `y` and each value of `hue`; dense data at the left."""
+    if names:
+        rows, y, hue = rows.melt("density", list(names), "of", "value").replace({"of": names}), "value", "of"
+    if y:
         plots.band(ax, rows, "density", y, hue, colours=plots.category_colours(rows[hue]))
     plots.ticks(ax, x=[p for p in (1, 0.1, 0.01, 0.001) if p >= rows["density"].min()], log="x")
     ax.set(xlim=(1.2, rows["density"].min() / 1.2), xlabel="density p = 1 - S", **labels)
 
 
-def columns(ax, rows: pd.DataFrame, names: dict[str, str], **labels) -> None:
-    """A line for each of several columns."""
-    long = rows.melt("density", list(names), "of", "value").replace({"of": names})
-    over_density(ax, long, "value", "of", **labels)
-
-
 def shares(ax, rows: pd.DataFrame, title: str) -> None:
     """Shares of neurons by how many features they serve; the other rules' dashed."""
     kinds = {"one": "one feature", "many": "two or more", "none": "none (dead)"}
-    columns(ax, rows, {f"served_0.1_{kind}": name for kind, name in kinds.items()}, title=title, ylim=(-0.02, 1.02),
-            ylabel="share of neurons")  # fmt: skip
+    over_density(ax, rows, {f"served_0.1_{kind}": name for kind, name in kinds.items()}, title=title,
+                 ylim=(-0.02, 1.02), ylabel="share of neurons")  # fmt: skip
     means, colours = rows.groupby("density").mean(numeric_only=True), plots.category_colours(kinds)
-    for rule in list(RULES)[1:]:
-        for kind in ("one", "many"):
-            ax.plot(means[f"{rule}_{kind}"], color=colours[kind], linewidth=0.8, linestyle="--", zorder=1)
-    plots.legend(ax, {"by other rules": {"linestyle": "--"}}, title="serves", loc="center left", size=9)
+    for column in (f"{rule}_{kind}" for rule in list(RULES)[1:] for kind in ("one", "many")):
+        ax.plot(means[column], color=colours[column.rpartition("_")[2]], linewidth=0.8, linestyle="--", zorder=1)
+    plots.legend(ax, {"by other rules": {"linestyle": "--"}}, title="serves", loc="center right", size=9)
 
 
 def draw(rows: pd.DataFrame, networks) -> plots.Figure:
@@ -225,24 +216,24 @@ def draw(rows: pd.DataFrame, networks) -> plots.Figure:
     shares(axes[1, 0], large, f"|x|, n = {N}, m = {M}")
     starts = rows[rows["networks_of"].isin(["large", "lr 0.01, cosine", "symmetric start"])]
     starts = starts.replace({"networks_of": {"large": "open start"}})
-    over_density(axes[1, 1], starts, "recovered", "networks_of", title="Features computed", ylim=(0, None),
+    over_density(axes[1, 1], starts, y="recovered", title="Features computed", ylim=(0, None),
                  ylabel="features computed, sum of R$^2$")  # fmt: skip
     colours = plots.category_colours(starts["networks_of"])
     plots.scatter(axes[1, 2], starts, "density", "loss_over_naive", "networks_of", colours=colours)
     for name, own in starts.groupby("networks_of"):  # a side that stays off makes a seed far worse than the next
         axes[1, 2].plot(own.groupby("density")["loss_over_naive"].median(), color=colours[name])
-    over_density(axes[1, 2], starts, "", "", yscale="log", ylabel="held-out loss / naive loss",
+    over_density(axes[1, 2], starts, yscale="log", ylabel="held-out loss / naive loss",
                  title="Loss against no superposition: seeds, median")  # fmt: skip
     plots.reference(axes[1, 1], [1, 0.001], M / 2, "naive: two neurons each")
     plots.reference(axes[1, 2], [1, 0.001], 1, "naive")
-    columns(axes[2, 0], large, {f"motifs_2{null}": name for null, name in NULLS.items()}, ylabel="motifs per network",
-            title="Asymmetric pairs with inhibition")  # fmt: skip
+    over_density(axes[2, 0], large, {f"motifs_2{null}": name for null, name in NULLS.items()},
+                 ylabel="motifs per network", title="Asymmetric pairs with inhibition")  # fmt: skip
     axes[2, 0].set_yscale("symlog", linthresh=1)
     axes[2, 0].set_ylim(0, None)
     shares(axes[2, 1], of["relu"], "x through ReLU neurons, n = 10, m = 5")
     both = pd.concat([of["relu"], of["linear"][["density", "alignment"]].rename(columns={"alignment": "linear"})])
     names = {"alignment": "ReLU neurons", "rotated": "rotated (null)", "linear": "linear hidden layer"}
-    columns(axes[2, 2], both, names,
+    over_density(axes[2, 2], both, names,
             title="Features on neurons, n = 10, m = 5", ylabel="mean max$_k$ |W$_{ik}$| / |W$_i$|")  # fmt: skip
     for ax in (axes[1, 1], axes[2, 0], axes[2, 2]):
         plots.legend(ax, size=9)
