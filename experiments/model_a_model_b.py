@@ -153,8 +153,8 @@ def answer(gain: dict, judged: dict) -> str:
     times = [found["B_over_A"].value for found in gain.values()]
     features, *facts = ("an unknown number of" if math.isnan(x) else f"{x:.2f}" for x in times)
     told = ": the number of neurons does not tell" if judged["neurons"].verdict == "rejected" else ""
-    return (f"Twice as wide and a quarter as deep, of equal parameters and half the neurons, a network holds "
-            f"{features} times the features; {', '.join(facts)} times the facts, where 1, 2, 4 come at once{told}.")  # fmt: skip
+    return f"""Twice as wide and a quarter as deep, of equal parameters and half the neurons, a network holds {features}
+        times the features; {", ".join(facts)} times the facts, where 1, 2, 4 come at once{told}."""
 
 
 def draw(rows: pd.DataFrame, pair: dict, gain: dict) -> plots.Figure:
