@@ -7,7 +7,7 @@ the paper's. Angles are called as in `toysup.theory.configuration` (orthogonal w
 antipodal above 150, aligned below 30); a feature is represented if |W_i|^2 > 1/4. Shares are of represented pairs of
 one group, averaged over sparse densities (p <= .1) in each seed and compared with the control's in the same seed.
 
-Two cores: --quick half a minute, default about 5 (10,144 networks). --smoke takes the general engine: no kernel compiles.
+Two cores: --quick half a minute, default about 5 (10,144 networks). --smoke takes the engine that compiles nothing.
 """
 
 import dataclasses
@@ -129,8 +129,8 @@ def study(run: Run) -> Study:
             "represented": Finding(lambda rows: by_seed(rows, "represented").mean().iloc[0], ("layout", "world")),
         },
         claims=[
-            Claim("correlated_orthogonal", "over 90% of pairs that occur together are orthogonal when sparse, more than "
-                  "in the control", "together", {"together": (0.9, 1), "together_above": MORE}),
+            Claim("correlated_orthogonal", "over 90% of pairs that occur together are orthogonal when sparse, more "
+                  "than in the control", "together", {"together": (0.9, 1), "together_above": MORE}),
             Claim("anticorrelated_antipodal", "over 90% of pairs that exclude each other are antipodal when sparse, "
                   "more than in the control", "exclusive", {"exclusive": (0.9, 1), "exclusive_above": MORE}),
             Claim("anticorrelated_antipodal_at_half", "and so are they at p = 1/2, where one is always active",
@@ -138,7 +138,7 @@ def study(run: Run) -> Study:
             Claim("anticorrelated_antipodal_is_cheaper", "exclusive pairs lose less than half if antipodal, at p = .1",
                   "cheaper", (0, 0.5)),
             Claim("crowded_side_by_side", "three pairs in two dimensions lie side by side if they occur together: "
-                  "the mean cosine is above 0 and the control's", "crowded", {"together": MORE, "together_above": MORE}),
+                  "mean cosine above 0 and the control's", "crowded", {"together": MORE, "together_above": MORE}),
             Claim("blocks_are_orthogonal", "two sets of ten: mean |cos| inside is below .1, less than between them, by "
                   "more than in the control", "tens", {"within_size_together": (0, 0.1), "gap_together_above": MORE}),
             Claim("collapse_is_pca_like", "at p = 1/2, with a dimension for each group, over 90% of |W|^2 lies where "
