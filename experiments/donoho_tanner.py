@@ -309,7 +309,8 @@ def study(run: Run) -> Study:
             Claim("l1_random_obeys_weak", "at the largest n l1 solves half the samples within 5% of the weak curve",
                   "step.over_weak", (0.95, 1.05), where={"n": size.sizes[-1]}, checks=random),
             Claim("l1_beats_strong", "l1 solves half the samples above the strong curve, at every delta",
-                  lambda columns, strong, delta: columns["l1"].less(strong[delta]), (0, np.inf), by=BY, where=plane_of, checks=random),
+                  lambda columns, strong, delta: columns["l1"].less(strong[delta]), (0, np.inf), by=BY, where=plane_of,
+                  checks=random),
             Claim("amp_beats_l1_on_random", "message passing solves more than l1 at every delta from 1/4 to 3/4",
                   lambda columns: columns["amp"].less(columns["l1"]), (0, np.inf), by=BY, where=middle, checks=random),
             Claim("width_shrinks_as_root_n", "the width of l1's step goes as n to the -1/2 +- 0.15", "exponent",
@@ -335,8 +336,9 @@ def answer(gap: dict, columns: dict) -> str:
     less = np.mean([one["l1"].value for one in gap.values()])
     network = np.mean([cell["network"].less(0).value for cell in columns.values() if "network" in cell])
     word, sign = ("better", "more") if less > 0 else ("worse", "fewer")
-    return (f"Sparse recovery (l1) reads learned codes {word} than random ones: half of the samples up to {abs(less):.2f} "
-            f"{sign} active features per dimension; the network's own decoder only up to {network:.2f}.")  # fmt: skip
+    return (f"Sparse recovery (l1) reads learned codes {word} than random ones: half of the samples up to "
+            f"{abs(less):.2f} {sign} active features per dimension; the network itself only up to {network:.2f}."
+            )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------ figure
