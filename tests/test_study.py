@@ -229,10 +229,11 @@ def test_the_usual_checks():
 def test_given_networks_and_values_are_rows():
     networks = constructions.copied_identity(6, depth=2, seeds=[3, 4])
     built = Given(Cell(2, 0.5), networks)
-    published = Given(Cell(1, 0.5), pd.DataFrame({"features_offered": [7.0]}))
+    published = Given(Cell(1, 0.5), pd.DataFrame({"features_offered": [7.0]}), trained=5)
     made = Study(given=[built, published], measures=[features_offered], draw=lambda: None)
     table = made.table()
     assert list(table["features_offered"]) == [6, 6, 7] and list(table["seed"][:2]) == [3, 4]
+    assert made.outcome.trained.instances == 5
     again = made.outcome.trained.networks(table.iloc[[1]])
     assert again.stack.init_seed.tolist() == [4]
     with pytest.raises(InputError, match="published values"):

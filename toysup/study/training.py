@@ -79,11 +79,13 @@ class Variant:
 
 
 class Given(NamedTuple):
-    """Networks that are not trained here (built by hand, untrained), or published values as rows, and their cell."""
+    """Networks that are not trained here (built by hand, untrained), or rows of values (published, timed), and their
+    cell; `trained`: how many networks were trained for such rows."""
 
     cell: Any
     networks: Trained | pd.DataFrame
     variant: str = MAIN
+    trained: int = 0
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Table:
     rates: pd.DataFrame
     answers: list[Results]
     given: list[Trained] = field(default_factory=list)
+    elsewhere: int = 0
 
     def networks(self, rows: pd.DataFrame) -> Trained:
         """The networks of some rows, in their order; all of one shape and cell. InputError for rows that have none."""
@@ -118,7 +121,7 @@ class Table:
     @property
     def instances(self) -> int:
         """Networks trained for it, without those of the search."""
-        return sum(len(answer) for answer in self.answers)
+        return sum(len(answer) for answer in self.answers) + self.elsewhere
 
     @property
     def seconds(self) -> float:
@@ -177,8 +180,10 @@ def train(
                 if len(answer.features):
                     features.append(_part(answer.features, stacks[name], point, cell, more, grids[label].setting))
     built: list[Trained] = []
+    elsewhere = 0
     for one in given:
         check_kind("Study", "given", one, Given)
+        elsewhere += one.trained
         table, long = one.networks, None
         source = -len(built) - 1
         if isinstance(table, Trained):
@@ -195,7 +200,7 @@ def train(
     searched = [(cell, best[label]) for label, cell in zip(labels, cells, strict=True) if label in best]
     rates = pd.DataFrame([{**columns_of(cell), **rate._asdict()} for cell, rate in searched])
     long = pd.concat(features, ignore_index=True) if features else pd.DataFrame()
-    return Table(pd.concat(parts, ignore_index=True), long, rates, answers, built)
+    return Table(pd.concat(parts, ignore_index=True), long, rates, answers, built, elsewhere)
 
 
 def columns_of(cell: Any) -> dict[str, Any]:
