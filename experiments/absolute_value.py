@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from toysup import measure, plots, stats
+from toysup import measure, neurons, plots, stats
 from toysup.features import SparseUniform
 from toysup.models import MLP, TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
@@ -28,7 +28,7 @@ from toysup.theory import monosemantic_loss
 
 QUESTION = "Do networks compute |x| of more features than their neurons allow, and what do single neurons then do?"
 N, M, IMPORTANCE = 100, 40, 0.8 ** np.arange(100)
-RULES = {f"{rule.__name__}_{theta}": (rule, theta) for rule in (measure.served, measure.drawn) for theta in (0.1, 0.25)}
+RULES = {f"{rule.__name__}_{theta}": (rule, theta) for rule in (neurons.served, neurons.drawn) for theta in (0.1, 0.25)}
 PAPER, FAST = Adam(weight_decay=0.01), Adam(lr=0.01, weight_decay=0.01, schedule=Cosine())
 DESCENT = Adam(lr=300.0, eps=1000.0)  # eps above any gradient's size: gradient descent with momentum at rate 0.3
 LARGE = {"": "large", "_lr_0.01": "lr 0.01, cosine", "_symmetric_start": "symmetric start", "_twice_as_long": "longer"}
@@ -90,7 +90,7 @@ def study(run: Run) -> Study:
                              "density", "alignment_{column}_p{density:g}", where),
         "all": Finding(everything, ("networks_of", "density")),
     }  # fmt: skip
-    return Study([Cell(name) for name in grids], lambda cell: grids[cell.networks_of], derive=neurons, draw=draw,
+    return Study([Cell(name) for name in grids], lambda cell: grids[cell.networks_of], derive=served_by, draw=draw,
                  measures=[measure.held_out_loss, measure.recovered], findings=findings, claims=claims,
                  answer=answer)  # fmt: skip
 
@@ -131,13 +131,13 @@ def weights_of(trained) -> tuple[torch.Tensor, torch.Tensor]:
     return (own["W"].clamp(min=0), own["W"].mT) if "W" in own else (own["weights.0"], own["W_out"])
 
 
-def neurons(table: pd.DataFrame, networks) -> pd.DataFrame:
+def served_by(table: pd.DataFrame, networks) -> pd.DataFrame:
     """Each network's shares of dead, one-feature and many-feature neurons by every rule, its motifs, and the nulls."""
     parts = []
     for name, rows in table.groupby("networks_of", sort=False):
         trained = networks(rows)
         W_in, W_out = weights_of(trained)
-        found = {"features_per_neuron": measure.effective_features(W_in, W_out).mean(-1)}
+        found = {"features_per_neuron": neurons.effective_features(W_in, W_out).mean(-1)}
         for rule, (function, theta) in RULES.items():
             counts = function(W_in, W_out, theta).sum(-2)
             found |= {f"{rule}_none": (counts == 0).float().mean(-1), f"{rule}_one": (counts == 1).float().mean(-1),
@@ -146,18 +146,18 @@ def neurons(table: pd.DataFrame, networks) -> pd.DataFrame:
         if name in LARGE.values():
             naive = {p: monosemantic_loss(IMPORTANCE, p, M) for p in rows["density"].unique()}
             rows = rows.assign(loss_over_naive=rows["held_out_loss"] / rows["density"].map(naive))
-            closed = measure.closed_sides(W_in, W_out, trained.parameters["b_out"])
+            closed = neurons.closed_sides(W_in, W_out, trained.parameters["b_out"])
             found["closed_sides"] = closed[:, : M // 2].float().sum(-1) / M
-            renamed = measure.relabelled(W_in, W_out, torch.Generator().manual_seed(0))
+            renamed = neurons.relabelled(W_in, W_out, torch.Generator().manual_seed(0))
             for ratio in (2, 3):
-                own, other = (measure.asymmetric_motifs(*pair, ratio=ratio) for pair in ((W_in, W_out), renamed))
+                own, other = (neurons.asymmetric_motifs(*pair, ratio=ratio) for pair in ((W_in, W_out), renamed))
                 found |= {"shared": own.shared, f"asymmetric_{ratio}": own.asymmetric}
                 found |= {f"motifs_{ratio}": own.inhibited, f"motifs_{ratio}_by_chance": own.by_chance,
                           f"motifs_{ratio}_renamed": other.inhibited}  # fmt: skip
         elif name != "small":
             W = trained.parameters["W"]
-            turned = measure.rotated(W, torch.Generator().manual_seed(1))
-            found |= {"alignment": measure.alignment(W), "rotated": measure.alignment(turned)}
+            turned = neurons.rotated(W, torch.Generator().manual_seed(1))
+            found |= {"alignment": neurons.alignment(W), "rotated": neurons.alignment(turned)}
             found["above_rotated"] = found["alignment"] - found["rotated"]
         parts.append(rows.assign(**{column: values.numpy() for column, values in found.items()}))
     return pd.concat(parts)
@@ -208,7 +208,7 @@ def draw(rows: pd.DataFrame, networks) -> plots.Figure:
     for ax, p in zip(axes[0], (densities[-1], min(densities, key=lambda d: abs(d - 0.1)), densities[0]), strict=True):
         best = large.loc[[large.loc[large["density"] == p, "loss_over_naive"].idxmin()]]
         W_in, W_out = (weights[0] for weights in weights_of(networks(best)))
-        counts = measure.served(W_in, W_out).sum(0).numpy()
+        counts = neurons.served(W_in, W_out).sum(0).numpy()
         plots.neuron_stacks(ax, W_in.numpy(), alive=counts > 0)
         one, many = (counts == 1).sum(), (counts > 1).sum()
         ax.set_title(f"p = {p:g}, best seed: {one} neurons serve\none feature, {many} several")

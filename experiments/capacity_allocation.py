@@ -20,8 +20,8 @@ import torch
 
 from toysup import plots, stats
 from toysup.features import SparseBoolean, SparseNormal, SparseUniform
+from toysup.geometry import block_sizes, dimensionality
 from toysup.grid import Axis
-from toysup.measure import block_sizes, dimensionality
 from toysup.models import SquaredProjection, TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.study import Check, Claim, Finding, Run, Study, Variant, experiment

@@ -22,6 +22,7 @@ import torch
 from toysup import measure, plots, stats
 from toysup.ensemble import Trained
 from toysup.features import Hierarchy, PowerLaw, SparseUniform
+from toysup.measure import dictionary
 from toysup.models import L1, Embedding, SparseAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, experiment
@@ -56,7 +57,7 @@ class Cell(NamedTuple):
 
 def bits(trained: Trained) -> dict[str, torch.Tensor]:
     """Description length of a sample."""
-    seen, setting, found = measure.firing(trained), trained.setting, {}
+    seen, setting, found = dictionary.firing(trained), trained.setting, {}
     f = (seen.latent / seen.samples).double()
     which = -(torch.xlogy(f, f) + torch.xlogy(1 - f, 1 - f)).sum(-1) / math.log(2)
     for name, precision in PRECISION.items():
@@ -68,7 +69,7 @@ def bits(trained: Trained) -> dict[str, torch.Tensor]:
 
 def latents(trained: Trained) -> dict[str, torch.Tensor]:
     """What latents there are; how well they tell features, also before training."""
-    kinds, f1 = measure.latent_kinds(trained), measure.feature_f1(trained).nanmean(-1)
+    kinds, f1 = dictionary.latent_kinds(trained), measure.feature_f1(trained).nanmean(-1)
     return {"dead_share": kinds.dead / sum(kinds), "split_share": kinds.split / sum(kinds), "f1": f1,
             "silenced": kinds.composite_and_not, "conjunctions": kinds.composite_and,
             "untrained": measure.mcc_above_chance(trained.at(0))}  # fmt: skip

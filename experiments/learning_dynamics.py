@@ -21,7 +21,8 @@ import torch
 from toysup import plots, stats
 from toysup.ensemble import Trained
 from toysup.features import Correlated, Features, SparseUniform
-from toysup.measure import antipode, cosines, curves, feature_dimensionality, loss_through, through
+from toysup.measure import antipode, cosines, feature_dimensionality, loss_through, through
+from toysup.measure.dynamics import curves
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Model, Setting
 from toysup.study import Check, Claim, Finding, Run, Study, experiment

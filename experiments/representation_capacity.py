@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from toysup import plots, stats
+from toysup.decoders import bayes_amp, decoded_count
 from toysup.features import SparseUniform
-from toysup.measure import Encoding, bayes_amp, decoded_count, recovered
+from toysup.measure import encoding_of, recovered
 from toysup.models import UnrolledDecoder, UntiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting, set_paths
 from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, bracketed, experiment, moves
@@ -97,7 +98,7 @@ def study(run: Run) -> Study:
         """Features per neuron that Bayes-AMP reads, sup over offered n, from trained codes and from random ones."""
         found: dict[str, list[pd.DataFrame]] = {}
         for _, own in rows.groupby("n_features"):
-            code = Encoding.of(networks(own))
+            code = encoding_of(networks(own))
             for name, one in {f"amp_{key}": code, **({} if depth else {"amp_random_code": code.random()})}.items():
                 count = decoded_count(one, bayes_amp, samples=size.samples).value.numpy()
                 found.setdefault(name, []).append(own[["seed", "n_features"]].assign(recovered=count / d))
