@@ -63,7 +63,7 @@ def study(run: Run) -> Study:
              blocks=((16, 4, 2), (16, 2, 4), (16, 1, 8)), doubled=(("stream", 16), ("unrolled", 8)), loads=LOADS,
              steps=2500, batch=256, seeds=8, extend=2, samples=512),
         quick=dict(stream={8: (0, 2, 8), 16: (0, 2, 8)}, unrolled={8: (8,)}, sparser={}, blocks=((16, 1, 8),),
-                   doubled=(("stream", 16),), steps=800, seeds=4, extend=0),
+                   doubled=(("stream", 16),), steps=450, batch=128, seeds=4, extend=0, samples=128),
         smoke=dict(stream={4: (0, 8), 6: (0, 8)}, unrolled={4: (8,)}, blocks=((6, 1, 8),), doubled=(("stream", 6),),
                    loads=LOADS[:2], steps=5, batch=64, seeds=2, samples=16),
     )  # fmt: skip
