@@ -86,6 +86,9 @@ def study(run: Run) -> Study:
         steps = 4 if run.mode == "smoke" else STEPS[cell.task] // size.shorter
         return Setting(*asked, Adam(beta2=0.99, schedule=Cosine()), steps, 512 if cell.task == "memory_K1" else 256)
 
+    def halved(own: Grid) -> Grid:
+        return Grid(set_paths(own.setting, {"steps": own.setting.steps // 2}), own.axes)
+
     cells = [Cell(task, rung, shape, shape.aspect_ratio / shapes[0].aspect_ratio, unit_of(task, shapes[0]), load)
              for task in ACTIVE for shapes in [ladder(task, size.deep[task], size.tolerance[task])]
              for rung, shape in enumerate(shapes) for load in size.loads[task]]  # fmt: skip
@@ -101,9 +104,8 @@ def study(run: Run) -> Study:
         cells, grid, measures=[held_out_loss, recovered, features_offered, untrained], seeds=size.seeds, snapshots=(0,),
         search=Search(lambda cell: grid(cell._replace(load=nearest(cell.load, size.searched[cell.task]))), size.rates,
                       extend=size.extend),
-        variants={"half the steps": Variant(lambda grid: longer(grid, 0.5), lambda c: c.task != SMALL and c.load >= 1),
-                  "twice the steps": Variant(lambda grid: longer(grid, 2), lambda c: c.task == "memory_K1"
-                                             and 1 < c.load < 2)},
+        variants={"half the steps": Variant(halved, lambda c: c.task != SMALL and c.load >= 1),
+                  "twice the steps": Variant({"steps": 2}, lambda c: c.task == "memory_K1" and 1 < c.load < 2)},
         derive=lambda table: table.assign(share=table["recovered"] / table["features_offered"],
                                           untrained_share=table["untrained"] / table["features_offered"]),
         findings={
@@ -111,8 +113,9 @@ def study(run: Run) -> Study:
             "aspects": Finding(lambda rows: rows.groupby("rung")["aspect"].first(), "task", kept=False),
             "slopes": Finding(slopes, "task", kept=False),
             "aspect_exponent": Finding(lambda slopes: stats.mean(slopes), "task", "{task}_aspect_exponent"),
-            "same": Finding(lambda held: stats.equivalence(long(held), 0.1, shape=["rung"], value="held"), "task",
-                            kept=False),
+            "same": Finding(lambda held: stats.equivalence(
+                held.melt(var_name="rung", value_name="held", ignore_index=False).reset_index(), 0.1, shape=["rung"],
+                value="held"), "task", kept=False),
             "widest": Finding(lambda same: same.widest, "task", "{task}_widest_ln_capacity"),
             "power_law_misfit": Finding(misfit, "task"),
             "capacity": Finding(one_shape, ("task", "rung")),
@@ -136,8 +139,9 @@ def study(run: Run) -> Study:
                   "over_model_a_model_b", (1 / 1.1, 1.1)),
             Check("second_budget_agrees", "a quarter of the parameters: the same exponent", "second_budget", CLOSE),
             bracketed(),
-            Check("capacity_inside_loads", "capacity is reached below the highest load", inside,
-                  by=("task", "rung"), otherwise="undecided"),
+            Check("capacity_inside_loads", "capacity is reached below the highest load",
+                  lambda rows, task: bool(best_load(rows) < max(LOADS[task])), by=("task", "rung"),
+                  otherwise="undecided"),
         ],
         draw=draw, answer=answer,
     )  # fmt: skip
@@ -164,10 +168,6 @@ def unit_of(task: str, deep: Shape) -> float:
 def nearest(load: float, loads: list[float]) -> float:
     """The one of `loads` whose logarithm is nearest."""
     return min(loads, key=lambda one: abs(math.log(one / load)))
-
-
-def longer(grid: Grid, factor: float) -> Grid:
-    return Grid(set_paths(grid.setting, {"steps": int(grid.setting.steps * factor)}), grid.axes)
 
 
 def pair_of(name: str, last: int) -> tuple[int, int]:
@@ -214,25 +214,20 @@ def over(held: pd.DataFrame, name: str) -> stats.Interval:
     return stats.ratio(held[wide], held[deep], paired=True)
 
 
-def long(held: pd.DataFrame) -> pd.DataFrame:
-    return held.rename_axis("seed").melt(var_name="rung", value_name="held", ignore_index=False).reset_index()
-
-
 def misfit(held: pd.DataFrame, aspects: pd.Series) -> float:
     """The largest residual of the power law, in ln F."""
     x, logs = np.log(aspects), np.log(held.mean())
     return (logs - np.polyval(np.polyfit(x, logs, 1), x)).abs().max()
 
 
-def inside(rows: pd.DataFrame, task: str) -> bool:
-    return bool(rows.groupby("load")["recovered"].mean().idxmax() < max(LOADS[task]))
+def best_load(rows: pd.DataFrame) -> float:
+    return rows.groupby("load")["recovered"].mean().idxmax()
 
 
 def one_shape(rows: pd.DataFrame, task: str) -> dict[str, Any]:
     shape = rows["shape"].iloc[0]
     return {"shape": str(shape), "parameters": shape.live_parameters(READ[task]), "aspect_ratio": shape.aspect_ratio,
-            "neurons": shape.note_neurons, "capacity": stats.supremum(rows),
-            "at_load": rows.groupby("load")["recovered"].mean().idxmax()}  # fmt: skip
+            "neurons": shape.note_neurons, "capacity": stats.supremum(rows), "at_load": best_load(rows)}  # fmt: skip
 
 
 def one_load(rows: pd.DataFrame) -> dict[str, Any]:
@@ -292,7 +287,7 @@ def answer(aspect_exponent: dict, numbers: dict) -> str:
 def draw(rows: pd.DataFrame, held: dict, aspects: dict, by_load: dict, numbers: dict) -> plots.Figure:
     """Loss of wide over deep by load; share recovered by aspect ratio; the cylinders; capacity by aspect ratio."""
     figure, axes = plots.figure(2, 4, width=15, height=4.1)
-    shown = [0.25, 0.5, 1, 1.5, 2]
+    shown = [f"load {load:g}" for load in (0.25, 0.5, 1, 1.5, 2)]
     shades = dict(zip(shown, mpl.colormaps["viridis"](np.linspace(0, 0.92, len(shown))), strict=True))
     for task, (top, bottom) in zip(TASKS, axes[:, :3].T, strict=True):
         table, x = rows[rows["task"] == task], aspects[task]
@@ -311,13 +306,13 @@ def draw(rows: pd.DataFrame, held: dict, aspects: dict, by_load: dict, numbers: 
         top.set_xlim(0.11, None)
         if np.divide(*top.get_ylim()[::-1]) < 1000:
             plots.ticks(top, y=[0.125, 0.25, 0.5, 1, 2, 4, 8])
-        plots.band(bottom, table[table["load"].isin(shown)], "aspect", "share", "load", colours=shades, log=True)
+        named_loads = table.assign(shade=[f"load {load:g}" for load in table["load"]])
+        plots.band(bottom, named_loads, "aspect", "share", "shade", colours=shades, log=True)
         two = table[table["load"] == nearest(2, table["load"].unique())].groupby("aspect")["untrained_share"].mean()
         plots.null(bottom, two.index, two, "untrained, load 2")
         part = numbers[task]["invariant_up_to_load"]
         bottom.set(ylim=(-0.02, 1.04), xlabel="aspect ratio / the deepest's", ylabel="share of features recovered",
                    title=f"counts agree up to load {part.low:g}, not at {part.high:g}")  # fmt: skip
-    axes[1, 0].legend(title="load", loc="lower left", bbox_to_anchor=(0, 0.08), ncols=3, fontsize=10)
     sketch(axes[0, 3], list(rows[rows["task"] == "representation"].groupby("rung")["shape"].first()))
     ax, span = axes[1, 3], np.array([1.0, aspects["memory_K1"].max()])
     laws = {f"{solid} ({name})": {"linestyle": dash} for name, solid, dash in
