@@ -113,8 +113,8 @@ def study(run: Run) -> Study:
     size = run.sizes(dict(depths={"circuits": (2, 4, 8, 16), "memory": (2, 4, 8, 16, 32)}, steps=3000, seeds=8,
                           budgets=(18432, 9000), circuits=12, facts=9000, batch=(256, 512), extend=2,
                           rates=[0.0025, 0.005, 0.01, 0.02]),
-                     quick=dict(depths={"circuits": (2, 4, 8), "memory": (2, 4, 8)}, steps=500, seeds=4, extend=0,
-                                budgets=(4608, 2500), circuits=6, facts=2500, rates=[0.005, 0.01]),
+                     quick=dict(depths={"circuits": (2, 4, 8), "memory": (2, 4, 8)}, steps=400, seeds=4, extend=0,
+                                budgets=(4608, 1200), circuits=6, facts=1200, rates=[0.005, 0.01]),
                      smoke=dict(depths={"circuits": (1, 2), "memory": (1, 2)}, steps=4, seeds=2, budgets=(400, 200),
                                 circuits=4, facts=200, batch=(32, 32), rates=[0.01, 0.02]))  # fmt: skip
 
@@ -143,8 +143,9 @@ def study(run: Run) -> Study:
         [cell(task, depth) for task, depths in size.depths.items() for depth in depths], grid,
         measures=[recovered, lifetimes, untrained], seeds=size.seeds, snapshots=[0], derive=by_place,
         search=Search(grid, size.rates, extend=size.extend), draw=draw, answer=answer,
-        variants={"half_length": Variant({"steps": 0.5}, measures=[recovered, lifetimes]),
-                  "half_load": Variant(halved, measures=[recovered, lifetimes])},
+        variants={} if run.mode == "quick" else {  # which is too short to tell anyhow
+            "half_length": Variant({"steps": 0.5}, measures=[recovered, lifetimes]),
+            "half_load": Variant(halved, measures=[recovered, lifetimes])},
         findings={
             "by_depth": Finding(at_depth, (*by, "depth"), f"{each}_{{depth}}"),
             "exponents": Finding(exponents, by, each, variant=None),
@@ -211,7 +212,7 @@ def slope(lives: pd.DataFrame) -> pd.Series:
     """Each seed's slope of ln lives (seed, depth) over ln L, at the depths where enough seeds have one; or nothing."""
     enough = min(ENOUGH, len(lives))
     used = lives.loc[:, lives.count() >= enough].dropna()
-    if used.shape[1] < min(3, lives.shape[1]) or len(used) < enough:
+    if used.shape[1] < max(2, min(3, lives.shape[1])) or len(used) < enough:
         return pd.Series(dtype=np.float64)
     x = np.log(used.columns.to_numpy(dtype=float))
     return np.log(used) @ ((x - x.mean()) / ((x - x.mean()) ** 2).sum())
