@@ -136,6 +136,10 @@ def study(run: Run) -> Study:
 
     by, each = ("task", "place"), "{task}_{place}_{column}"
 
+    def controlled(cell: Cell) -> bool:
+        """Smaller runs are too short to tell anyhow."""
+        return run.mode in ("default", "full") or (cell.task, cell.depth) == ("memory", 1)
+
     def claim(name: str, says: str, of, inside=None) -> Claim:
         return Claim(name, says, of, inside, by=by, each=f"{{task}}_{{place}}_{name}", least="default")
 
@@ -143,9 +147,8 @@ def study(run: Run) -> Study:
         [cell(task, depth) for task, depths in size.depths.items() for depth in depths], grid,
         measures=[recovered, lifetimes, untrained], seeds=size.seeds, snapshots=[0], derive=by_place,
         search=Search(grid, size.rates, extend=size.extend), draw=draw, answer=answer,
-        variants={} if run.mode == "quick" else {  # which is too short to tell anyhow
-            "half_length": Variant({"steps": 0.5}, measures=[recovered, lifetimes]),
-            "half_load": Variant(halved, measures=[recovered, lifetimes])},
+        variants={"half_length": Variant({"steps": 0.5}, controlled, [recovered, lifetimes]),
+                  "half_load": Variant(halved, controlled, [recovered, lifetimes])},
         findings={
             "by_depth": Finding(at_depth, (*by, "depth"), f"{each}_{{depth}}"),
             "exponents": Finding(exponents, by, each, variant=None),
