@@ -179,7 +179,9 @@ def answer(found: dict) -> str:
               for case, words in WORDS.items()}  # fmt: skip
     told = [f"{own:.0%} of cases for {words} (by chance {other:.0%})" for words, (own, other) in shares.items()
             if np.isfinite([own, other]).all()]  # fmt: skip
-    return f"A feature's jump to another dimensionality comes with a drop of the loss in {', '.join(told) or 'no case'}."
+    if not told:
+        return "No feature was seen to jump to another dimensionality."
+    return f"A feature's jump to another dimensionality comes with a drop of the loss in {', '.join(told)}."
 
 
 def draw(rows: pd.DataFrame, followed: dict) -> plots.Figure:
