@@ -205,7 +205,7 @@ def optima(n: int, small: pd.DataFrame) -> dict:
 def answer(plateaus: dict, standing_out: dict, shapes: dict) -> str:
     known, found = shapes["whole"]["share_named"].value, plateaus["whole"]
     told = [f"{found[f'plateau_at_{x}_over_log_linear'].value:.1f} times as long near {x}" for x in ("1", "1/2")]
-    piles = " and ".join(f"{x:.2f}" for x in standing_out["whole"]["location"].sort_values())
+    piles = " and ".join(f"{x:.3f}" for x in standing_out["whole"]["location"].sort_values())
     return (f"Dimensions per feature stay {' and '.join(told)} as on an even fall; {known:.0%} of features form known "
             f"polytopes, and single features' dimensionalities pile up at {piles or 'no level'}.")  # fmt: skip
 
@@ -235,8 +235,8 @@ def draw(rows: pd.DataFrame, groups: dict, piles: dict, small: dict, reference: 
     density.fill_between(pile.grid, pile.density, alpha=0.3, linewidth=0)
     density.plot(pile.grid, pile.smooth, ":", color=plots.GREY, label="smoothed by 0.04 (null)")
     for x in pile.table.loc[pile.table["stands_out"], "location"]:
-        density.annotate(f"{x:.3f}", (x, np.interp(x, pile.grid, pile.density)), (4, 0), textcoords="offset points",
-                         fontsize=10, fontweight="bold")  # fmt: skip
+        density.annotate(f"{x:.3f}", (x, np.interp(x, pile.grid, pile.density)), (-4, 0), textcoords="offset points",
+                         ha="right", fontsize=10, fontweight="bold")  # fmt: skip
     for name, x in LEVELS.items():
         plots.level(dots, x, name, right=name != "2/5")
         plots.level(density, x, name, upright=True)

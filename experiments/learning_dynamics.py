@@ -178,9 +178,11 @@ def ends(followed: Followed, rows: pd.DataFrame, networks) -> dict:
 def answer(found: dict) -> str:
     shares = {words: [found[case][f"jumps_with_{whose}_drop"].value for whose in ("a", "another_seeds")]
               for case, words in WORDS.items()}  # fmt: skip
-    told = [f"{own:.0%} with {words} (by chance {other:.0%})" for words, (own, other) in shares.items()
+    told = [f"{own:.0%} of cases for {words} (by chance {other:.0%})" for words, (own, other) in shares.items()
             if np.isfinite([own, other]).all()]  # fmt: skip
-    return f"Of features' jumps to another dimension, with a drop of the loss: {', '.join(told) or 'none was seen'}."
+    if not told:
+        return "No feature was seen to jump to another dimensionality."
+    return f"A feature's jump to another dimensionality comes with a drop of the loss in {', '.join(told)}."
 
 
 def draw(rows: pd.DataFrame, followed: dict) -> plots.Figure:

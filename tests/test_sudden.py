@@ -70,7 +70,8 @@ def test_numbers_hold_what_goes_together_beside_what_others_do():
     assert found["jumps_with_a_drop"].value == 0.5 and found["drops_with_a_jump"].value == 0.5
     assert found["jumps_with_another_seeds_drop"].value == 0  # nobody drops when another jumps
     assert found["fall_at_jumps"].value > 5 * found["fall_of_other_seeds_then"].value > 0
-    assert made().numbers(unit=1000, every=50)["fall_at_jumps"].value == pytest.approx(20 * found["fall_at_jumps"].value)
+    scaled = made().numbers(unit=1000, every=50)
+    assert scaled["fall_at_jumps"].value == pytest.approx(20 * found["fall_at_jumps"].value)
     assert made().controls()["jumps_per_seed_in_the_last_fifth"].value == 0
     assert made().typical() in (0, 1)
     still = SuddenMoves(np.full((2, 200, 1), 0.5), np.ones((2, 200)), 0.1, 0.05, 20, 10)
