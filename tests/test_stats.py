@@ -362,3 +362,22 @@ def test_a_threshold_needs_an_axis(x, above, message):
     with pytest.raises(InputError) as caught:
         stats.threshold(x, above)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("slope", [-2.0, 0.5])
+def test_curves_cross_where_their_medians_do(slope):
+    """Exact on ln(first / second) = slope (x - 0.3), whatever the second curve; a far seed moves nothing, nor does NaN."""
+    x = np.linspace(0, 0.6, 41)
+    second = 1 + np.sin(9 * x) ** 2
+    first = second * np.exp(slope * (x - 0.3))
+    seeds = np.stack([first, first, 100 * first])
+    seeds[0, ::2] = np.nan
+    seeds[2, ::2] = first[::2]
+    assert stats.crossing(seeds, second, x) == pytest.approx((0.3, slope), rel=1e-9)
+    assert stats.crossing(second, seeds, x) == pytest.approx((0.3, -slope), rel=1e-9)
+    assert np.isnan(stats.crossing(2 * second, second, x)).all()  # they never come near
+
+
+def test_an_increasing_function_takes_an_interval_end_by_end():
+    assert Interval(0, -np.inf, 2).transformed(np.exp) == Interval(1, 0, np.exp(2))
+    assert stats.UNDEFINED.transformed(np.exp) is stats.UNDEFINED

@@ -73,6 +73,7 @@ from toysup.stats.supremum import (
     supremum,
 )
 from toysup.stats.switching import (
+    crossing,
     threshold,
 )
 
@@ -102,6 +103,7 @@ __all__ = [
     "check_columns",
     "coincidence",
     "compare",
+    "crossing",
     "decide",
     "double_descent",
     "equivalence",

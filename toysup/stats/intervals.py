@@ -54,6 +54,13 @@ class Interval:
         """Whether `x` lies outside the interval."""
         return x < self.low or x > self.high
 
+    def transformed(self, function: Callable[[float], float]) -> Interval:
+        """The interval of an increasing function of the statistic, as exp of a mean of logarithms. An undefined one
+        stays as it is."""
+        if np.isnan(self.value):
+            return self
+        return Interval(function(self.value), function(self.low), function(self.high))
+
     def asdict(self) -> dict[str, float]:
         """The three numbers by name."""
         return {"value": self.value, "low": self.low, "high": self.high}

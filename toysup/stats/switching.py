@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from toysup.checks import InputError, in_line, numbers_in
 
-__all__ = ["threshold"]
+__all__ = ["crossing", "threshold"]
 
 
 def threshold(x: ArrayLike, above: ArrayLike) -> float:
@@ -40,3 +42,33 @@ def threshold(x: ArrayLike, above: ArrayLike) -> float:
     places = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
     best = np.flatnonzero(wrong == wrong.min())
     return float(places[best[len(best) // 2]])
+
+
+def crossing(first: ArrayLike, second: ArrayLike, x: ArrayLike, near: float = 0.15) -> tuple[float, float]:
+    """Where the medians over seeds of two positive curves cross, and the slope of ln(first / second) there.
+
+    x as a parabola in that logarithm, fitted where it is smaller than `near`; NaN, NaN with fewer than 4 such places.
+
+    Args:
+        first, second: (seed, place), or (place,); NaN where a seed has none. x: (place,).
+
+    Raises:
+        InputError: shapes that don't fit, or x not finite.
+    """
+    x, curves = numbers_in("crossing", "x", x, ("place",)), []
+    for name, curve in (("first", first), ("second", second)):
+        curves.append(np.atleast_2d(np.asarray(curve, dtype=np.float64)))
+        if curves[-1].ndim != 2 or curves[-1].shape[1] != len(x):
+            raise InputError(
+                f"crossing: expected {name} as (seed, {len(x)}), a value for each x, got {np.shape(curve)}"
+            )
+    if not np.isfinite(x).all():
+        raise InputError("crossing: x must be finite")
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # no seed has a value: NaN
+        ratio = np.log(np.nanmedian(curves[0], 0) / np.nanmedian(curves[1], 0))
+        use = np.abs(ratio) < near
+    if use.sum() < 4:
+        return np.nan, np.nan
+    inverse = np.polyfit(ratio[use], x[use], 2)  # its value and its slope at 0
+    return float(inverse[2]), float(1 / inverse[1])
