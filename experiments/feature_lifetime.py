@@ -27,10 +27,11 @@ from toysup import constructions, plots, stats
 from toysup.ensemble import Trained
 from toysup.features import BitGroups, OnePerGroup
 from toysup.measure import recovered
-from toysup.measure.layers import decodable_by_layer, gates, inputs, label_chances_by_layer, longest_run, outputs
+from toysup.measure.layers import decodable_by_layer, gates, inputs, label_chances_by_layer, outputs
 from toysup.models import ResidualMLP
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.shapes import Shape
+from toysup.sharing import longest_run
 from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, bracketed, experiment
 from toysup.sweep import Grid
 from toysup.tasks import Circuit, Memory
