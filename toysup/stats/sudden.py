@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +152,7 @@ class SuddenMoves:
         wide = coincidence(self.jump_times, self.drop_times, 2 * self.tolerance, (0, self.intervals))
         late = {name: [(own > 0.8 * self.intervals).sum() for own in times]
                 for name, times in (("jumps", self.jump_times), ("drops", self.drop_times))}  # fmt: skip
-        found = {
+        found: dict[str, Any] = {
             "jumps_with_a_shifted_drop": self.jumps_met.shifted,
             "jumps_with_a_drop_at_twice_the_tolerance": wide.share,
             "jumps_with_another_seeds_drop_at_twice_the_tolerance": wide.paired,
