@@ -19,8 +19,6 @@ def test_smoke(script, tmp_path):
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if hasattr(module, "BATCHES"):
-        module.BATCHES = 2  # of held-out samples, of which enough for a picture take longer than all the rest
     folders = ["--results", str(tmp_path / "results"), "--figures", str(tmp_path / "figures")]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(Tight|constrained_)layout.*")  # tiny data, odd limits
