@@ -139,7 +139,7 @@ def study(run: Run) -> Study:
                   lambda over: over.get("fused_over_occhio", stats.UNDEFINED), (10, np.inf), by="work",
                   where={"work": ["w1", "w2", "w5"], "kind": "main"}),
             Check("same_loss", "all arrive at one loss: from one start, on equal draws, the loop's and our engines' "
-                  "differ by less than 1e-4 after 50 steps; on own draws, after 300, all are within 2% of the fused one's",
+                  "differ by less than 1e-4 after 50 steps; on own draws, after 300, all are within 2% of the fused",
                   same_loss),
         ],
         draw=draw, answer=answer,
