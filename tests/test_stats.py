@@ -366,7 +366,7 @@ def test_a_threshold_needs_an_axis(x, above, message):
 
 @pytest.mark.parametrize("slope", [-2.0, 0.5])
 def test_curves_cross_where_their_medians_do(slope):
-    """Exact on ln(first / second) = slope (x - 0.3), whatever the second curve; a far seed moves nothing, nor does NaN."""
+    """Exact on ln(first / second) = slope (x - 0.3), whatever the second; a far seed moves nothing, nor does NaN."""
     x = np.linspace(0, 0.6, 41)
     second = 1 + np.sin(9 * x) ** 2
     first = second * np.exp(slope * (x - 0.3))
