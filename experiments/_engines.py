@@ -16,10 +16,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import oracles
+import pandas as pd
 import torch
 from torch import Tensor
 
-from toysup import stats
 from toysup.ensemble import Stack, initial_values, train
 from toysup.features import SparseUniform
 from toysup.jit import njit
@@ -318,36 +318,9 @@ def steps_for(child: Child, aim: float) -> int:
     return max(1, round(steps * aim / seconds))
 
 
-@dataclass
-class Raced:
-    """Instance-steps per second of each engine in each repetition; why others took no part; the most steps at once."""
-
-    rates: dict[str, np.ndarray]
-    refused: dict[str, str]
-    steps: int
-
-    @property
-    def medians(self) -> dict[str, float]:
-        return {name: float(np.median(rates)) for name, rates in self.rates.items()}
-
-    @property
-    def summary(self) -> dict[str, float | str]:
-        """Each engine's median, or why it has none."""
-        return {**self.medians, **self.refused}
-
-    @property
-    def best_occhio(self) -> str | None:
-        return max((name for name in self.rates if name in OCCHIO), key=self.medians.get, default=None)
-
-    def over(self, one: str, other: str = "loop") -> stats.Interval:
-        """The ratio of two rates, paired by repetition; undefined if one of them took no part."""
-        if {one, other} <= set(self.rates):
-            return stats.ratio(self.rates[one], self.rates[other], paired=True)
-        return stats.UNDEFINED
-
-
-def race(names: Iterable[str], work: Tied | Residual | None, aim: float, repetitions: int) -> Raced:
-    """Ask the engines in turn, each for steps of about `aim` seconds (our fastest for more)."""
+def race(names: Iterable[str], work: Tied | Residual | None, aim: float, repetitions: int) -> pd.DataFrame:
+    """Ask the engines in turn, each for steps of about `aim` seconds (our fastest for more). A row for each engine and
+    repetition: who, instance-steps per second (rate), steps at once; or why an engine took no part (refused)."""
     seconds, refused, children = {}, {}, {}
     with contextlib.ExitStack() as stack:
         for name in names:
@@ -364,17 +337,32 @@ def race(names: Iterable[str], work: Tied | Residual | None, aim: float, repetit
                 except Refused as reason:
                     refused[name] = str(reason)
     steps = {name: children[name][1] for name in seconds if name not in refused}
-    instances = getattr(work, "instances", 1)
-    rates = {name: instances * steps[name] / np.array(seconds[name]) for name in steps}
-    return Raced(rates, refused, max(steps.values(), default=0))
+    return _table(work, {name: (steps[name], seconds[name]) for name in steps}, refused)
 
 
-def race_here(names: Iterable[str], work: Tied, *_: float) -> Raced:
+def race_here(names: Iterable[str], work: Tied, *_: float) -> pd.DataFrame:
     """`race` for the form alone: in this process, uncompiled, one engine after the other."""
-    engines = {**ENGINES, "general": partial(ours, engine="general", compile=False)}
-    rates = {}
+    engines, seconds = {**ENGINES, "general": partial(ours, engine="general", compile=False)}, {}
     for name in names:
-        seconds = []
-        engines[name](work, clocked([2, 2], seconds.append))
-        rates[name] = 2 * work.instances / np.array(seconds)
-    return Raced(rates, {}, 2)
+        engines[name](work, clocked([2, 2], seconds.setdefault(name, []).append))
+    return _table(work, {name: (2, own) for name, own in seconds.items()}, {})
+
+
+def _table(work: Tied | Residual | None, timed: dict[str, tuple[int, list[float]]], refused: dict) -> pd.DataFrame:
+    done = [(name, getattr(work, "instances", 1) * steps / taken, steps, None)
+            for name, (steps, seconds) in timed.items() for taken in seconds]  # fmt: skip
+    failed = [(name, np.nan, 0, why) for name, why in refused.items()]
+    table = pd.DataFrame(done + failed, columns=["who", "rate", "steps", "refused"])
+    return table.assign(engine=table["who"].where(table["who"].isin(["fused", "general", "auto"])))
+
+
+def rates_of(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Each engine's rates, in the order of the repetitions."""
+    return {who: own.to_numpy() for who, own in rows.dropna(subset="rate").groupby("who", sort=False)["rate"]}
+
+
+def compared(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """`rates_of`, the fastest of occhio's modes for all of them."""
+    rates = rates_of(rows)
+    modes = [rates.pop(name) for name in OCCHIO if name in rates]
+    return rates | ({"occhio": max(modes, key=np.median)} if modes else {})

@@ -1,75 +1,45 @@
 """Does the shape of a network matter at equal parameters? Aspect ratios 64-fold apart, from slack to overfull.
 
-Kaplan et al. (2020, section 3.1, figure 5): at fixed non-embedding parameters the loss hardly depends on shape; a (6
-layers, 4288 wide) model comes within 3% of a (48, 1600) one. Katta (2024) takes this as a postulate, and pictures a
-cylinder of radius d and height L: parameters are its volume, neurons its surface, so that squashing it loses surface.
-Here shapes have equal live parameters N (within 0.5%) and 16, 8, 4, 2 and 1 blocks, with aspect ratio d / L about 1,
-8/3, 8, 64/3 and 64 times the deepest one's. Depths 16 and 2 are Kaplan's pair scaled down: 8 apart in depth and about
-21 in aspect ratio, as his are. Depths 8 and 2 are the note's step: twice the width.
+Kaplan et al. (2020, figure 5): at fixed non-embedding parameters the loss hardly depends on shape; (6 layers, 4288
+wide) comes within 3% of (48, 1600). Katta (2024) takes this as a postulate, and pictures a cylinder of radius d and
+height L: parameters are its volume, neurons its surface. Here shapes of equal live parameters N have 16 to 1 blocks;
+depths 16 and 2 are Kaplan's pair scaled down, 8 and 2 the note's step. Tasks: K = 1 or 2 facts at once (four labels),
+and representation (U[0, 1], density 0.05). Load 1 is N facts at K = 1, else about what the note's model A holds. Claims
+of invariance are about loads 0.25 to 2; a load where every shape recovers 99% for every seed is slack: losses are next
+to nothing there. From F = C d^a L^b follows F ~ A^((a - 2b) / 3) in the aspect ratio A: exponent -1/3 if neurons count,
+0 if parameters do, 1/3 if one layer's width does, within 10% of the note's eightfold move. `floor_needed` is the
+irreducible loss, over that of guessing, that Kaplan's pair would need on top to come within 3%.
 
-Tasks: memory of facts with K = 1 and 2 active at once (four labels), representation (U[0, 1] at density 0.05, tied to
-N through the decoder's blocks only). Load 1 is N facts at K = 1, and 160 facts at K = 2 or 64 features, about what the
-note's model A (16 wide, 8 deep) holds in model_a_model_b.json. Claims of invariance are about loads 0.25 to 2; higher
-ones are there to find the wide shapes' capacity, sup over load of F_eff = sum max(0, R^2).
-
-From F = C d^a L^b and N = 2 d^2 L follow d = (N A / 2)^(1/3), L = (N / 2)^(1/3) A^(-2/3), so at fixed N
-F ~ A^((a - 2b) / 3): exponent -1/3 if neurons count, 0 if parameters do, 1/3 if one layer's width does.
-
-Rules, set before the first default run. A load is slack if every shape recovers 99% for every seed: losses are then
-next to nothing and their ratio says little. At the other loads from 0.25 to 2:
-- `loss_invariant_1pct`, `_3pct`: all shapes' losses agree within the margin (stats.equivalence: TOST on every pair,
-  paired by seed, 5%; rejected if some pair differs by more, Bonferroni), at all of these loads. `kaplan_pair_3pct`,
-  `note_step_3pct`: those two shapes alone. `slack_loss_invariant_3pct` asks the same of all shapes at slack loads.
-- `neurons`, `parameters`, `width`: the exponent of capacity lies within ln 1.1 / ln 8 = 0.046 of -1/3, 0, 1/3, which is
-  10% for the note's eightfold move. Its interval is over seeds; `power_law_misfit` is the largest residual in ln F.
-- `capacity_equal_10pct`: all shapes' capacities agree within 10%, by the same test: a power law may miss a hump.
-- `invariant_up_to_load`: not an estimate but a bracket: `low` is the last load up to which all shapes recover the same
-  count within 3% (TOST supported), `high` the first at which that is rejected, between the loads offered.
-
-Controls: each shape has its own learning rate by task and load, searched at loads of 1 and more in steps of 2^.5 on
-seeds of their own (a load takes that of the nearest one searched), and it lies between worse ones (or higher ones that
-are no better); half the steps from load 1 on (`length_does_not_decide`: the exponent moves by less than 0.046); a
-quarter of the parameters at K = 1, 8 to 1 blocks (`second_budget_agrees`: likewise); 2 blocks over 8 within 10% of B
-over A in model_a_model_b.json; each capacity at a load below the highest offered; untrained networks.
-
-Changed after the first default run: at K = 1 loads 1.375 and 1.75, as capacities peak between those offered, and twice
-the steps, as half of them gave the same exponent but not the same ratios; losses reported at load 2, where every rate
-was searched, instead of the largest ratio, which came from losses near 0. `floor_needed`: the irreducible loss, over
-that of guessing, that Kaplan's pair would need on top to come within 3% there: text has one, these tasks have none.
-
-Two cores: --quick about 50 seconds, default 7 to 8 minutes.
+After the first default run: loads 1.375, 1.75 and twice the steps at K = 1. --quick 50 seconds, default 8 minutes.
 """
-
-from __future__ import annotations
 
 import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axis import Axis
 from matplotlib.patches import Ellipse, Rectangle
 
-from toysup import plots, report, stats
-from toysup.ensemble import Trained
+from toysup import plots, stats
 from toysup.features import OnePerGroup, SparseUniform
-from toysup.measure import Estimate, features_offered, held_out_loss, recovered
+from toysup.measure import features_offered, held_out_loss, recovered, untrained
 from toysup.models import ResidualMLP, UntiedAutoencoder
-from toysup.search import SEARCH_SEEDS, best_rates
-from toysup.setting import Adam, Cosine, Model, Setting
+from toysup.setting import Adam, Cosine, Model, Setting, set_paths
 from toysup.shapes import Shape, shapes_at_budget
-from toysup.sweep import Grid, sweep
+from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, bracketed, experiment
+from toysup.sweep import Grid
 from toysup.tasks import Identity, Memory
 
 QUESTION = "At equal parameters, at which loads does the aspect ratio not matter?"
-DENSITY, LABELS, CLAIMED = 0.05, 4, (0.25, 2.0)  # claims of invariance are about loads between the last two
+DENSITY, LABELS, CLAIMED = 0.05, 4, (0.25, 2.0)
 SMALL = "memory_K1_small"  # the second budget
-ACTIVE = {"memory_K1": 1, "memory_K2": 2, "representation": None, SMALL: 1}
+ACTIVE = {"memory_K1": 1, "memory_K2": 2, "representation": 0, SMALL: 1}
 TASKS = [task for task in ACTIVE if task != SMALL]
-READ = {task: active and active * LABELS for task, active in ACTIVE.items()}
+READ = {task: K * LABELS or None for task, K in ACTIVE.items()}
 LOADS = {"memory_K1": [0.25, 0.5, 0.75, 1, 1.25, 1.375, 1.5, 1.75, 2, 3], SMALL: [1, 1.25, 1.375, 1.5, 1.75, 2, 3],
          "memory_K2": [0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 8, 16],
          "representation": [0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 6]}  # fmt: skip
@@ -79,48 +49,120 @@ FACTORS = (1, 8 / 3, 8, 64 / 3, 64)  # of aspect ratio, when depth is halved eac
 PREDICTED = {"neurons": -1 / 3, "parameters": 0.0, "width": 1 / 3}
 PAIRS = {"kaplan_pair": "Kaplan's pair", "note_step": "the note's step", "both_ends": "widest and deepest"}
 CLOSE = math.log(1.1) / math.log(8)
+LOSS, OTHER = "held_out_loss", ("half the steps", "twice the steps")
 
 
-def untrained(trained: Trained) -> Estimate:
-    """Recovered before the first step."""
-    return recovered(trained.at(0))
+class Cell(NamedTuple):
+    """One shape (the deepest is rung 0) at one load; `aspect`: d / L over the deepest's; `unit`: features at load 1."""
+
+    task: str
+    rung: int
+    shape: Shape
+    aspect: float
+    unit: float
+    load: float
 
 
-def ladder(task: str, run: report.Run) -> list[Shape]:
+def study(run: Run) -> Study:
+    deep = {task: Shape(12, 16, 12 if task == "representation" else 11) for task in TASKS} | {SMALL: Shape(8, 8, 9)}
+    size = run.sizes(
+        dict(deep=deep, tolerance=dict.fromkeys(TASKS, 0.005) | {SMALL: 0.012}, shorter=1, loads=LOADS,
+             searched=SEARCHED, rates=tuple(0.0075 * 2 ** (np.arange(5) / 2)), extend=5, seeds=8),
+        quick=dict(deep=dict.fromkeys(TASKS, Shape(8, 8)) | {SMALL: Shape(8, 4)}, tolerance=dict.fromkeys(ACTIVE, 0.02),
+                   shorter=4, rates=(0.01, 0.02, 0.04), extend=1),
+        smoke=dict(deep=dict.fromkeys(ACTIVE, Shape(8, 2)), loads={task: [1.5] for task in ACTIVE},
+                   searched={task: [2] for task in ACTIVE}, rates=(0.01, 0.02), extend=0, seeds=2),
+    )  # fmt: skip
+
+    def grid(cell: Cell) -> Setting:
+        K, shape, most = ACTIVE[cell.task], cell.shape, max(LOADS[cell.task])
+        if K:
+            facts = OnePerGroup(K * round(most * cell.unit / K), K, offered=cell.load / most)
+            model = Model(ResidualMLP, shape=shape, unembedding="coordinates", row_norm=math.sqrt(shape.width))
+            asked = facts, Memory(LABELS), model
+        else:
+            model = Model(UntiedAutoencoder, width=shape.width, depth=shape.depth, hidden=shape.hidden)
+            asked = SparseUniform(round(cell.load * cell.unit), DENSITY), Identity(), model
+        steps = 4 if run.mode == "smoke" else STEPS[cell.task] // size.shorter
+        return Setting(*asked, Adam(beta2=0.99, schedule=Cosine()), steps, 512 if cell.task == "memory_K1" else 256)
+
+    def halved(own: Grid) -> Grid:
+        return Grid(set_paths(own.setting, {"steps": own.setting.steps // 2}), own.axes)
+
+    cells = [Cell(task, rung, shape, shape.aspect_ratio / shapes[0].aspect_ratio, unit_of(task, shapes[0]), load)
+             for task in ACTIVE for shapes in [ladder(task, size.deep[task], size.tolerance[task])]
+             for rung, shape in enumerate(shapes) for load in size.loads[task]]  # fmt: skip
+    three = {"task": TASKS}
+    invariances = [
+        ("loss_invariant_1pct", "all shapes' losses agree within 1%", dict(percent=1)),
+        ("loss_invariant_3pct", "all shapes' losses agree within 3%", dict(percent=3)),
+        ("kaplan_pair_3pct", "the losses of Kaplan's pair agree within 3%", dict(pair="kaplan_pair")),
+        ("note_step_3pct", "the losses before and after the note's step agree within 3%", dict(pair="note_step")),
+        ("slack_loss_invariant_3pct", "all shapes' losses agree within 3% at slack loads", dict(slack=True)),
+    ]
+    return Study(
+        cells, grid, measures=[held_out_loss, recovered, features_offered, untrained], seeds=size.seeds, snapshots=(0,),
+        search=Search(lambda cell: grid(cell._replace(load=nearest(cell.load, size.searched[cell.task]))), size.rates,
+                      extend=size.extend),
+        variants={"half the steps": Variant(halved, lambda c: c.task != SMALL and c.load >= 1),
+                  "twice the steps": Variant({"steps": 2}, lambda c: c.task == "memory_K1" and 1 < c.load < 2)},
+        derive=lambda table: table.assign(share=table["recovered"] / table["features_offered"],
+                                          untrained_share=table["untrained"] / table["features_offered"]),
+        findings={
+            "held": Finding(capacities, "task", kept=False),
+            "aspects": Finding(lambda rows: rows.groupby("rung")["aspect"].first(), "task", kept=False),
+            "slopes": Finding(slopes, "task", kept=False),
+            "aspect_exponent": Finding(lambda slopes: stats.mean(slopes), "task", "{task}_aspect_exponent"),
+            "same": Finding(lambda held: stats.equivalence(
+                held.melt(var_name="rung", value_name="held", ignore_index=False).reset_index(), 0.1, shape=["rung"],
+                value="held"), "task", kept=False),
+            "widest": Finding(lambda same: same.widest, "task", "{task}_widest_ln_capacity"),
+            "power_law_misfit": Finding(misfit, "task"),
+            "capacity": Finding(one_shape, ("task", "rung")),
+            "by_load": Finding(one_load, ("task", "load"), where=three),
+            "numbers": Finding(one_task, "task", "{task}_{column}", three),
+            "over_model_a_model_b": Finding(against, "task", where=three),
+            "other_steps": Finding(other_steps, ("task", "variant"), where={"variant": OTHER}, variant=None),
+            "second_budget": Finding(lambda slopes: stats.mean(slopes[SMALL] - slopes["memory_K1"])),
+            "untrained_most": Finding(lambda rows: rows["untrained"].max(), "task"),
+        },
+        claims=[
+            *(Claim(name, f"{says} (loads 0.25 to 2)", lambda rows, how=how: invariant(rows, **how), by="task",
+                    where=three, each=f"{{task}}_{name}") for name, says, how in invariances),
+            *(Claim(name, f"capacity goes as aspect ratio as if {name} count", "aspect_exponent",
+                    (to - CLOSE, to + CLOSE), where=three, each=f"{{task}}_{name}") for name, to in PREDICTED.items()),
+            Claim("capacity_equal_10pct", "all shapes' capacities agree within 10%", "same.verdict",
+                  each="{task}_capacity_equal_10pct"),
+            Check("length_does_not_decide", "half and twice the steps move no exponent by 0.046",
+                  "other_steps.exponent_moves", CLOSE),
+            Check("agrees_with_model_a_model_b", "2 blocks over 8 is B over A in model_a_model_b, within 10%",
+                  "over_model_a_model_b", (1 / 1.1, 1.1)),
+            Check("second_budget_agrees", "a quarter of the parameters: the same exponent", "second_budget", CLOSE),
+            bracketed(),
+            Check("capacity_inside_loads", "capacity is reached below the highest load",
+                  lambda rows, task: bool(best_load(rows) < max(LOADS[task])), by=("task", "rung"),
+                  otherwise="undecided"),
+        ],
+        draw=draw, answer=answer,
+    )  # fmt: skip
+
+
+def ladder(task: str, deep: Shape, tolerance: float) -> list[Shape]:
     """Shapes of equal live parameters, deepest first: of those within the tolerance the nearest to FACTORS."""
-    deep = Shape(8, 8, 9) if task == SMALL else Shape(12, 16, 12 if task == "representation" else 11)
-    base = run.pick(default=deep, quick=Shape(8, 4 if task == SMALL else 8), smoke=Shape(8, 2))
-    tolerance, found = run.pick(default=0.012 if task == SMALL else 0.005, quick=0.02), []
-    for power in range(base.depth.bit_length()):
-        aspect = base.aspect_ratio * FACTORS[power]
-        near = shapes_at_budget(base.live_parameters(READ[task]), tolerance=tolerance, depths=[base.depth >> power],
+    found = []
+    for power in range(deep.depth.bit_length()):
+        near = shapes_at_budget(deep.live_parameters(READ[task]), tolerance=tolerance, depths=[deep.depth >> power],
                                 hidden_ratio=None, read=READ[task])  # fmt: skip
+        aspect = deep.aspect_ratio * FACTORS[power]
         found.append(min((one.shape for one in near), key=lambda shape: abs(math.log(shape.aspect_ratio / aspect))))
     return found
 
 
-def unit_of(task: str, base: Shape) -> float:
+def unit_of(task: str, deep: Shape) -> float:
     """Features at load 1."""
     if ACTIVE[task] == 1:
-        return base.live_parameters(LABELS)
-    return base.width / 12 * (64 if task == "representation" else 160)
-
-
-def grid_of(task: str, run: report.Run, unit: float, cells: list[tuple], axes: dict) -> Grid:
-    """One task at (shape, load) or (shape, load, learning rate)."""
-    steps, batch = run.pick(default=STEPS[task], quick=STEPS[task] // 4, smoke=4), 512 if task == "memory_K1" else 256
-    optimizer, active, most = Adam(beta2=0.99, schedule=Cosine()), ACTIVE[task], max(LOADS[task])
-    if active is None:
-        features, asked, model = SparseUniform(8, DENSITY), Identity(), Model(UntiedAutoencoder, width=8)
-        paths = ("model.width", "model.depth", "model.hidden", "features.n_features", "optimizer.lr")
-        points = [(one.width, one.depth, one.hidden, round(load * unit), *lr) for one, load, *lr in cells]
-    else:
-        features, asked = OnePerGroup(active * round(most * unit / active), active), Memory(LABELS)
-        model = Model(ResidualMLP, shape=cells[0][0], unembedding="coordinates")
-        paths = ("model.shape", "model.row_norm", "features.offered", "optimizer.lr")
-        points = [(shape, math.sqrt(shape.width), load / most, *lr) for shape, load, *lr in cells]
-    setting = Setting(features, asked, model, optimizer, steps, batch)
-    return Grid(setting, {paths[: len(points[0])]: points} | axes)
+        return deep.live_parameters(LABELS)
+    return deep.width / 12 * (64 if task == "representation" else 160)
 
 
 def nearest(load: float, loads: list[float]) -> float:
@@ -128,222 +170,163 @@ def nearest(load: float, loads: list[float]) -> float:
     return min(loads, key=lambda one: abs(math.log(one / load)))
 
 
-def equal(tables: list[pd.DataFrame], percent: float, of: str = "held_out_loss") -> stats.Verdict:
+def pair_of(name: str, last: int) -> tuple[int, int]:
+    """The rungs of a pair, where the last one is the widest."""
+    step = max(0, last - 3)
+    return {"kaplan_pair": (0, min(3, last)), "note_step": (step, min(step + 2, last)), "both_ends": (0, last)}[name]
+
+
+def equal(tables: list[pd.DataFrame], percent: float, of: str = LOSS) -> stats.Verdict:
     """Whether all shapes agree at each of these loads; undecided where there is none, or a value is not positive."""
-    positive = [one for one in tables if (one[of] > 0).all()]
-    said = [stats.equivalence(one, percent / 100, shape=["rung"], value=of).verdict for one in positive]
-    return stats.every(*said) if said and len(said) == len(tables) else stats.every("undecided", *said)
+    margin = percent / 100
+    said = [stats.equivalence(one, margin, shape=["rung"], value=of).verdict for one in tables if (one[of] > 0).all()]
+    return stats.every(*said, *(["undecided"] if len(said) < max(1, len(tables)) else []))
 
 
-def log_ratio(rows: pd.DataFrame, pair: tuple[int, int], of: str = "held_out_loss") -> stats.Interval:
+def invariant(rows: pd.DataFrame, percent: float = 3, pair: str = "", slack: bool = False) -> stats.Verdict:
+    """Whether losses agree at all claimed loads that are slack, or at all that are not; of all shapes or of a pair."""
+    own = rows[rows["rung"].isin(pair_of(pair, rows["rung"].max()))] if pair else rows
+    free = rows.groupby("load")["share"].min() >= 0.99
+    return equal([one for load, one in own.groupby("load") if CLAIMED[0] <= load <= CLAIMED[1] and free[load] == slack],
+                 percent)  # fmt: skip
+
+
+def log_ratio(rows: pd.DataFrame, name: str, of: str = LOSS) -> stats.Interval:
     """ln of the wide shape's value over the deep one's at one load, by seed (90%); undefined if one is not > 0."""
-    value = rows.pivot(index="seed", columns="rung", values=of)[list(pair)]
-    return stats.mean(np.log(value[pair[1]] / value[pair[0]]), 0.9) if (value > 0).all(axis=None) else stats.UNDEFINED
+    deep, wide = pair_of(name, rows["rung"].max())
+    value = rows.pivot(index="seed", columns="rung", values=of)[[deep, wide]]
+    return stats.mean(np.log(value[wide] / value[deep]), 0.9) if (value > 0).all(axis=None) else stats.UNDEFINED
 
 
-def bracket(table: pd.DataFrame) -> stats.Interval:
-    """The last load up to which counts agree within 3%, and the first at which they do not."""
-    said = {load: equal([rows], 3, "recovered") for load, rows in table.groupby("load")}
+def capacities(rows: pd.DataFrame) -> pd.DataFrame:
+    """By seed and rung, of one feature at least."""
+    return stats.capacities(rows, "rung").clip(1)
+
+
+def slopes(held: pd.DataFrame, aspects: pd.Series) -> np.ndarray:
+    """Each seed's exponent of capacity in the aspect ratio."""
+    return np.polyfit(np.log(aspects), np.log(held.to_numpy().T), 1)[0]
+
+
+def over(held: pd.DataFrame, name: str) -> stats.Interval:
+    """Capacity of a pair's wide shape over the deep one's."""
+    deep, wide = pair_of(name, held.columns[-1])
+    return stats.ratio(held[wide], held[deep], paired=True)
+
+
+def misfit(held: pd.DataFrame, aspects: pd.Series) -> float:
+    """The largest residual of the power law, in ln F."""
+    x, logs = np.log(aspects), np.log(held.mean())
+    return (logs - np.polyval(np.polyfit(x, logs, 1), x)).abs().max()
+
+
+def best_load(rows: pd.DataFrame) -> float:
+    return rows.groupby("load")["recovered"].mean().idxmax()
+
+
+def one_shape(rows: pd.DataFrame, task: str) -> dict[str, Any]:
+    shape = rows["shape"].iloc[0]
+    return {"shape": str(shape), "parameters": shape.live_parameters(READ[task]), "aspect_ratio": shape.aspect_ratio,
+            "neurons": shape.note_neurons, "capacity": stats.supremum(rows), "at_load": best_load(rows)}  # fmt: skip
+
+
+def one_load(rows: pd.DataFrame) -> dict[str, Any]:
+    ratios = {f"{name}_ln_{of}": log_ratio(rows, name, column) for name in PAIRS
+              for of, column in (("loss", LOSS), ("count", "recovered"))}  # fmt: skip
+    return {"slack": bool((rows["share"] >= 0.99).all()), "loss_3pct": equal([rows], 3),
+            "count_3pct": equal([rows], 3, "recovered"), **ratios}  # fmt: skip
+
+
+def one_task(rows: pd.DataFrame, held: pd.DataFrame) -> dict[str, stats.Interval]:
+    """Of both pairs, at load 2 and at capacity; up to which load counts agree within 3% and where not; the floor."""
+    at_two, found = rows[rows["load"] == nearest(2, rows["load"].unique())], {}
+    for name in ("kaplan_pair", "note_step"):
+        found |= {f"{name}_ln_loss_at_load_2": log_ratio(at_two, name), f"{name}_capacity": over(held, name)}
+    said = {load: equal([own], 3, "recovered") for load, own in rows.groupby("load")}
     low = [*itertools.takewhile(lambda load: said[load] == "supported", said)]
     high = [load for load in said if said[load] == "rejected"]
     ends = (low[-1] if low else 0.0, high[0] if high else math.inf)
-    return stats.Interval(math.sqrt(ends[0] * ends[1]) if low and high else math.nan, *ends)
+    found["invariant_up_to_load"] = stats.Interval(math.sqrt(ends[0] * ends[1]) if low and high else math.nan, *ends)
+    missed = 1 - at_two.pivot(index="seed", columns="rung", values="share")
+    missed = missed[list(pair_of("kaplan_pair", missed.columns[-1]))]
+    worse, better = missed.max(axis=1), missed.min(axis=1)
+    return found | {"floor_needed": stats.mean((worse - better) / 0.03 - better)}
 
 
-def capacities(table: pd.DataFrame) -> pd.DataFrame:
-    """Capacity by seed (rows) and shape (columns), of one feature at least."""
-    return pd.DataFrame({rung: stats.capacity(rows)["recovered"].clip(1) for rung, rows in table.groupby("rung")})
+def other_steps(rows: pd.DataFrame, table: pd.DataFrame, aspects: pd.Series) -> dict[str, Any]:
+    """What other steps move, in the exponent and in each shape's capacity."""
+    usual = table[(table["variant"] == "") & table["cell"].isin(rows["cell"])]
+    then, now = capacities(rows), capacities(usual)
+    return {"exponent_moves": stats.mean(slopes(then, aspects) - slopes(now, aspects)),
+            "note_step_capacity": over(then, "note_step"),
+            "capacity_moves": [stats.ratio(then[rung], now[rung], paired=True) for rung in now]}  # fmt: skip
 
 
-def slopes(held: pd.DataFrame, shapes: list[Shape]) -> np.ndarray:
-    """Each seed's exponent of capacity in the aspect ratio."""
-    return np.polyfit(np.log(factors(shapes)), np.log(held.to_numpy().T), 1)[0]
-
-
-def over(held: pd.DataFrame, pair: tuple[int, int]) -> stats.Interval:
-    """Capacity of the second shape over the first's, paired by seed."""
-    return stats.ratio(held[pair[1]], held[pair[0]], paired=True)
-
-
-def pairs_of(shapes: list[Shape]) -> dict[str, tuple[int, int]]:
-    """Places of Kaplan's pair scaled down, of the note's step, and of both ends."""
-    last = len(shapes) - 1
-    step = max(0, last - 3)
-    return {"kaplan_pair": (0, min(3, last)), "note_step": (step, min(step + 2, last)), "both_ends": (0, last)}
-
-
-def against(task: str, held: pd.DataFrame, step: tuple[int, int]) -> tuple[stats.Interval, stats.Verdict]:
-    """The note's step (2 blocks over 8) over B over A in model_a_model_b.json; and whether it is 1 within 10%."""
+def against(task: str, held: pd.DataFrame) -> stats.Interval:
+    """The note's step (2 blocks over 8) over B over A in model_a_model_b.json."""
     earlier = Path(__file__).parent.parent / "figures" / "model_a_model_b.json"
     there = json.loads(earlier.read_text(encoding="utf-8"))["statistics"][f"{task}_B_over_A"]
-    here = over(held, step)
+    here = over(held, "note_step")
     reach = math.hypot(math.log(here.high / here.value), math.log(there["high"] / there["value"]))
-    found = stats.Interval(*(here.value / there["value"] * math.exp(side * reach) for side in (0, -1, 1)))
-    return found, stats.decide(found, (1 / 1.1, 1.1))
+    return stats.Interval(*(here.value / there["value"] * math.exp(side * reach) for side in (0, -1, 1)))
 
 
-def prepared(run: report.Run, shapes: dict, units: dict) -> tuple[pd.DataFrame, dict[str, Grid]]:
-    """Every shape's learning rate by task and load, and the grids trained at them, with other steps too."""
-    at = {task: run.pick(default=SEARCHED[task], smoke=[2]) for task in ACTIVE}
-    tried = {f"{task} {shape} load {load:g}": grid_of(task, run, units[task], [(shape, load)], {"seed": SEARCH_SEEDS})
-             for task in ACTIVE for shape in shapes[task] for load in at[task]}  # fmt: skip
-    rates = run.pick(default=0.0075 * 2 ** (np.arange(5) / 2), quick=np.array([0.01, 0.02, 0.04]), smoke=[0.01, 0.02])
-    found = best_rates(tried, rates, extend=run.pick(default=5, quick=1, smoke=0), results=run.results,
-                       device=run.device, workers=run.workers)  # fmt: skip
-    grids, seeds = {}, {"seed": range(run.pick(default=8, smoke=2))}
-    for task in ACTIVE:
-        cells = [(shape, load, float(found.loc[f"{task} {shape} load {nearest(load, at[task]):g}", "lr"]))
-                 for shape in shapes[task] for load in run.pick(default=LOADS[task], smoke=[1.5])]  # fmt: skip
-        grids[task] = grid_of(task, run, units[task], cells, seeds)
-        steps = grids[task].setting.steps
-        if task != SMALL:
-            full = [cell for cell in cells if cell[1] >= 1]
-            grids[f"{task}_half"] = grid_of(task, run, units[task], full, seeds | {"steps": [steps // 2]})
-        if task == "memory_K1":
-            full = [cell for cell in cells if 1 < cell[1] < 2]
-            grids[f"{task}_twice"] = grid_of(task, run, units[task], full, seeds | {"steps": [steps * 2]})
-    return found, grids
+def named(task: str) -> str:
+    """A task's name as the figure says it."""
+    return task.replace("_small", ", smaller").replace("_K1", ", K=1").replace("_K2", ", K=2")
 
 
-def main(run: report.Run) -> None:
-    shapes = {task: ladder(task, run) for task in ACTIVE}
-    units = {task: unit_of(task, shapes[task][0]) for task in ACTIVE}
-    found, grids = prepared(run, shapes, units)
-    answers = sweep(grids, [held_out_loss, recovered, features_offered, untrained], snapshots=(0,),
-                    results=run.results, device=run.device, workers=run.workers)  # fmt: skip
-
-    def gathered(name: str) -> pd.DataFrame:
-        table, task = answers[name].table, name.removesuffix("_half").removesuffix("_twice")
-        rung = table["depth"].map({shape.depth: rung for rung, shape in enumerate(shapes[task])})
-        load = (table["features_offered"] / units[task]).map(lambda load: nearest(load, LOADS[task]))
-        aspect = rung.map(dict(enumerate(factors(shapes[task]))))
-        own = {"load": load, "rung": rung, "aspect": aspect, "share": table["recovered"] / table["features_offered"]}
-        return table.assign(**own, untrained_share=table["untrained"] / table["features_offered"])
-
-    tables = {task: gathered(task) for task in ACTIVE}
-    others = {name: gathered(name) for name in grids if name not in ACTIVE}
-    held = {task: capacities(table) for task, table in tables.items()}
-    exponent = {task: slopes(held[task], shapes[task]) for task in ACTIVE}
-    statistics, verdict, controls = {}, {}, {"learning_rate": found.to_dict("index"), "by_load": {}, "capacity": {}}
-    controls |= {name: {} for name in ("power_law_misfit", "training_length", "over_model_a_model_b", "untrained")}
-    settled, agrees, inside = [], [], []
-    for task, table in tables.items():
-        statistics[f"{task}_aspect_exponent"] = stats.mean(exponent[task])
-        logs, x = np.log(held[task].mean()), np.log(factors(shapes[task]))
-        flat = held[task].rename_axis("seed").melt(var_name="rung", value_name="held", ignore_index=False).reset_index()
-        statistics[f"{task}_widest_ln_capacity"] = stats.equivalence(flat, 0.1, shape=["rung"], value="held").widest
-        verdict[f"{task}_capacity_equal_10pct"] = equal([flat], 10, "held")
-        controls["power_law_misfit"][task] = (logs - np.polyval(np.polyfit(x, logs, 1), x)).abs().max()
-        controls["untrained"][task] = table["untrained"].max()
-        for rung, rows in table.groupby("rung"):
-            shape, best = shapes[task][rung], rows.groupby("load")["recovered"].mean().idxmax()
-            inside.append(best < max(LOADS[task]))
-            row = {"parameters": shape.live_parameters(READ[task]), "aspect_ratio": shape.aspect_ratio}
-            row |= {"neurons": shape.note_neurons, "capacity": stats.supremum(rows), "at_load": best}
-            controls["capacity"][f"{task} {shape}"] = row
-    for task in TASKS:
-        table, pairs, tight, slack = tables[task], pairs_of(shapes[task]), [], []
-        at_two = table[table["load"] == nearest(2, table["load"].unique())]
-        for load, rows in table.groupby("load"):
-            free = bool((rows["share"] >= 0.99).all())
-            if CLAIMED[0] <= load <= CLAIMED[1]:
-                (slack if free else tight).append(rows)
-            row = {"slack": free, "loss_3pct": equal([rows], 3), "count_3pct": equal([rows], 3, "recovered")}
-            row |= {f"{name}_ln_{of}": log_ratio(rows, pair, column) for name, pair in pairs.items()
-                    for of, column in (("loss", "held_out_loss"), ("count", "recovered"))}  # fmt: skip
-            controls["by_load"][f"{task} {load:g}"] = row
-        said = {f"loss_invariant_{percent}pct": equal(tight, percent) for percent in (1, 3)}
-        for name in ("kaplan_pair", "note_step"):
-            said[f"{name}_3pct"] = equal([rows[rows["rung"].isin(pairs[name])] for rows in tight], 3)
-            statistics[f"{task}_{name}_ln_loss_at_load_2"] = log_ratio(at_two, pairs[name])
-            statistics[f"{task}_{name}_capacity"] = over(held[task], pairs[name])
-        said["slack_loss_invariant_3pct"] = equal(slack, 3)
-        slope = statistics[f"{task}_aspect_exponent"]
-        said |= {name: stats.decide(slope, (to - CLOSE, to + CLOSE)) for name, to in PREDICTED.items()}
-        verdict |= {f"{task}_{name}": one for name, one in said.items()}
-        statistics[f"{task}_invariant_up_to_load"] = bracket(table)
-        missed = 1 - at_two.pivot(index="seed", columns="rung", values="share")[list(pairs["kaplan_pair"])]
-        worse, better = missed.max(axis=1), missed.min(axis=1)
-        statistics[f"{task}_floor_needed"] = stats.mean((worse - better) / 0.03 - better)
-        for name in (name for name in others if name.startswith(task)):
-            then, now = capacities(others[name]), capacities(table[table["load"].isin(others[name]["load"])])
-            drift = stats.mean(slopes(then, shapes[task]) - slopes(now, shapes[task]))
-            row = {"exponent_moves": drift, "note_step_capacity": over(then, pairs["note_step"])}
-            row["capacity_moves"] = [stats.ratio(then[rung], now[rung], paired=True) for rung in now]
-            controls["training_length"][name] = row
-            settled.append(stats.decide(drift, CLOSE))
-        controls["over_model_a_model_b"][task], same = against(task, held[task], pairs["note_step"])
-        agrees.append(same)
-    for name in said:
-        verdict[name] = stats.every(*(verdict[f"{task}_{name}"] for task in TASKS))
-    verdict["length_does_not_decide"] = stats.every(*settled)
-    verdict["agrees_with_model_a_model_b"] = stats.every(*agrees)
-    second = stats.mean(exponent[SMALL] - exponent["memory_K1"])
-    controls["second_budget"] = {"exponent_minus_main": second}
-    verdict["second_budget_agrees"] = stats.decide(second, CLOSE)
-    verdict["learning_rate_bracketed"] = "supported" if found["bracketed"].all() else "undecided"
-    verdict["capacity_inside_loads"] = "supported" if all(inside) else "undecided"
-    engine = ", ".join(sorted({engine for table in tables.values() for engine in table["engine"]}))
-    report.write(run, draw(tables, held, shapes, statistics), statistics=statistics, verdict=verdict,
-                 controls=controls, instances=sum(map(len, grids.values())), engine=engine,
-                 steps=2 * grids["memory_K1"].setting.steps,
-                 seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
+def answer(aspect_exponent: dict, numbers: dict) -> str:
+    powers = ", ".join(f"{aspect_exponent[task].value:.2f} ({named(task)})" for task in TASKS)
+    apart = [math.exp(abs(own["kaplan_pair_ln_loss_at_load_2"].value)) for own in numbers.values()]
+    losses = f"are {min(apart):.1f} to {max(apart):.1f} times apart" if np.isfinite(apart).all() else "can't be told"
+    return f"""At equal parameters what is held goes as aspect ratio to the power {powers}; losses of two shapes as far
+        apart as Kaplan's {losses} at load 2, where more is asked than a network holds."""
 
 
-def draw(tables: dict, held: dict, shapes: dict, statistics: dict) -> plots.Figure:
+def draw(rows: pd.DataFrame, held: dict, aspects: dict, by_load: dict, numbers: dict) -> plots.Figure:
     """Loss of wide over deep by load; share recovered by aspect ratio; the cylinders; capacity by aspect ratio."""
     figure, axes = plots.figure(2, 4, width=15, height=4.1)
-    colours = list(plots.category_colours(range(7)).values())
-    shown = [0.25, 0.5, 1, 1.5, 2]
+    shown = [f"load {load:g}" for load in (0.25, 0.5, 1, 1.5, 2)]
     shades = dict(zip(shown, mpl.colormaps["viridis"](np.linspace(0, 0.92, len(shown))), strict=True))
     for task, (top, bottom) in zip(TASKS, axes[:, :3].T, strict=True):
-        table, x = tables[task], factors(shapes[task])
-        slack = [load for load, rows in table.groupby("load") if rows["share"].min() >= 0.99]
-        for (name, pair), colour in zip(pairs_of(shapes[task]).items(), colours, strict=False):
-            label = f"{PAIRS[name]}, {x[pair[1]] / x[pair[0]]:.0f} times the aspect"
-            ratios = {load: log_ratio(rows, pair) for load, rows in table[~table["load"].isin(slack)].groupby("load")}
-            known = {load: one for load, one in ratios.items() if math.isfinite(one.value)}
-            value, low, high = np.exp([[one.value, one.low, one.high] for one in known.values()]).T
-            top.plot(list(known), value, marker="o", markersize=5, color=colour, label=label)
-            top.fill_between(list(known), low, high, color=colour, alpha=0.2, linewidth=0)
-        top.axhspan(1 / 1.03, 1.03, color="0.6", zorder=0, label="equal within 3%")
-        top.set(xscale="log", yscale="log", title=named(task), ylabel="held-out loss, wide / deep",
-                xlabel="load", xlim=(0.11, None))  # fmt: skip
-        top.axvspan(0.11, max(slack, default=0.11), color="0.92", zorder=0, label="slack: all recover 99%")
-        top.minorticks_off()
-        ticked(top.xaxis, [0.125, 0.25, 0.5, 1, 2, 4, 8, 16])
+        table, x = rows[rows["task"] == task], aspects[task]
+        loads = {load: found for (own, load), found in sorted(by_load.items()) if own == task}
+        for name, colour in plots.category_colours(PAIRS).items():
+            deep, wide = pair_of(name, x.index[-1])
+            ratios = pd.DataFrame({load: found[f"{name}_ln_loss"].asdict() for load, found in loads.items()
+                                   if not found["slack"]}).T  # fmt: skip
+            plots.curve(top, ratios.index, np.exp(ratios), color=colour,
+                        label=f"{PAIRS[name]}, {x[wide] / x[deep]:.0f} times the aspect")  # fmt: skip
+        plots.zone(top, 1 / 1.03, 1.03, "equal within 3%", color="0.6", legend=True)
+        slack = max((load for load, found in loads.items() if found["slack"]), default=0.11)
+        plots.zone(top, 0.11, slack, "slack: all recover 99%", upright=True, color="0.92", legend=True)
+        top.set(yscale="log", title=named(task), xlabel="load", ylabel="held-out loss, wide / deep")
+        plots.ticks(top, x=[0.125, 0.5, 1, 2, 4, 8, 16], log="x")
+        top.set_xlim(0.11, None)
         if np.divide(*top.get_ylim()[::-1]) < 1000:
-            ticked(top.yaxis, [0.125, 0.25, 0.5, 1, 2, 4, 8])
-        plots.band(bottom, table[table["load"].isin(shown)], "aspect", "share", "load", colours=shades, log=True)
+            plots.ticks(top, y=[0.125, 0.25, 0.5, 1, 2, 4, 8])
+        named_loads = table.assign(shade=[f"load {load:g}" for load in table["load"]])
+        plots.band(bottom, named_loads, "aspect", "share", "shade", colours=shades, log=True)
         two = table[table["load"] == nearest(2, table["load"].unique())].groupby("aspect")["untrained_share"].mean()
         plots.null(bottom, two.index, two, "untrained, load 2")
-        part = statistics[f"{task}_invariant_up_to_load"]
+        part = numbers[task]["invariant_up_to_load"]
         bottom.set(ylim=(-0.02, 1.04), xlabel="aspect ratio / the deepest's", ylabel="share of features recovered",
                    title=f"counts agree up to load {part.low:g}, not at {part.high:g}")  # fmt: skip
-    axes[1, 0].legend(title="load", loc="lower left", bbox_to_anchor=(0, 0.08), ncols=3, fontsize=10)
-    sketch(axes[0, 3], shapes["representation"])
-    ax, span, by_law = axes[1, 3], np.array([1.0, factors(shapes["memory_K1"]).max()]), []
-    for name, solid, dash in zip(PREDICTED, ("surface", "volume", "radius"), (":", "--", "-."), strict=True):
-        by_law += ax.plot(span, span ** PREDICTED[name], dash, color=plots.GREY, label=f"{solid} ({name})")
-    for (task, found), colour in zip(held.items(), colours[3:], strict=True):
-        ratios = [over(found, (0, rung)) for rung in found]
-        ends = np.array([[one.value, one.value - one.low, one.high - one.value] for one in ratios]).T
-        ax.errorbar(factors(shapes[task]), ends[0], yerr=np.where(np.isfinite(ends[1:]), ends[1:], 0), marker="o",
-                    markersize=5, capsize=2, color=colour, label=named(task))  # fmt: skip
-    ax.add_artist(ax.legend(handles=by_law, loc="lower left", fontsize=9.5))
-    ax.legend(handles=ax.get_legend_handles_labels()[0][len(by_law) :], loc="upper left", fontsize=9.5)
-    ax.set(xscale="log", yscale="log", xlabel="aspect ratio / the deepest's", ylabel="capacity / the deepest's",
-           ylim=(0.07, 25), title="capacity and the cylinder")  # fmt: skip
-    ax.minorticks_off()
-    ticked(ax.xaxis, [1, 4, 16, 64])
-    ticked(ax.yaxis, [0.25, 0.5, 1, 2, 4])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=10)
-    exponents = {task: statistics[f"{task}_aspect_exponent"].value for task in TASKS}
-    loss = [math.exp(abs(statistics[f"{task}_kaplan_pair_ln_loss_at_load_2"].value)) for task in TASKS]
-    figure.suptitle("At equal parameters, capacity goes as aspect ratio to the power "
-                    + ", ".join(f"{value:.2f} ({named(task)})" for task, value in exponents.items())
-                    + f";\nat load 2 the losses of Kaplan's pair are {min(loss):.1f} to {max(loss):.1f} times "
-                    "apart")  # fmt: skip
+    sketch(axes[0, 3], list(rows[rows["task"] == "representation"].groupby("rung")["shape"].first()))
+    ax, span = axes[1, 3], np.array([1.0, aspects["memory_K1"].max()])
+    laws = {f"{solid} ({name})": {"linestyle": dash} for name, solid, dash in
+            zip(PREDICTED, ("surface", "volume", "radius"), (":", "--", "-."), strict=True)}  # fmt: skip
+    for power, look in zip(PREDICTED.values(), laws.values(), strict=True):
+        ax.plot(span, span**power, color=plots.GREY, **look)
+    for task, counts in held.items():
+        plots.interval(ax, aspects[task], [stats.ratio(counts[rung], counts[0], paired=True) for rung in counts],
+                       linestyle="-", label=named(task))  # fmt: skip
+    ax.set(yscale="log", xlabel="aspect ratio / the deepest's", ylabel="capacity / the deepest's", ylim=(0.07, 25),
+           title="capacity and the cylinder")  # fmt: skip
+    plots.ticks(ax, x=[1, 4, 16, 64], y=[0.25, 0.5, 1, 2, 4], log=True)
+    plots.legend(ax, laws, loc="upper left", size=9, ncols=2)
+    plots.legend(figure)
     return figure
 
 
@@ -363,21 +346,5 @@ def sketch(ax: plots.Axes, shapes: list[Shape]) -> None:
     ax.axis("off")
 
 
-def ticked(axis: Axis, ticks: list[float]) -> None:
-    """Ticks at those of `ticks` that are in view, and no others."""
-    low, high = axis.get_view_interval()
-    axis.set_ticks(shown := [tick for tick in ticks if low <= tick <= high], [f"{tick:g}" for tick in shown])
-
-
-def named(task: str) -> str:
-    """A task's name as the figure says it."""
-    return task.replace("_small", ", smaller").replace("_K1", ", K=1").replace("_K2", ", K=2")
-
-
-def factors(shapes: list[Shape]) -> np.ndarray:
-    """Aspect ratio over the deepest shape's."""
-    return np.array([shape.aspect_ratio for shape in shapes]) / shapes[0].aspect_ratio
-
-
 if __name__ == "__main__":
-    report.experiment(main)
+    experiment(study)

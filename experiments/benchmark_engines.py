@@ -1,52 +1,39 @@
 """How much faster is toysup than the loop everybody writes and than public packages, on one core, to the same loss?
 
 The loop is the field's: an instance axis by hand, einsums, torch.rand, torch.optim.AdamW (`tests/oracles.py`). The
-packages are occhio 0.2.3 (`ModelGrid.fit`: each instance's own samples; samples drawn once and seen by all instances,
-which is its default; that, compiled; the fastest on a workload stands for it) and tms-kit 0.4.1 (`optimize`). They come
-with `pip install -e '.[bench]' torch==2.13.0`; without them the rest runs. All train at learning rate 1e-3, decay 0.01
-(tms-kit: none) and batch 1024: tied ReLU autoencoders at density 0.1 (w1 to w5), and residual MLPs with a frozen
-embedding (w6), where toysup chooses its engine itself.
-
-Every engine trains every workload in a fresh process of its own, with one torch thread: in one process, toysup's
-allocator settings would speed the loop too. They are asked in turn; each number is a ratio of rates (instance-steps per
-second) from interleaved repetitions, because absolute times mean little on a shared machine. The limit is what this
-core could do: 10 B n m operations an instance-step at its fused multiply-add peak, and B n draws at the rate of
-xoshiro128+ in registers, both measured here.
-
-Rules: a verdict faster_than_loop_w1_90x is supported if the 95% interval of the fused engine's ratio lies above 90, and
-so on; ten_times_occhio if it lies above 10 on w1, w2 and w5. same_loss: from the same start, on equal draws, the loop
-and both our engines differ by less than 1e-4 after 50 steps; and the loop's and the packages' held-out losses after 300
-steps on draws of their own are within 2% of the fused engine's (95% interval over 100 instances). two_threads: the
-fused engine's rate on two threads over that on one; no rule hangs on it.
-
-About 10 minutes, --quick 1 minute, after compilation.
+packages (`pip install -e '.[bench]' torch==2.13.0`; without them the rest runs): tms-kit 0.4.1 (`optimize`), occhio
+0.2.3 (`ModelGrid.fit`: own samples; samples that all instances share, its default; that, compiled; the fastest counts).
+All train at rate 1e-3, decay 0.01 (tms-kit: none), batch 1024: tied ReLU autoencoders at density 0.1 (w1 to w5), and
+residual MLPs with a frozen embedding (w6), where toysup chooses its engine. Each engine trains each workload in a
+fresh process (in one, toysup's allocator settings would speed the loop too) with one torch thread; they are asked in
+turn, and each number is a ratio of rates from interleaved repetitions: times mean little on a shared machine. The limit
+is what this core could do: 10 B n m operations an instance-step at its fused multiply-add peak, and B n draws at the
+rate of xoshiro128+ in registers, both measured. two_threads_over_one: no rule hangs on it. 10 minutes, --quick 1.
 """
-
-from __future__ import annotations
 
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from torch import Tensor
 
-from toysup import plots, report, stats
+from toysup import plots, stats
 from toysup.ensemble import load_compiler, one_thread, train
 from toysup.random import Stream, uniforms
+from toysup.study import Check, Claim, Finding, Given, Run, Study, experiment
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "tests")]
 import _engines  # noqa: E402
-from _engines import Raced, Residual, Tied, race  # noqa: E402
+from _engines import Residual, Tied, compared, race, rates_of  # noqa: E402
 
 QUESTION = "How much faster does toysup train toy models than the field's loop and packages do, to the same loss?"
 WORKLOADS = {"w1": Tied(5, 2, 8), "w2": Tied(20, 5, 10), "w3": Tied(20, 5, 1000), "w4": Tied(400, 30, 10),
@@ -56,16 +43,15 @@ MORE = {"w5b": Tied(2, 1, 10_000)} | {
 }
 RESIDUAL = {f"w6_{d}_{blocks}_{instances}": Residual(d, blocks, instances)
             for d in (40, 1000) for blocks in (1, 3) for instances in (1, 100)}  # fmt: skip
-GROWTH = {
-    axis: {value: replace(WORKLOADS["w2"], **{axis: value}) for value in values}
-    for axis, values in {
-        "instances": (1, 10, 100, 1000, 10_000),
-        "n": (5, 20, 80, 400),
-        "m": (1, 2, 5, 10, 20),
-        "batch": (64, 256, 1024, 4096),
-    }.items()
-}
+EVERY = {**WORKLOADS, **MORE, **RESIDUAL}
+AXES = {"instances": (1, 10, 100, 1000, 10_000), "n": (5, 20, 80, 400), "m": (1, 2, 5, 10, 20),
+        "batch": (64, 256, 1024, 4096)}  # fmt: skip
+GROWTH = {axis: {at: replace(WORKLOADS["w2"], **{axis: at}) for at in values} for axis, values in AXES.items()}
 WANTED = {"w1": 90, "w2": 40, "w3": 80, "w4": 8, "w5": 90}  # times the loop's rate
+PAIRS = {f"{one}_over_{other}": (one, other) for one, other in (
+    ("fused", "loop"), ("general", "loop"), ("tms_kit", "loop"), ("occhio", "loop"), ("fused", "occhio"),
+    ("fused", "tms_kit"))} | {"two_threads_over_one": ("fused_twice", "fused"), "over_loop": ("auto", "loop"),
+                 "uniforms_over_torch_rand": ("own_draws", "torch_rand")}  # fmt: skip
 LOOKS = {  # engine: colour (of seaborn's colour-blind palette), marker, label
     "fused": ("#0173b2", "o", "fused"), "auto": ("#0173b2", "D", "toysup's own choice"),
     "general": ("#de8f05", "s", "general"), "occhio": ("#029e73", "^", "occhio"),
@@ -76,113 +62,101 @@ EXACT = 1e-4  # relative difference of losses on equal draws that is rounding af
 NEAR = (0.98, 1.02)  # ratio of held-out losses on draws of their own
 
 
-def main(run: report.Run) -> None:
-    public, controls = prepare(run)
-    works = run.pick(default=WORKLOADS, quick={name: WORKLOADS[name] for name in ("w1", "w2", "w5")},
-                     smoke={"w1": replace(WORKLOADS["w1"], batch=64)})  # fmt: skip
-    ours = run.pick(default=["fused", "general"], smoke=["general"])
-    twice = run.pick(default=["fused_twice"], smoke=[]) if len(os.sched_getaffinity(0)) > 1 else []
-    aim, repetitions = run.pick(default=(0.5, 7), quick=(0.1, 5))
-    timed = run.pick(default=race, smoke=_engines.race_here)
-    raced = {name: timed(["loop", *ours, *twice, *public], work, aim, repetitions) for name, work in works.items()}
-    statistics = {name: value for work, done in raced.items() for name, value in ratios(work, done).items()}
-    controls |= {f"{name}_per_second": done.summary for name, done in raced.items()}
-    if run.mode != "smoke":
-        statistics |= against_the_core(raced, works, repetitions, controls)
-    growth = {}
-    if run.mode in ("default", "full"):
-        statistics |= time_others(raced, aim, controls)
-        points = dict.fromkeys(work for axis in GROWTH.values() for work in axis.values())
-        growth = {work: race(["fused", *["loop"] * (work.loop_bytes < ROOM)], work, 0.2, 3) for work in points}
-        controls["growth"] = {str(work): point.medians for work, point in growth.items()}
-    losses, same = compare_losses(raced, works, ours, public, controls)
-    statistics |= losses
-    every = {**MORE, **RESIDUAL, **works}
-    figure = draw(raced, statistics, growth, controls.get("this_core_per_second", {}))
-    report.write(run, figure, statistics=statistics, verdict={"same_loss": same, **verdicts(statistics)},
-                 controls=controls, instances=sum(every[name].instances for name in raced),
-                 steps=max(done.steps for done in raced.values()), engine=", ".join(ours))  # fmt: skip
+class Timed(NamedTuple):
+    work: str
+    kind: str  # main, other, growth, core; gaps and losses: of the same training, what it arrives at
 
 
-def prepare(run: report.Run) -> tuple[list[str], dict[str, dict]]:
-    """The public packages' modes to time, and their versions; loads whatever children would each have to load."""
+def study(run: Run) -> Study:
+    size = run.sizes(dict(works=WORKLOADS, ours=["fused", "general"], twice=["fused_twice"], aim=0.5, repetitions=7,
+                          timed=race),
+                     quick=dict(works={name: WORKLOADS[name] for name in ("w1", "w2", "w5")}, aim=0.1, repetitions=5),
+                     smoke=dict(works={"w1": replace(WORKLOADS["w1"], batch=64)}, ours=["general"], twice=[],
+                                timed=_engines.race_here))  # fmt: skip
     modes = {"occhio": list(_engines.OCCHIO), "tms-kit": ["tms_kit"]}
-    missing = [name for name in modes if importlib.util.find_spec(name.replace("-", "_")) is None]
-    if missing:
-        print(f"not installed, so left out: {', '.join(missing)} (pip install -e '.[bench]' torch==2.13.0)")
-    controls = {"packages": {name: "not installed" if name in missing else version(name) for name in modes}}
-    if run.mode == "smoke":
-        return [], controls
-    load_compiler()
-    uniforms(0, 0, 1, 1)
-    for name in set(modes) - set(missing):
-        importlib.import_module(name.replace("-", "_"))
-    return [mode for name in modes if name not in missing for mode in modes[name]], controls
+    there = [name for name in modes if importlib.util.find_spec(name.replace("-", "_"))]
+    public = [mode for name in there for mode in modes[name]] if run.mode != "smoke" else []
+
+    def given() -> list[Given]:
+        """All timings; then, because children are forks of a process that trained nothing, the losses."""
+        if run.mode != "smoke":  # what children would each have to load
+            load_compiler()
+            uniforms(0, 0, 1, 1)
+            for name in there:
+                importlib.import_module(name.replace("-", "_"))
+        twice = size.twice if len(os.sched_getaffinity(0)) > 1 else []
+        names = ["loop", *size.ours, *twice, *public]
+        found = [Given(Timed(name, "main"), size.timed(names, work, size.aim, size.repetitions), trained=work.instances)
+                 for name, work in size.works.items()]  # fmt: skip
+        if run.mode != "smoke":
+            core = race(("flops", "xoshiro", "own_draws", "torch_rand"), None, 0.2, size.repetitions)
+            found.append(Given(Timed("core", "core"), core.drop(columns="steps")))
+        if run.mode in ("default", "full"):
+            for name, work in {**MORE, **RESIDUAL}.items():
+                rows = race(("loop", "fused" if name in MORE else "auto"), work, size.aim, 5)
+                found.append(Given(Timed(name, "other"), rows, trained=work.instances))
+            for work in dict.fromkeys(work for axis in GROWTH.values() for work in axis.values()):
+                rows = race(["fused", *["loop"] * (work.loop_bytes < ROOM)], work, 0.2, 3)
+                found.append(Given(Timed(str(work), "growth"), rows.drop(columns="steps")))
+        raced = {one.cell.work for one in found}
+        with one_thread():
+            gaps = {
+                (name, engine): difference(work, engine) for name, work in size.works.items() for engine in size.ours
+            }
+            gaps |= {(name, "auto"): difference(work, "auto") for name, work in RESIDUAL.items() if
+                     name in raced and work.instances == 1}  # fmt: skip
+            found += [Given(Timed(name, "gaps"), pd.DataFrame({"who": [engine], "gap": gap})) for (name, engine), gap in
+                      gaps.items()]  # fmt: skip
+            if "fused" in size.ours:  # occhio's other modes share their draws
+                engines = ["fused", "loop", *(name for name in ("occhio", "tms_kit") if name in public)]
+                found += [Given(Timed(name, "losses"), own_draws_losses(name)) for name in engines]
+        return found
+
+    on_core = lambda table: (table["kind"] == "main") & (run.mode != "smoke")  # noqa: E731
+    return Study(
+        given=given,
+        findings={
+            "packages": Finding(lambda: {name: version(name) if name in there else "not installed" for name in modes}),
+            "per_second": Finding(per_second, ("kind", "work"), where={"kind": ["main", "other", "growth"]}),
+            "over": Finding(over, "work", "{work}_{column}", {"kind": ["main", "other"]}),
+            "core": Finding(lambda rows: {who: max(own) * _engines.SIZES[who] for who, own in rates_of(rows).items()},
+                            where={"kind": "core"}),
+            "limit": Finding(lambda core, work: 1 / EVERY[work].seconds_at_least(core["flops"], core["xoshiro"]),
+                             "work", where=on_core),
+            "share": Finding(lambda rows, limit: {name: stats.mean(own / limit) for name, own in compared(rows).items()
+                                                  if name in LOOKS}, "work", "{work}_{column}_share_of_limit", on_core),
+            "draws": Finding(over, (), "{column}", {"kind": "core"}),
+            "relative_loss_difference": Finding(lambda rows: rows[["work", "who", "gap"]], where={"kind": "gaps"}),
+            "losses": Finding(losses, (), "{column}_loss_over_fused", {"kind": "losses"}),
+            "failed": Finding(lambda rows: rows.dropna(subset="refused")[["work", "who", "refused"]]),
+        },
+        claims=[
+            Claim("faster_than_loop", "the fused engine is as many times faster than the loop as was aimed at",
+                  lambda over: over.get("fused_over_loop", stats.UNDEFINED), lambda work: (WANTED[work], np.inf),
+                  by="work", where={"work": list(WANTED), "kind": "main"},
+                  each=lambda work: f"faster_than_loop_{work}_{WANTED[work]}x"),
+            Claim("ten_times_occhio", "the fused engine is over ten times faster than occhio, at w1, w2 and w5",
+                  lambda over: over.get("fused_over_occhio", stats.UNDEFINED), (10, np.inf), by="work",
+                  where={"work": ["w1", "w2", "w5"], "kind": "main"}),
+            Check("same_loss", "all arrive at one loss: from one start, on equal draws, the loop's and our engines' "
+                  "differ by less than 1e-4 after 50 steps; on own draws, after 300, all are within 2% of the fused",
+                  same_loss),
+        ],
+        draw=draw, answer=answer,
+    )  # fmt: skip
 
 
-def time_others(raced: dict[str, Raced], aim: float, controls: dict) -> dict[str, stats.Interval]:
-    """Other densities, more instances, and residual MLPs, against the loop alone; adds to `raced`."""
-    found = {}
-    for name, work in {**MORE, **RESIDUAL}.items():
-        engine = "fused" if name in MORE else "auto"
-        raced[name] = race(("loop", engine), work, aim, 5)
-        controls[f"{name}_per_second"] = raced[name].summary
-        found[f"{name}_fused_over_loop" if name in MORE else f"{name}_over_loop"] = raced[name].over(engine)
-    return found
+def per_second(rows: pd.DataFrame) -> dict[str, float | str]:
+    """Each engine's median of instance-steps per second, or why it has none."""
+    refused = rows.dropna(subset="refused").set_index("who")["refused"]
+    return {**{who: float(np.median(rates)) for who, rates in rates_of(rows).items()}, **refused}
 
 
-def verdicts(statistics: Mapping[str, stats.Interval]) -> dict[str, stats.Verdict]:
-    """Those that are about speed; what was not timed is undecided."""
-    timed = {f"faster_than_loop_{name}_{times}x": (f"{name}_fused_over_loop", times) for name, times in WANTED.items()}
-    found = {rule: stats.decide(statistics[name], (times, np.inf))
-             for rule, (name, times) in timed.items() if name in statistics}  # fmt: skip
-    ratios = [statistics.get(f"{name}_fused_over_occhio", stats.UNDEFINED) for name in ("w1", "w2", "w5")]
-    return {**found, "ten_times_occhio": stats.every(*(stats.decide(ratio, (10, np.inf)) for ratio in ratios))}
-
-
-def ratios(name: str, done: Raced) -> dict[str, stats.Interval]:
-    """The statistics of one workload, for the engines that took part."""
-    pairs = {f"{engine}_over_loop": (engine, "loop") for engine in ("fused", "general", "tms_kit")}
-    pairs |= {"occhio_over_loop": (done.best_occhio, "loop"), "fused_over_occhio": ("fused", done.best_occhio),
-              "fused_over_tms_kit": ("fused", "tms_kit"), "two_threads_over_one": ("fused_twice", "fused")}  # fmt: skip
-    return {f"{name}_{pair}": done.over(*engines) for pair, engines in pairs.items() if {*engines} <= set(done.rates)}
-
-
-def against_the_core(
-    raced: Mapping[str, Raced], works: Mapping[str, Tied], repetitions: int, controls: dict
-) -> dict[str, stats.Interval]:
-    """Shares of the limit, and our draws against torch.rand; what the core can do goes into the controls."""
-    done = race(("flops", "xoshiro", "own_draws", "torch_rand"), None, 0.2, repetitions)
-    core = {name: max(done.rates[name]) * size for name, size in _engines.SIZES.items()}
-    controls["this_core_per_second"] = core
-    found = {"uniforms_over_torch_rand": done.over("own_draws", "torch_rand")}
-    for name, work in works.items():
-        limit = controls[f"{name}_per_second"]["limit"] = 1 / work.seconds_at_least(core["flops"], core["xoshiro"])
-        for label in ("fused", "general", "loop", "occhio", "tms_kit"):
-            engine = raced[name].best_occhio if label == "occhio" else label
-            if engine in raced[name].rates:
-                found[f"{name}_{label}_share_of_limit"] = stats.mean(raced[name].rates[engine] / limit)
-    return found
-
-
-# ------------------------------------------------------------------------------------------------------- the same loss
-
-
-def compare_losses(
-    raced: Mapping[str, Raced], works: Mapping[str, Tied], ours: list[str], public: list[str], controls: dict
-) -> tuple[dict[str, stats.Interval], stats.Verdict]:
-    """Ratios of losses on draws of their own, and the verdict on those and on equal draws."""
-    with one_thread():
-        gaps = {name: {engine: difference(work, engine) for engine in ours} for name, work in works.items()}
-        for name, work in RESIDUAL.items():
-            if name in raced and work.instances == 1:
-                gaps[name] = {"auto": difference(work, "auto")}
-        own = [name for name in ("occhio", "tms_kit") if name in public]  # occhio's other modes share their draws
-        ratios = own_draws_losses(["loop", *own], controls) if "fused" in ours else {}
-    controls["relative_loss_difference"] = gaps
-    equal = max(gap for engines in gaps.values() for gap in engines.values()) < EXACT
-    near = [stats.decide(ratio, NEAR) for ratio in ratios.values()]
-    return ratios, stats.every("supported" if equal else "rejected", *near)
+def over(rows: pd.DataFrame) -> dict[str, stats.Interval]:
+    """Ratios of rates, paired by repetition, of the engines that took part."""
+    rates = compared(rows)
+    return {name: stats.ratio(rates[one], rates[other], paired=True) for name, (one, other) in PAIRS.items() if
+            {one, other} <= set(rates)}  # fmt: skip
 
 
 def difference(work: Tied | Residual, engine: str, steps: int = 50) -> float:
@@ -196,100 +170,80 @@ def difference(work: Tied | Residual, engine: str, steps: int = 50) -> float:
     return float(((history - losses[:, -1]) / losses[:, -1]).abs().max())
 
 
-def own_draws_losses(names: Iterable[str], controls: dict) -> dict[str, stats.Interval]:
-    """Each engine's held-out loss over the fused engine's, from the same start, on draws of their own."""
-    work, losses = Tied(5, 2, 100), {}
-    for name in ("fused", *names):
-        try:
-            losses[name] = held_out(work, *_engines.ENGINES[name](work, _engines.clocked([300], lambda _: None)))
-        except Exception as error:
-            controls[f"{name}_failed"] = {"why": repr(error)[:200]}
-    return {f"{name}_loss_over_fused": stats.ratio(losses[name], losses["fused"], paired=True)
-            for name in names if {name, "fused"} <= set(losses)}  # fmt: skip
-
-
-def held_out(work: Tied, W: Tensor, b: Tensor) -> np.ndarray:
-    """Each instance's loss on the same 16,384 samples."""
+def own_draws_losses(name: str) -> pd.DataFrame:
+    """Each instance's loss on the same 16,384 samples after 300 steps, from the same start, on draws of its own."""
+    work = Tied(5, 2, 100)
+    try:
+        W, b = _engines.ENGINES[name](work, _engines.clocked([300], lambda _: None))
+    except Exception as error:
+        return pd.DataFrame({"who": [name], "refused": repr(error)[:200]})
     x = work.stack(1).setting.features.transform(uniforms(0, 0, 16_384, work.n, stream=Stream.HELD_OUT))
-    output = torch.relu(x @ W @ W.mT + b[:, None])
-    return (x - output).square().sum(-1).mean(-1).double().numpy()
+    loss = (x - torch.relu(x @ W @ W.mT + b[:, None])).square().sum(-1).mean(-1).double().numpy()
+    return pd.DataFrame({"who": name, "loss": loss})
 
 
-# ------------------------------------------------------------------------------------------------------------- figure
+def losses(rows: pd.DataFrame) -> dict[str, stats.Interval]:
+    own = rows.dropna(subset="loss") if len(rows) else rows.assign(loss=0.0)  # a smoke run makes none
+    found = {who: own.to_numpy() for who, own in own.groupby("who", sort=False)["loss"]}
+    return {who: stats.ratio(own, found["fused"], paired=True) for who, own in found.items() if who != "fused"}
 
 
-def draw(
-    raced: Mapping[str, Raced],
-    statistics: Mapping[str, stats.Interval],
-    growth: Mapping[Tied, Raced],
-    core: Mapping[str, float],
-) -> Figure:
-    rows = [name for name in raced if name not in MORE or name == "w5b"]
-    height = 1.8 + 0.2 * len(rows)
-    figure = Figure(figsize=(10, height + 3.2 * bool(growth)), layout="constrained")
-    parts = figure.subfigures(1 + bool(growth), 1, height_ratios=[height, 3.2][: 1 + bool(growth)], squeeze=False)[:, 0]
-    shares = {name: statistics.get(f"{name}_fused_share_of_limit") for name in rows}
-    if any(shares.values()):
-        left, right = parts[0].subplots(1, 2, sharey=True, width_ratios=[3, 1])
-        draw_shares(right, shares)
-    else:
-        left = parts[0].subplots()
-    draw_ratios(left, rows, statistics)
-    parts[0].legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)
-    if growth:
-        axes = parts[1].subplots(1, 4)
-        for ax, (axis, works) in zip(axes, GROWTH.items(), strict=True):
-            limit = [1e6 * work.seconds_at_least(core["flops"], core["xoshiro"]) for work in works.values()]
-            draw_growth(ax, axis, {value: growth[work] for value, work in works.items()}, limit)
-        axes[0].set_ylabel("µs an instance-step")
-        axes[0].legend(fontsize=9)
+def same_loss(relative_loss_difference: pd.DataFrame, losses: dict) -> str:
+    equal = relative_loss_difference["gap"].max() < EXACT
+    return stats.every("supported" if equal else "rejected", *(stats.decide(one, NEAR) for one in losses.values()))
+
+
+def answer(over: Mapping[str, Mapping[str, stats.Interval]]) -> str:
+    best = next(
+        engine for engine in LOOKS if all(f"{engine}_over_loop" in over[name] for name in WANTED if name in over)
+    )
+    values = [over[name][f"{best}_over_loop"].value for name in WANTED if name in over]
+    return (f"On one core the {best} engine trains toy models {min(values):.3g} to {max(values):.3g} times as fast as "
+            "the loop that everybody writes, to the same loss.")  # fmt: skip
+
+
+def draw(over: dict, share: dict, per_second: dict, core: dict) -> plots.Figure:
+    """Rates over the loop's, by workload; shares of the limit; the cost of an instance-step as a workload grows."""
+    names = [name for name in over if name not in MORE or name == "w5b"]
+    growth = {work: rates for (kind, work), rates in per_second.items() if kind == "growth"}
+    heights = [1.8 + 0.2 * len(names), *[3.2] * bool(growth)]
+    figure = plots.Figure(figsize=(10, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    left, *right = parts[0].subplots(1, 2, width_ratios=[3, 1]) if share else [parts[0].subplots()]
+    pairs = {f"{engine}_over_loop".removeprefix("auto_"): label for engine, (*_, label) in LOOKS.items()}
+    rows = {f"{name[:2] if name in RESIDUAL else name}: {EVERY[name]}": {
+        pairs[pair]: one for pair, one in over[name].items() if pair in pairs} for name in names}  # fmt: skip
+    left.set_xscale("log")
+    plots.forest(left, rows, colours={label: colour for colour, _, label in LOOKS.values()},
+                 markers={label: marker for _, marker, label in LOOKS.values()})  # fmt: skip
+    aims = [WANTED.get(name, np.nan) for name in names]
+    left.plot(aims, range(len(names)), "|", color=plots.GREY, markersize=13, label="aim")
+    plots.level(left, 1, upright=True)
+    left.set(xlabel="rate over the einsum loop's on one core (dotted: equal)")
+    left.tick_params(axis="y", labelsize=9)
+    for ax in right:
+        for row, one in ((row, share[name]["fused"].value) for row, name in enumerate(names) if name in share):
+            ax.barh(row, 100 * one, color=LOOKS["fused"][0])
+            ax.text(100 * one + 2, row, f"{100 * one:.0f}%", va="center", fontsize=9)
+        plots.level(ax, 100, upright=True)
+        ax.set(xlabel="fused, % of what this core could do", xlim=(0, 125), ylim=left.get_ylim(), yticks=[])
+    plots.legend(parts[0], size=9)
+    for ax, (axis, works) in zip(parts[-1].subplots(1, 4) if growth else (), GROWTH.items(), strict=False):
+        for engine in ("fused", "loop"):
+            costs = {at: 1e6 / growth[str(work)][engine] for at, work in works.items() if
+                     isinstance(growth[str(work)].get(engine), float)}  # fmt: skip
+            ax.plot(list(costs), list(costs.values()), color=LOOKS[engine][0], marker=LOOKS[engine][1], label=engine)
+            if engine == "fused":
+                rise = costs[max(costs)] / costs[min(costs)]
+                ax.set_title(f"{max(costs) / min(costs):,.0f} x {axis}:\ncost x {rise:.3g}", fontsize=10)
+        limit = [1e6 * work.seconds_at_least(core["flops"], core["xoshiro"]) for work in works.values()]
+        ax.plot(list(works), limit, color=plots.GREY, linestyle="--", label="limit")
+        ax.set(xscale="log", yscale="log", xlabel={"instances": "I"}.get(axis, axis))
+        if axis == "instances":
+            ax.set_ylabel("µs an instance-step")
+            plots.legend(ax, size=9)
     return figure
 
 
-def draw_ratios(ax: Axes, rows: list[str], statistics: Mapping[str, stats.Interval]) -> None:
-    """A mark for each engine in each workload's row, at its rate over the loop's."""
-    for engine, (colour, marker, label) in LOOKS.items():
-        names = {name: f"{name}_{engine}_over_loop" if engine != "auto" else f"{name}_over_loop" for name in rows}
-        found = {row: statistics[names[name]] for row, name in enumerate(rows) if names[name] in statistics}
-        if found:
-            ends = [[v.value - v.low, v.high - v.value] for v in found.values()]
-            values = [v.value for v in found.values()]
-            ax.errorbar(values, list(found), xerr=np.transpose(ends), fmt=marker, color=colour, label=label)
-    ax.plot([WANTED.get(name, np.nan) for name in rows], range(len(rows)), "|", color=plots.GREY, markersize=13,
-            label="aim")  # fmt: skip
-    ax.axvline(1, color=plots.GREY, linestyle="--", linewidth=1)
-    every = {**WORKLOADS, **MORE, **RESIDUAL}
-    ax.set_yticks(range(len(rows)), [f"{name[:2] if name in RESIDUAL else name}: {every[name]}" for name in rows])
-    ax.tick_params(axis="y", labelsize=9)
-    ax.set(xscale="log", xlabel="rate over the einsum loop's on one core (dashed: equal)", ylim=(len(rows) - 0.5, -0.5))
-    best = next(engine for engine in LOOKS if f"{rows[0]}_{engine}_over_loop" in statistics)
-    values = [statistics[f"{name}_{best}_over_loop"].value for name in rows if name in WORKLOADS]
-    ax.set_title(f"{LOOKS[best][2]}: {min(values):.3g} to {max(values):.3g} times as fast as the loop", loc="left")
-
-
-def draw_shares(ax: Axes, shares: Mapping[str, stats.Interval | None]) -> None:
-    for row, share in enumerate(shares.values()):
-        if share is not None:
-            ax.barh(row, 100 * share.value, color=LOOKS["fused"][0])
-            ax.text(100 * share.value + 2, row, f"{100 * share.value:.0f}%", va="center", fontsize=9)
-    known = [share.value for share in shares.values() if share is not None]
-    ax.axvline(100, color=plots.GREY, linestyle="--", linewidth=1)
-    ax.set(xlabel="fused, % of the limit", xlim=(0, 125))
-    ax.set_title(f"{100 * min(known):.0f}-{100 * max(known):.0f}% of the limit", loc="left")
-
-
-def draw_growth(ax: Axes, axis: str, points: Mapping[int, Raced], limit: list[float]) -> None:
-    """Cost of an instance-step along one axis, with the limit."""
-    for engine in ("fused", "loop"):
-        costs = {x: 1e6 / done.medians[engine] for x, done in points.items() if engine in done.rates}
-        colour, marker, _ = LOOKS[engine]
-        ax.plot(list(costs), list(costs.values()), color=colour, marker=marker, markersize=5, label=engine)
-        if engine == "fused":
-            title = f"{max(costs) / min(costs):,.0f} x {axis}:\ncost x {costs[max(costs)] / costs[min(costs)]:.3g}"
-    ax.set(xscale="log", yscale="log", xlabel={"instances": "I"}.get(axis, axis))
-    ax.set_title(title, fontsize=10)
-    ax.plot(list(points), limit, color=plots.GREY, linestyle="--", label="limit")
-
-
 if __name__ == "__main__":
-    report.experiment(main)
+    experiment(study)

@@ -3,320 +3,255 @@
 Scherlis et al. 2022, "Polysemanticity and Capacity in Neural Networks": y = sum_i v_i x_i^2 is predicted through m <
 n dimensions by y' = |W^T x|^2 + b. They predict that the most important features get a dimension each (capacity C_i =
 (W_i.W_i)^2 / sum_j (W_i.W_j)^2 = 1), less important ones share, the least are ignored (0), with more sharing the
-higher the features' kurtosis k; that sum C_i <= m; and that embeddings are block-semi-orthogonal. Their training
-settings could not be consulted. The optimum and its boundaries are derived in `toysup.theory.capacity`: dedicated
-where v_i >= A, ignored where v_i <= 2 A / (k - 1), nothing shared for k <= 3.
-
-Trained: Adam at .01 with a cosine schedule, 512 samples a step, features 0 or +-1 (k = 1 / density). (a) Two features
-in one dimension over k and v_2 / v_1; (b) 6, 12 and 20 features in 3, 4 and 5 dimensions, v_i = .8^i, at seven k;
-beside them the ReLU autoencoder of Elhage et al. 2022 at density 1 / k. C <= .05 counts as ignored and C >= .95 as
-dedicated, in trained networks and in the optimum alike.
-
-Rules, on 95% intervals. (a) As theory: in over 90% of cells the best of 4 seeds has the optimum's regions, and the
-95th percentile of its capacity error is below .05. No sharing up to k = 3: it happens in under 5% of networks there
-(and in over 90% where the optimum shares). (b) For each size, k > 3, every seed for itself: mean capacity error below
-.02; regions right for over 90% of features; regions ordered by importance in over 90% of networks; the optimum
-reached (excess below 1% of the best constant's loss) by over 90%. sum C_i <= m holds for any matrix, so that verdict
-tests arithmetic (to 1e-5 m); sum C_i = m holds only where W is block-semi-orthogonal, and must to 1% in over 90% of
-networks. Only kurtosis matters: with uniform and normal magnitudes of equal k the capacity error is below .02 too.
-Blocks depend on the model: at some k > 3 the quadratic model's largest block has at least one feature more than the
-ReLU model's, corrected for the number of k. Controls: regions shuffled among cells; random weights; half and twice
-the steps; a third of the rate.
-
-(a) is trained for 3,000 steps: in a first run of 1,500 the fourth start, of |W|^2 = 6.3, had not come down to the
-optimum everywhere, and 5.9% of networks up to k = 3 still seemed to share.
-
-Two cores: --quick half a minute, default (15,888 networks) 4.5 minutes beside other work, 3.8 of processor time.
+higher the features' kurtosis k; that sum C_i <= m; and that embeddings are block-semi-orthogonal, where sum C_i = m.
+The optimum is derived in `toysup.theory.capacity`; nothing is shared for k <= 3. Features are 0 or +-1 (k = 1 / p). (a)
+Two features in one dimension over k and v_2 / v_1; (b) 6, 12 and 20 features in 3, 4 and 5 dimensions, v_i = .8^i;
+beside them the ReLU autoencoder of Elhage et al. 2022 at density 1 / k. C <= .05 counts as ignored, C >= .95 as
+dedicated. (a) trains 3,000 steps: after 1,500 of a first run one start in four had not come down everywhere.
+Two cores: --quick half a minute, default (15,888 networks) 4.5 minutes beside other work.
 """
 
-from __future__ import annotations
-
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
 
-from toysup import plots, report, stats
+from toysup import plots, stats
 from toysup.features import SparseBoolean, SparseNormal, SparseUniform
 from toysup.geometry import block_sizes, dimensionality
+from toysup.grid import Axis
 from toysup.models import SquaredProjection, TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
-from toysup.sweep import Grid, Results, sweep
+from toysup.study import Check, Claim, Finding, Run, Study, Variant, experiment
+from toysup.sweep import Grid
 from toysup.tasks import Identity, SumOfSquares
 from toysup.theory import REGIONS, capacity_loss, capacity_optimum, capacity_regions, expected_loss
 
 QUESTION = "Who gets how much of the width: do capacities follow importance and kurtosis as the optimum says?"
 KURTOSIS = np.array([2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 40.0])
-SIZES = ((12, 4), (6, 3), (20, 5))
 TOLERANCE = 0.05  # of a capacity, to call a feature ignored or dedicated
-LAWS = {"uniform": (SparseUniform, 9 / 5), "normal": (SparseNormal, 3.0)}  # kurtosis times density
+LAWS = {"boolean": (SparseBoolean, 1.0), "uniform": (SparseUniform, 9 / 5), "normal": (SparseNormal, 3.0),
+        "relu": (SparseUniform, 1.0)}  # kurtosis times density; for the ReLU model k is 1 / density # fmt: skip
 PACES = {"half_the_steps": (0.5, 1.0), "twice_the_steps": (2.0, 1.0), "a_third_of_the_rate": (1.0, 1 / 3)}
+MAPS = {"quadratic model, best of 4 seeds": ("two", "C1"), "its exact optimum": ("two", "O1"),
+        "ReLU autoencoder, best of 4 seeds": ("relu_two", "C1")}  # fmt: skip
+OF_EACH = {"capacities_as_theory": ("capacity_error", (-np.inf, 0.02), "the mean capacity error is below .02"),
+           "regions_as_theory": ("regions_right", (0.9, np.inf), "regions are the optimum's for over 90% of features"),
+           "ordered_by_importance": ("ordered_by_importance", (0.9, np.inf), "over 90% are ordered by importance"),
+           "optimum_reached": ("seeds_at_optimum_above_3", (0.9, np.inf), "over 90% come within 1% of the optimum"),
+           "block_semi_orthogonal": ("width_filled", (0.9, np.inf), "in over 90% capacities add up to m")}  # fmt: skip
 
 
-class Family:
-    """Networks at every (kurtosis, importances, seed): the grid that trains them and, once trained, what they became.
-
-    Arrays lead with those three axes. `at` are importances (choice, n); for the ReLU model kurtosis means 1 / density.
-    """
-
-    def __init__(
-        self, run: report.Run, at: np.ndarray, m: int, kurtosis: np.ndarray = KURTOSIS, *, seeds: int,
-        relu: bool = False, law: Any = None, scale: float = 1.0, pace: tuple[float, float] = (1.0, 1.0),
-    ) -> None:  # fmt: skip
-        self.m, self.n, self.v, self.k = m, at.shape[1], at[:, None], kurtosis[:, None, None]
-        steps = run.pick(default=3000 if self.n == 2 or relu else 2000, quick=1000, smoke=10)
-        setting = Setting(
-            SparseUniform(self.n, 0.1) if relu else (law or SparseBoolean)(self.n, 0.1, signed=True),
-            Identity() if relu else SumOfSquares(),
-            Model(TiedAutoencoder if relu else SquaredProjection, width=m),
-            Adam(lr=0.01 * pace[1], schedule=Cosine()),
-            steps=int(steps * pace[0]),
-            batch=run.pick(default=512, quick=256, smoke=32),
-        )
-        axes = {"features.density": scale / kurtosis, "task.importance": dict(enumerate(at)), "seed": range(seeds)}
-        self.relu, self.grid = relu, Grid(setting, axes)
-
-    def read(self, answer: Results) -> None:
-        """Capacities C (..., n); for the quadratic model also the optimum's, regions, and the excess loss."""
-        lead = (len(self.k), len(self.v), -1)
-        W = answer.parameters("W").astype(float).reshape(*lead, self.n, self.m)
-        self.C, self.largest_block = dimensionality(torch.from_numpy(W)).numpy(), block_sizes(W).max(-1)
-        self.regions = capacity_regions(self.C, TOLERANCE)
-        if self.relu:
-            if self.n == 2:  # exact; its cost grows fourfold with each feature
-                b = answer.parameters("b").reshape(*lead, self.n)
-                self.excess = expected_loss(W, b, 1 / self.k, self.v)
-            return
-        self.optimum = capacity_optimum(self.m, self.v, self.k)
-        self.error = np.abs(self.C - self.optimum.capacity).mean(-1)
-        told = capacity_regions(self.optimum.capacity, TOLERANCE)
-        self.right, self.sharing = self.regions == told, (told == 1).any(-1) & (self.regions >= 0).any(-1)
-        loss = capacity_loss(W, answer.parameters("b").reshape(lead), self.v, self.k)
-        self.excess = (loss - self.optimum.loss) / ((self.k - 1) * (self.v**2).sum(-1))  # over the best constant's
-
-    def of_best(self, values: np.ndarray) -> np.ndarray:
-        """The values (kurtosis, importances, seed) of the seed of least loss."""
-        return np.take_along_axis(values, self.excess.argmin(-1)[..., None], 2)[..., 0]
+class Cell(NamedTuple):
+    family: str
+    n: int
+    m: int
+    law: str = "boolean"
 
 
-def families(run: report.Run) -> dict[str, Family]:
-    cells, coarse = run.pick(default=40, quick=16, smoke=4), run.pick(default=12, quick=4, smoke=3)
-    seeds, decay = run.pick(default=40, quick=6, smoke=2), {n: 0.8 ** np.arange(n)[None] for n, _ in SIZES}
-    axis, few = np.geomspace(1.25, 40, cells), np.geomspace(1.25, 40, coarse)
-    found = {
-        "two": Family(run, pairs(cells), 1, axis, seeds=4),
-        "relu_two": Family(run, pairs(cells), 1, axis, seeds=4, relu=True),
-        "relu": Family(run, decay[12], 4, seeds=seeds, relu=True),
-    }
-    for n, m in run.pick(default=SIZES, quick=SIZES[:1]):
-        found[f"n{n}_m{m}"] = Family(run, decay[n], m, seeds=seeds)
-    for name, (law, scale) in LAWS.items():
-        found[name] = Family(run, decay[12], 4, KURTOSIS[[2, 4, 6]], seeds=seeds, law=law, scale=scale)
-    for name, pace in PACES.items():
-        found[name] = Family(run, pairs(coarse), 1, few, seeds=4, pace=pace)
-    return found
+def importances(n: int, choices: int) -> np.ndarray:
+    """(choice, n): .8^i; of two features, ratios v_2 / v_1 from .1 to 10, the larger is 1."""
+    if n > 2:
+        return 0.8 ** np.arange(n)[None]
+    ratio = np.geomspace(0.1, 10, choices)
+    return np.stack([np.ones(choices), ratio], -1) / np.maximum(1, ratio)[:, None]
 
 
-def pairs(cells: int) -> np.ndarray:
-    """Importances (choice, 2) whose ratio v_2 / v_1 goes from .1 to 10; the larger is 1."""
-    ratio = np.geomspace(0.1, 10, cells)
-    return np.stack([np.ones(cells), ratio], -1) / np.maximum(1, ratio)[:, None]
+def study(run: Run) -> Study:
+    size = run.sizes(dict(cells=40, coarse=12, seeds=40, sizes=3, steps=2000, more=3000, batch=512),
+                     quick=dict(cells=16, coarse=4, seeds=6, sizes=1, steps=1000, more=1000, batch=256),
+                     smoke=dict(cells=4, coarse=3, seeds=2, steps=10, more=10, batch=32))  # fmt: skip
+
+    def grid(cell: Cell, choices: int = size.cells, longer: float = 1.0, faster: float = 1.0) -> Grid:
+        relu, two, (law, scale) = cell.law == "relu", cell.n == 2, LAWS[cell.law]
+        some = KURTOSIS[[2, 4, 6]] if cell.law in ("uniform", "normal") else KURTOSIS
+        kurtosis = np.geomspace(1.25, 40, choices) if two else some
+        features, task = law(cell.n, 0.1, signed=not relu), Identity() if relu else SumOfSquares()
+        model = Model(TiedAutoencoder if relu else SquaredProjection, width=cell.m)
+        optimizer, steps = Adam(lr=0.01 * faster, schedule=Cosine()), size.more if two or relu else size.steps
+        setting = Setting(features, task, model, optimizer, int(steps * longer), size.batch)
+        return Grid(setting, [Axis("kurtosis", "features.density", {float(k): scale / k for k in kurtosis}),
+                              Axis("choice", "task.importance", dict(enumerate(importances(cell.n, choices)))),
+                              ("seed", range(4 if two else size.seeds))])  # fmt: skip
+
+    sizes = [Cell(f"n{n}_m{m}", n, m) for n, m in ((12, 4), (6, 3), (20, 5))[: size.sizes]]
+    cells = [Cell("two", 2, 1), Cell("relu_two", 2, 1, "relu"), Cell("relu", 12, 4, "relu"), *sizes,
+             *(Cell(f"n12_m4_{law}", 12, 4, law) for law in ("uniform", "normal"))]  # fmt: skip
+    paces = {name: Variant(lambda _, pace=pace: grid(cells[0], size.coarse, *pace), lambda cell: cell.family == "two")
+             for name, pace in PACES.items()}  # fmt: skip
+    two, many = {"family": "two"}, {"family": [cell.family for cell in sizes]}
+    findings = {
+        "two": Finding(of_two, named="two_{column}", where=two),
+        "paces": Finding(lambda rows: {"agreement": share(of_best(rows)["right"] == 2), "sharing_up_to_kurtosis_3":
+                                       share(rows[rows["kurtosis"] <= 3]["shared"])},
+                         "variant", where=lambda rows: rows["variant"] != "", variant=None),
+        "relu_two": Finding(lambda rows: {word: share(capacity_regions(rows["C1"], TOLERANCE) == i) for i, word in
+                                          enumerate(REGIONS)}, where={"family": "relu_two"}),
+        "many": Finding(of_many, "family", "{family}_{column}", many),
+        "law": Finding(lambda rows: stats.mean(each(rows, "error").mean(0)), "family", "{family}_capacity_error",
+                       {"law": ["uniform", "normal"]}),
+        "relu": Finding(lambda rows: {"width_filled": share(rows["filled"]), "ordered_by_importance":
+                                      share(each(rows, "ordered").ravel())}, where={"family": "relu"}),
+        "blocks": Finding(more_than_relu, "kurtosis", "largest_block_more_than_relu_at_{kurtosis:g}",
+                          {"family": ["n12_m4", "relu"], "kurtosis": list(KURTOSIS[KURTOSIS > 3])}),
+        "largest_sum_over_width": Finding(lambda rows: stats.Interval(*[1 + rows["over"].max()] * 3), variant=None,
+                                          named="largest_sum_over_width"),
+        "lowest_excess": Finding(lambda rows: stats.Interval(*[rows["excess"].min()] * 3), variant=None,
+                                 where={"law": ["boolean", "uniform", "normal"]}),
+    }  # fmt: skip
+    claims = [
+        Claim("two_regions_as_theory", "two features: in over 90% of cells the best seed has the optimum's regions",
+              "two.agreement", (0.9, 1)),
+        Claim("two_capacities_as_theory", "two features: the 95th percentile of the capacity error is below .05",
+              "two.error_95th_percentile", (-np.inf, 0.05)),
+        Claim("no_sharing_up_to_kurtosis_3", "up to k = 3 under 5% of networks share, over 90% where the optimum does",
+              lambda two: stats.every(stats.decide(two["sharing_up_to_kurtosis_3"], (0, 0.05)),
+                                      stats.decide(two["sharing_where_theory_shares"], (0.9, 1)))),
+        *(Claim(f"many {name}", f"many features, k > 3: {says}", f"many.{of}", region, each=f"{{family}}_{name}",
+                combine=None) for name, (of, region, says) in OF_EACH.items()),
+        Claim("only_kurtosis_matters", "other magnitudes of equal k: the error is below .02", "law", (-np.inf, 0.02),
+              each=lambda family: f"only_kurtosis_matters_{family.removeprefix('n12_m4_')}", combine=None),
+        Claim("blocks_depend_on_the_model", "at some k > 3 the largest block has a feature more than the ReLU model's",
+              "blocks", (1, np.inf), combine=stats.some),
+        Check("sum_at_most_width", "capacities add up to at most m", "largest_sum_over_width", (0, 1 + 1e-5)),
+        Check("optimum_never_beaten", "no loss is below the optimum's", "lowest_excess", (-1e-6, np.inf)),
+    ]  # fmt: skip
+    return Study(cells, grid, measures=[], variants=paces, derive=allocations, findings=findings, claims=claims,
+                 draw=draw, answer=answer)  # fmt: skip
 
 
-def share(true: np.ndarray) -> stats.Interval:
-    return stats.share(int(true.sum()), true.size)
+def allocations(table: pd.DataFrame, networks) -> pd.DataFrame:
+    """Columns: capacities C_i, and of the quadratic model the optimum's O_i, who is right, and the excess loss."""
+    parts = []
+    for (_, n, m, law, _), rows in table.groupby(["family", "n", "m", "law", "variant"], sort=False):
+        trained, k = networks(rows), rows["kurtosis"].to_numpy()
+        v = importances(n, rows["choice"].nunique())[rows["choice"]]
+        W, b = (trained.parameters[name].double().numpy() for name in ("W", "b"))
+        C = dimensionality(torch.from_numpy(W)).numpy()
+        regions = capacity_regions(C, TOLERANCE)
+        found = {"over": C.sum(-1) / m - 1, "largest_block": block_sizes(W).max(-1), "shared": (regions == 1).any(-1),
+                 "ordered": (np.diff(regions) <= 0).all(-1), "filled": C.sum(-1) > 0.99 * m, "ratio": v[:, 1] / v[:, 0],
+                 "excess": expected_loss(W, b, 1 / k, v) if law == "relu" and n == 2 else np.nan}  # fmt: skip
+        if law != "relu":
+            optimum = capacity_optimum(m, v, k)
+            told = capacity_regions(optimum.capacity, TOLERANCE)
+            found |= {"error": np.abs(C - optimum.capacity).mean(-1), "right": (regions == told).sum(-1),
+                      "theory_shares": (told == 1).any(-1).astype(float), "price": optimum.price,
+                      "top_error": abs(C - (np.arange(n) < m)).mean(-1),  # from what k <= 3 would give
+                      "excess": (capacity_loss(W, b[:, 0], v, k) - optimum.loss) / ((k - 1) * (v**2).sum(-1)),
+                      **{f"O{i}": optimum.capacity[:, i] for i in range(n)}}  # fmt: skip
+        parts.append(rows.assign(**found, **{f"C{i}": C[:, i] for i in range(n)}))
+    return pd.concat(parts)
 
 
-def agreement(family: Family) -> stats.Interval:
-    """Share of cells whose best seed has every region right."""
-    return share(family.of_best(family.right.all(-1)))
+def share(true: pd.Series) -> stats.Interval:
+    return stats.share(int(true.sum()), len(true))
 
 
-def main(run: report.Run) -> None:
-    trained = families(run)
-    grids = {name: family.grid for name, family in trained.items()}
-    answers = sweep(grids, [], results=run.results, device=run.device, workers=run.workers)
-    for name, family in trained.items():
-        family.read(answers[name])
-    statistics, verdict, controls = two_features(trained)
-    for part, own in zip((statistics, verdict, controls), many_features(trained), strict=True):
-        part |= own
-    over = max(float((f.C.sum(-1) / f.m - 1).max()) for f in trained.values())
-    beaten = min(float(f.excess.min()) for f in trained.values() if not f.relu)
-    statistics["largest_sum_over_width"] = stats.Interval(1 + over, 1 + over, 1 + over)
-    verdict["sum_at_most_width"] = "supported" if over < 1e-5 else "rejected"
-    verdict["optimum_never_beaten"] = "supported" if beaten > -1e-6 else "rejected"  # what float32 weights resolve
-    controls["optimum"] = {"lowest_excess": beaten}
-    engine = ", ".join(sorted({e for answer in answers.values() for e in answer.table["engine"]}))
-    report.write(run, draw(trained, statistics), statistics=statistics, verdict=verdict, controls=controls,
-                 engine=engine, instances=sum(map(len, grids.values())),
-                 steps=max(grid.setting.steps for grid in grids.values()),
-                 seconds=sum(answer.seconds for answer in answers.values()))  # fmt: skip
+def of_best(rows: pd.DataFrame) -> pd.DataFrame:
+    """The seed of least loss at each kurtosis and importance."""
+    return rows.loc[rows.groupby(["kurtosis", "choice"], sort=False)["excess"].idxmin()]
 
 
-def two_features(trained: dict[str, Family]) -> tuple[dict, dict, dict]:
-    """(a): the phase diagram of two features in one dimension."""
-    two = trained["two"]
-    shared, low = (two.regions == 1).any(-1), (two.k <= 3)[:, 0, 0]
-    statistics = {
-        "two_agreement": agreement(two),
-        "two_error_95th_percentile": stats.quantile(two.of_best(two.error).ravel(), 0.95),
-        "two_sharing_up_to_kurtosis_3": share(shared[low]),
-        "two_sharing_where_theory_shares": share(shared[two.sharing]),
-        "two_seeds_at_optimum_up_to_kurtosis_3": share(two.excess[low] < 0.01),
-        "two_seeds_at_optimum_above_3": share(two.excess[~low] < 0.01),
-    }
-    verdict = {
-        "two_regions_as_theory": stats.decide(statistics["two_agreement"], (0.9, 1)),
-        "two_capacities_as_theory": stats.decide(statistics["two_error_95th_percentile"], (-np.inf, 0.05)),
-        "no_sharing_up_to_kurtosis_3": stats.every(
-            stats.decide(statistics["two_sharing_up_to_kurtosis_3"], (0, 0.05)),
-            stats.decide(statistics["two_sharing_where_theory_shares"], (0.9, 1)),
-        ),
-    }
-    mine = np.stack([two.of_best(two.regions[..., i]) for i in range(2)], -1).reshape(-1, 2)
-    told = capacity_regions(two.optimum.capacity, TOLERANCE).reshape(-1, 2)
-    shuffled = np.random.default_rng(0).permutation(mine)
-    controls = {"two": {"agreement_if_shuffled": share((shuffled == told).all(-1))}}
-    controls["two"]["sharing_up_to_3_by_seed"] = shared[low].mean((0, 1))
-    for name in PACES:
-        other = trained[name]
-        few = (other.regions[(other.k <= 3)[:, 0, 0]] == 1).any(-1)
-        controls[name] = {"agreement": agreement(other), "sharing_up_to_kurtosis_3": share(few)}
-    relu = trained["relu_two"].C[..., 1]
-    kinds = {"ignored": relu <= TOLERANCE, "half": abs(relu - 0.5) < 0.1, "dedicated": relu >= 1 - TOLERANCE}
-    controls["relu_two_capacities"] = {name: share(true) for name, true in kinds.items()}
-    return statistics, verdict, controls
+def each(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """(kurtosis above 3, seed)"""
+    return rows[rows["kurtosis"] > 3].pivot(index="kurtosis", columns="seed", values=column).to_numpy()
 
 
-def many_features(trained: dict[str, Family]) -> tuple[dict, dict, dict]:
-    """(b): profiles over importance, every seed for itself."""
-    statistics, verdict, controls = {}, {}, {}
-    for name, family in trained.items():
-        if family.n == 2 or family.relu:
-            continue
-        high = (family.k > 3)[:, 0, 0]
-        error = stats.mean(family.error[high].mean((0, 1)))
-        if name in LAWS:
-            statistics[f"n12_m4_{name}_capacity_error"] = error
-            verdict[f"only_kurtosis_matters_{name}"] = stats.decide(error, (-np.inf, 0.02))
-            continue
-        found = {
-            "capacity_error": error,
-            "regions_right": stats.mean(family.right[high].mean((0, 1, 3))),
-            "ordered_by_importance": share((np.diff(family.regions[high]) <= 0).all(-1)),
-            "seeds_at_optimum_above_3": share(family.excess[high] < 0.01),
-            "seeds_at_optimum_up_to_kurtosis_3": share(family.excess[~high] < 0.01),
-            "width_filled": share(family.C.sum(-1) > 0.99 * family.m),
-        }
-        statistics |= {f"{name}_{key}": value for key, value in found.items()}
-        verdict[f"{name}_capacities_as_theory"] = stats.decide(error, (-np.inf, 0.02))
-        rules = {"regions_right": "regions_as_theory", "ordered_by_importance": "ordered_by_importance",
-                 "seeds_at_optimum_above_3": "optimum_reached", "width_filled": "block_semi_orthogonal"}  # fmt: skip
-        verdict |= {f"{name}_{rule}": stats.decide(found[key], (0.9, np.inf)) for key, rule in rules.items()}
-        start = torch.from_numpy(np.random.default_rng(0).normal(size=(2000, family.n, family.m)))
-        top = np.arange(family.n) < family.m  # what k <= 3 would give
-        controls[name] = {
-            "width_filled_by_random_weights": stats.mean(dimensionality(start).sum(-1).numpy() / family.m),
-            "capacity_error_if_kurtosis_did_not_matter": stats.mean(abs(family.C[high] - top).mean((0, 1, 3))),
-            "features_in_each_region": {
-                word: float((family.regions[high] == i).mean()) * family.n for i, word in enumerate(REGIONS)
-            },
-        }
-    quadratic, relu = trained["n12_m4"], trained["relu"]
-    high = np.flatnonzero(KURTOSIS > 3)
-    more = {
-        KURTOSIS[i]: stats.mean((quadratic.largest_block - relu.largest_block)[i, 0], level=1 - 0.05 / len(high))
-        for i in high
-    }
-    verdict["blocks_depend_on_the_model"] = stats.some(*[stats.decide(one, (1, np.inf)) for one in more.values()])
-    statistics |= {f"largest_block_more_than_relu_at_{k:g}": one for k, one in more.items()}
-    controls["relu"] = {
-        "width_filled": share(relu.C.sum(-1) > 0.99 * relu.m),
-        "ordered_by_importance": share((np.diff(relu.regions[high]) <= 0).all(-1)),
-    }
-    return statistics, verdict, controls
+def regions(rows: pd.DataFrame, of: str) -> np.ndarray:
+    """(network, feature): place in REGIONS, in the trained networks ("C") or the optimum ("O")."""
+    return capacity_regions(rows[[f"{of}{i}" for i in range(rows["n"].iloc[0])]].to_numpy(), TOLERANCE)
 
 
-def draw(trained: dict[str, Family], statistics: dict) -> plots.Figure:
+def of_two(rows: pd.DataFrame) -> dict:
+    best, low, high = of_best(rows), rows[rows["kurtosis"] <= 3], rows[rows["kurtosis"] > 3]
+    shuffled = np.random.default_rng(0).permutation(regions(best, "C"))
+    return {"agreement": share(best["right"] == 2), "error_95th_percentile": stats.quantile(best["error"], 0.95),
+            "sharing_up_to_kurtosis_3": share(low["shared"]),
+            "sharing_where_theory_shares": share(rows.loc[rows["theory_shares"] == 1, "shared"]),
+            "seeds_at_optimum_up_to_kurtosis_3": share(low["excess"] < 0.01),
+            "seeds_at_optimum_above_3": share(high["excess"] < 0.01),
+            "agreement_if_shuffled": share((shuffled == regions(best, "O")).all(-1)),
+            **{f"sharing_up_to_3_seed_{seed}": share(own) for seed, own in low.groupby("seed")["shared"]}}  # fmt: skip
+
+
+def of_many(rows: pd.DataFrame) -> dict:
+    low, high, (n, m) = rows[rows["kurtosis"] <= 3], rows[rows["kurtosis"] > 3], rows[["n", "m"]].iloc[0]
+    right = each(rows, "right")
+    start = torch.from_numpy(np.random.default_rng(0).normal(size=(2000, n, m)))
+    return {"capacity_error": stats.mean(each(rows, "error").mean(0)), "width_filled": share(rows["filled"]),
+            "regions_right": stats.mean(right.sum(0) / (len(right) * n)),
+            "ordered_by_importance": share(high["ordered"]), "seeds_at_optimum_above_3": share(high["excess"] < 0.01),
+            "seeds_at_optimum_up_to_kurtosis_3": share(low["excess"] < 0.01),
+            "width_filled_by_random_weights": stats.mean(dimensionality(start).sum(-1).numpy() / m),
+            "capacity_error_if_kurtosis_did_not_matter": stats.mean(each(rows, "top_error").mean(0)),
+            **{f"features_{word}": (regions(high, "C") == i).mean() * n for i, word in enumerate(REGIONS)}}  # fmt: skip
+
+
+def more_than_relu(rows: pd.DataFrame) -> stats.Interval:
+    """Corrected for the number of kurtoses above 3."""
+    by_seed = rows.pivot(index="seed", columns="family", values="largest_block")
+    return stats.mean(by_seed["n12_m4"] - by_seed["relu"], level=1 - 0.05 / (KURTOSIS > 3).sum())
+
+
+def answer(two: dict, many: dict) -> str:
+    right, off = two["agreement"].value, many["n12_m4"]["capacity_error"].value
+    return (f"In {right:.0%} of settings two features are ignored, share or get the dimension as in the exact optimum; "
+            f"12 features' shares of 4 dimensions are off by {off:.1g} on average")  # fmt: skip
+
+
+def draw(rows: pd.DataFrame) -> plots.Figure:
     """Above, two features in one dimension: trained, optimum, ReLU. Below, many: profile, ramp, blocks."""
     figure, axes = plots.figure(2, 3, width=13, height=4.2)
-    two, relu = trained["two"], trained["relu_two"]
-    ratio = two.v[:, 0, 1] / two.v[:, 0, 0]
-    maps = {
-        "quadratic model, best of 4 seeds": two.of_best(two.C[..., 1]),
-        "its exact optimum": two.optimum.capacity[:, :, 0, 1],
-        "ReLU autoencoder, best of 4 seeds": relu.of_best(relu.C[..., 1]),
-    }
-    curve = np.geomspace(3, two.k.max(), 200)
-    for ax, (title, values) in zip(axes[0], maps.items(), strict=True):
-        at = np.meshgrid(two.k.ravel(), ratio, indexing="ij")
-        table = pd.DataFrame({"k": at[0].ravel(), "ratio": at[1].ravel(), "capacity of feature 2": values.ravel()})
-        plots.phase_map(ax, table, "k", "ratio", table.columns[-1], cmap="cividis", vmin=0, vmax=1)
-        if ax is not axes[0, 2]:  # one colour bar for all three
-            ax.collections[0].colorbar.remove()
-        ax.set(title=title, xlabel="kurtosis k = 1 / density", ylabel="importance ratio $v_2$ / $v_1$")
-        ax.set_xticks([2, 3, 5, 10, 20, 40], ["2", "3", "5", "10", "20", "40"], minor=False)
-        ax.minorticks_off()
-        ax.set_yticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
-    for ax in axes[0, :2]:
-        for edge in (2 / (curve - 1), (curve - 1) / 2):
+    of = dict(iter(rows.groupby("family", sort=False)))
+    curve = np.geomspace(3, 40, 200)
+    for ax, (head, (family, column)) in zip(axes[0], MAPS.items(), strict=True):
+        best = of_best(of[family])
+        plots.phase_map(ax, best, "kurtosis", "ratio", column, cmap="cividis", vmin=0, vmax=1, bar=False)
+        for edge in (2 / (curve - 1), (curve - 1) / 2) if family == "two" else ():
             ax.plot(curve, edge, color="white", linewidth=2)
-        ax.set(ylim=(ratio[0], ratio[-1]))
-        for x, y, word, ink in (
-            (15, 1, "both share", "white"),
-            (2, 5, "2 alone", "black"),
-            (2, 0.2, "1 alone", "white"),
-        ):
-            ax.text(x, y, word, color=ink, ha="center", va="center", fontsize=11)
-    axes[0, 2].set(xlabel="1 / density", ylabel="importance ratio $I_2$ / $I_1$")
-    many = trained["n12_m4"]
-    shown = [k for k in KURTOSIS if k >= 3]
+        for x, y, word in ((15, 1, "both share"), (2, 5, "2 alone"), (2, 0.2, "1 alone")) if family == "two" else ():
+            ax.text(x, y, word, color="black" if y == 5 else "white", ha="center", va="center", fontsize=11)
+        plots.ticks(ax, x=[2, 3, 5, 10, 20, 40], y=[0.1, 0.3, 1, 3, 10], log=True)
+        ax.set(title=head, ylim=(best["ratio"].min(), best["ratio"].max()), ylabel="importance ratio $v_2$ / $v_1$",
+               xlabel="kurtosis k = 1 / density")  # fmt: skip
+    plots.colour_bar(axes[0], "capacity of feature 2")
+    many, shown = of["n12_m4"], KURTOSIS[KURTOSIS >= 3]
     colours = dict(zip(shown, sns.color_palette("viridis", len(shown)), strict=True))
-    for i, k in enumerate(KURTOSIS):
-        if k not in (3, 4, 10, 40):
-            continue
-        C, rank = many.C[i, 0], 1 + np.arange(many.n)
-        low, middle, high = np.quantile(C, [0.05, 0.5, 0.95], axis=0)
-        axes[1, 0].plot(rank, many.optimum.capacity[i, 0, 0], color=colours[k], linewidth=1.5)
-        axes[1, 0].errorbar(rank, middle, [middle - low, high - middle], color=colours[k], fmt="o", markersize=5,
-                            linewidth=1, label=f"k = {k:g}")  # fmt: skip
-    axes[1, 0].set(title=f"n = {many.n}, m = {many.m}: dots trained, lines optimum", ylabel="capacity $C_i$",
+    for k in (3, 4, 10, 40):
+        own = many[many["kurtosis"] == k]
+        spread = [stats.Interval(*np.quantile(own[f"C{i}"], [0.5, 0.05, 0.95])) for i in range(12)]
+        plots.interval(axes[1, 0], range(1, 13), spread, color=colours[k], label=f"k = {k:g}")
+        axes[1, 0].plot(range(1, 13), own[[f"O{i}" for i in range(12)]].iloc[0], color=colours[k])
+    axes[1, 0].set(title="n = 12, m = 4: dots trained, lines optimum", ylabel="capacity $C_i$",
                    xlabel="feature i, importance $v_i = 0.8^{i - 1}$")  # fmt: skip
-    axes[1, 0].legend()
-    axes[1, 0].set_xticks(range(1, many.n + 1, 2))
-    sizes = [trained[name] for name in (f"n{n}_m{m}" for n, m in SIZES) if name in trained]
     for k in shown[1:]:
         relative = np.linspace(0, 1.5, 301)
-        axes[1, 1].plot(relative, np.clip(((k - 1) * relative - 2) / (k - 3), 0, 1), color=colours[k], linewidth=1.5)
-        for family, marker in zip(sizes, "osD", strict=False):
-            i = int(np.flatnonzero(k == KURTOSIS)[0])
-            x = family.v[0, 0] / family.optimum.price[i, 0, 0]
-            axes[1, 1].plot(x, family.C[i, 0].mean(0), marker, color=colours[k], markersize=4,
-                            label=f"k = {k:g}" if marker == "o" else None)  # fmt: skip
+        ramp = np.clip(((k - 1) * relative - 2) / (k - 3), 0, 1)
+        axes[1, 1].plot(relative, ramp, color=colours[k], label=f"k = {k:g}")
+        for family, marker in (("n12_m4", "o"), ("n6_m3", "s"), ("n20_m5", "D")):
+            own = rows[(rows["family"] == family) & (rows["kurtosis"] == k)]
+            if own.empty:
+                continue
+            n = own["n"].iloc[0]
+            x, C = importances(n, 1)[0] / own["price"].iloc[0], own[[f"C{i}" for i in range(n)]].mean()
+            axes[1, 1].plot(x, C, marker, color=colours[k], markersize=4)
     axes[1, 1].set(title="all sizes: dots trained, lines optimum", xlim=(0, 1.5), ylabel="capacity $C_i$",
                    xlabel="importance over the price of a dimension, $v_i$ / A")  # fmt: skip
-    axes[1, 1].legend(loc="lower right")
-    rows = [
-        pd.DataFrame({"model": name, "k": k, "largest": family.largest_block[i, 0]})
-        for name, family in (("quadratic", many), ("ReLU autoencoder", trained["relu"]))
-        for i, k in enumerate(KURTOSIS)
-    ]
-    models = plots.category_colours(["quadratic", "ReLU autoencoder"])
-    plots.band(axes[1, 2], pd.concat(rows), "k", "largest", "model", colours=models, log=True)
-    random = block_sizes(np.random.default_rng(0).normal(size=(500, many.n, many.m))).max(-1).mean()
+    blocks = pd.concat([many.assign(model="quadratic"), of["relu"].assign(model="ReLU autoencoder")])
+    plots.band(axes[1, 2], blocks, "kurtosis", "largest_block", "model", log=True)
+    random = block_sizes(np.random.default_rng(0).normal(size=(500, 12, 4))).max(-1).mean()
     plots.null(axes[1, 2], KURTOSIS, random, "random weights")
-    axes[1, 2].set(title=f"n = {many.n}, m = {many.m}: the largest block", xlabel="kurtosis k, or 1 / density",
-                   ylabel="features bound by overlap", ylim=(0, 1.15 * many.n))  # fmt: skip
-    axes[1, 2].legend(loc="upper left", bbox_to_anchor=(0, 0.8))
-    told = f"Capacities as theory says: regions right in {statistics['two_agreement'].value:.1%} of cells"
-    told += f", error {statistics['n12_m4_capacity_error'].value:.3f} at n = 12; "
-    told += f"their sum reaches m in {statistics['n12_m4_width_filled'].value:.0%} of networks"
-    figure.suptitle(told, fontsize=13)
+    axes[1, 2].set(title="n = 12, m = 4: the largest block", xlabel="kurtosis k, or 1 / density",
+                   ylabel="features bound by overlap", ylim=(0, 14))  # fmt: skip
+    plots.ticks(axes[1, 0], x=range(1, 13, 2))
+    plots.ticks(axes[1, 2], x=KURTOSIS, log="x")
+    for ax, loc in zip(axes[1], ("upper right", "lower right", "center left"), strict=True):
+        plots.legend(ax, size=9, loc=loc)
     return figure
 
 
 if __name__ == "__main__":
-    report.experiment(main)
+    experiment(study)

@@ -36,7 +36,7 @@ SIZES = {5: (2, 0.9), 20: (5, 0.7), 80: (20, 0.9)}  # n -> m, base of the import
 DENSITIES = {5: [1.0, 0.2, 0.1], 20: [1.0, 0.3, 0.1, 0.03, 0.01, 0.001], 80: [1.0, 0.1, 0.01, 0.001]}
 PAPER = {1.0: "2 points, 3 ignored", 0.2: "2 digons, 1 ignored", 0.1: "pentagon"}
 OTHERS = {"twice the steps": {"steps": 20_000}, "another rate": {"optimizer.lr": 0.01, "optimizer.schedule": Cosine()}}
-FIVE, RELU = {"n": [5], "relu": [True]}, {"n": [20, 80], "relu": [True]}
+FIVE, TWENTY, RELU = ({"n": n, "relu": [True]} for n in ([5], [20], [20, 80]))
 
 
 class Cell(NamedTuple):
@@ -97,12 +97,11 @@ def study(run: Run) -> Study:
                             "S80_four_most_important", FIVE | {"density": 0.2}),
             "counts": Finding(counts, ["n", "density"], "n{n}_{column}_at_{density:g}", RELU),
             "rising": Finding(rising, "n", "n{n}_more_per_tenfold_sparser", RELU),
-            "linear": Finding(lambda rows: {"superposed": stats.share(rows["superposed"]),
-                                            "top_m": stats.share(rows["top_alone"])}, (), "linear_{column}", {"relu": [False]}),
-            "later": Finding(lambda rows: stats.mean(rows["later"], skipna=True), (), "n20_rank_of_interfering_less_rank_of_others",
-                             {"n": [20], "relu": [True], "density": [0.3]}),
-            "digons": Finding(lambda rows: stats.mean(rows["in_digons"] / rows["sharing"], bounds=(0, 1), skipna=True), "density", "n20_share_in_digons_at_{density:g}",
-                              {"n": [20], "relu": [True], "density": [0.3, 0.001]}),
+            "linear": Finding(linear, (), "linear_{column}", {"relu": [False]}),
+            "later": Finding(lambda rows: stats.mean(rows["later"], skipna=True), (),
+                             "n20_rank_of_interfering_less_rank_of_others", TWENTY | {"density": [0.3]}),
+            "digons": Finding(digons, "density", "n20_share_in_digons_at_{density:g}",
+                              TWENTY | {"density": [0.3, 0.001]}),
             "rescaled": Finding(rescaled, "density", "n80_over_n20_at_{density:g}",
                                 RELU | {"density": [p for p in DENSITIES[20] if p in DENSITIES[80]]}),
         },
@@ -116,7 +115,7 @@ def study(run: Run) -> Study:
             Claim("linear_keeps_top_m", "over 95% of linear networks keep just the most important features",
                   "linear.top_m", (0.95, 1)),
             Claim("less_important_first", "less important features share first (n = 20)", "later", (0, np.inf)),
-            Claim("antipodal_pairs_first", "features share as antipodal pairs first, at density 0.3, no longer at 0.001",
+            Claim("antipodal_pairs_first", "features share as antipodal pairs at density 0.3, no longer at 0.001",
                   "digons", lambda density: (0.9, 1) if density == 0.3 else (0, 0.5)),
             Claim("larger_is_rescaled", "n = 80 shares as n = 20 does, within 25%", "rescaled", (0.75, 1.25)),
         ],
@@ -153,7 +152,8 @@ def paper(rows: pd.DataFrame, density: float, optimum) -> dict[str, stats.Interv
 
 def configurations(rows: pd.DataFrame, density: float, optimum) -> dict:
     at = DENSITIES[5].index(density)
-    return {"optimum": geometry.arrangements(optimum.weights)[at], "best_network": rows.loc[rows["loss"].idxmin(), "words"],
+    best = rows.loc[rows["loss"].idxmin(), "words"]
+    return {"optimum": geometry.arrangements(optimum.weights)[at], "best_network": best,
             "lowest_relative_excess": float(rows["loss"].min() / optimum.loss[at] - 1),
             "shares": rows["words"].value_counts(normalize=True).to_dict()}  # fmt: skip
 
@@ -165,7 +165,19 @@ def commonest(rows: pd.DataFrame) -> dict:
 
 def counts(rows: pd.DataFrame) -> dict[str, stats.Interval]:
     return {"features_per_dimension": stats.mean(rows["per_dimension"]),
-            "share_interfering": stats.mean(rows["sharing"] / rows["represented"], bounds=(0, 1), skipna=True)}  # fmt: skip
+            "share_interfering": within(rows["sharing"] / rows["represented"])}  # fmt: skip
+
+
+def within(shares: pd.Series) -> stats.Interval:
+    return stats.mean(shares, bounds=(0, 1), skipna=True)
+
+
+def linear(rows: pd.DataFrame) -> dict[str, stats.Interval]:
+    return {"superposed": stats.share(rows["superposed"]), "top_m": stats.share(rows["top_alone"])}
+
+
+def digons(rows: pd.DataFrame) -> stats.Interval:
+    return within(rows["in_digons"] / rows["sharing"])
 
 
 def rising(rows: pd.DataFrame) -> stats.Interval:

@@ -3,46 +3,34 @@
 A comment on Katta's note (2024) holds that a dictionary need not show the features, because the sparsity penalty itself
 prefers composites. For two binary features along orthonormal directions the table is exact (THEORY.md 7,
 `theory.pair_dictionaries`): [A, B] has L0 = L1 = p + q; [A&B, A&!B, !A&B] has L0 = p + q - r and L1 = p + q -
-(2 - sqrt 2) r, r = P(A&B), and no error either. An L1 penalty c makes it cheaper by r ((2 - sqrt 2) c - c^2 / 4).
+(2 - sqrt 2) r, r = P(A&B), and no error either: composites for any coefficient (L1 below 2, L0 below 1) once there are
+three latents, TopK if k = 1. Magnitudes U(1 - s, 1 + s) cost a single A&B latent an error of r s^2 / 3, so its gain
+under L1 ends at s* = sqrt(3 ((2 - sqrt 2) c - c^2 / 4)).
 
-Trained dictionaries without decoder bias (so that the table is exact) over latents H, p, q, r, penalty and its
-coefficient, 128 seeds each; four kinds: L1, L0 (JumpReLU), TopK with k = 1 and k = 2. Their firing is read off the
-three states exactly. A `conjunction` is a latent that is on for A&B and for neither alone.
-
-The table predicts composites at any p, q, r > 0 and any coefficient (L1 below 2, L0 below 1) once there are three
-latents, TopK: if k = 1; two latents keep [A, B] unless r is large. Magnitudes U(1 - s, 1 + s) cost a single A&B latent
-an error of r s^2 / 3, so its gain under L1 ends at s* = sqrt(3 ((2 - sqrt 2) c - c^2 / 4)).
-
-Rules. `table_KIND`: the exact optimum is composite in every cell with H >= 3. `trained_KIND`: at H = 8, p = q = .2,
-independent, more than half of the seeds have a conjunction. `spare_latents`: at H = 2 fewer than 5% do (L1, L0, TopK
-k = 2), and with L1 more at H = 16 than at H = 3. `penalty_drives_L1`: at least .2 more seeds have one with the base
-coefficient than with none. `graded_features_stop_L1`: at s = 1 fewer than half as many as at s = 0. Controls that can
-fail: `table_is_a_bound` (no binary dictionary is below the table's best loss by more than .1%); `rate_does_not_decide`
-and `length_does_not_decide` (at half and twice the learning rate, and at half the steps, the share moves by less than
-.2, L1); no penalty. Added after a first run, in which length did decide and TopK had conjunctions before training: L1
-and L0 at up to 8 times the steps, and `training_makes_them_KIND` (at H = 8 more seeds have one than before training).
-
-Two cores: --quick about a minute (not timed alone), default about 6.
+Dictionaries are trained without decoder bias; a conjunction is a latent that is on for A&B and for neither alone, read
+off the three states. Added after a first run, in which length did decide: up to 8 times the steps, and shares before
+training. Two cores: --quick a minute, default 5 (48 of 128 seeds where only curves are drawn, since a slow run).
 """
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from toysup import plots, report, stats
+from toysup import plots, stats
 from toysup.checks import check_interval
 from toysup.ensemble import Trained
 from toysup.features import Features
 from toysup.features.base import as_tensor
 from toysup.models import L1, Embedding, JumpReLU, SparseAutoencoder, TopK
-from toysup.search import best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
-from toysup.sweep import Grid, sweep
+from toysup.stats import Interval
+from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, experiment
+from toysup.sweep import Grid
 from toysup.tasks import Reconstruction
 from toysup.theory import PairDictionary, pair_dictionaries
 
@@ -51,9 +39,9 @@ KINDS = {"L1": L1(), "L0": JumpReLU(0.3, 0.5), "TopK 1": TopK(1), "TopK 2": TopK
 PENALTY = {"L1": 0.1, "L0": 0.03, "TopK 1": 0.0, "TopK 2": 0.0}
 COEFFICIENTS = {"L1": [0.0, 0.01, 0.03, 0.3, 1.0], "L0": [0.0, 0.003, 0.01, 0.1, 0.3]}
 STATES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
-AXES = ("features.p", "features.q", "features.both", "features.spread", "task.penalty", "optimizer.lr")
 ON = 0.01  # contribution of a latent that counts as on, in units of a feature
-P, LATENTS = 0.2, 8  # the base
+P, LATENTS, MORE = 0.2, 8, (1e-9, np.inf)
+SHARES = ("conjunction", "composite", "separate", "untrained")
 
 
 @dataclass(frozen=True)
@@ -65,6 +53,7 @@ class Pair(Features):
     q: float = P
     both: float = P * P
     spread: float = 0.0
+    n_uniforms = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,26 +62,14 @@ class Pair(Features):
         check_interval("Pair", "both", self.both, max(0.0, self.p + self.q - 1), min(self.p, self.q))
 
     @property
-    def n_uniforms(self) -> int:
-        return 3
-
-    @property
     def activity(self) -> Tensor:
         return torch.stack([as_tensor(self.p), as_tensor(self.q)])
 
-    @property
-    def mean(self) -> Tensor:
-        return self.activity
+    mean = activity
 
     @property
     def second_moment(self) -> Tensor:
         return self.activity * (1 + as_tensor(self.spread) ** 2 / 3)
-
-    @property
-    def chances(self) -> Tensor:
-        """Of the STATES."""
-        p, q, both = (as_tensor(v) for v in (self.p, self.q, self.both))
-        return torch.stack([1 - p - q + both, p - both, q - both, both])
 
     def transform(self, uniforms: Tensor) -> Tensor:
         p, q, both, spread = (as_tensor(v, uniforms) for v in (self.p, self.q, self.both, self.spread))
@@ -101,266 +78,223 @@ class Pair(Features):
         return torch.where(on, 1 + spread * (2 * uniforms[..., 1:] - 1), 0.0)
 
 
-class States:
-    """What each dictionary does in the three states A only, B only, both (magnitudes 1), and its exact loss there."""
+class Cell(NamedTuple):
+    """Dictionaries of one kind and size for one pair; `varied` is what isn't as in the base."""
 
-    def __init__(self, trained: Trained) -> None:
-        W = trained.constants["weights"].view(len(trained), 2, 2)
-        h = torch.tensor(STATES) @ W
-        code = trained.forward(h)
-        chance = trained.per_instance(lambda s, _: s.features.chances)
-        penalty = trained.per_instance(lambda s, _: as_tensor(s.task.penalty))
-        self.loss = (((h - code.reconstruction).square().sum(-1) + penalty[:, None] * code.cost) * chance).sum(-1)
-        self.on = (code.latents * code.decoder.norm(dim=1)[:, None] > ON)[:, 1:]  # instance state latent
-        self.alone = self.on & (self.on.sum(1, keepdim=True) == 1)
+    kind: str
+    latents: int
+    varied: str
+    penalty: float
+    p: float = P
+    q: float = P
+    both: float = P * P
+    spread: float = 0.0
 
-
-def conjunction(trained: Trained) -> Tensor:
-    """1 where a latent is on for A&B and for neither alone."""
-    return States(trained).alone[:, 2].any(-1).float()
+    key = property(lambda cell: cell.kind.replace(" ", "_"))
 
 
-def composite(trained: Trained) -> Tensor:
-    """1 where every state has latents of its own and no others."""
-    found = States(trained)
-    return (found.alone.any(-1).all(-1) & (found.alone == found.on).all(-1).all(-1)).float()
+def cells_of(kind: str) -> list[Cell]:
+    """What is trained with 8 latents beside the base."""
+    c, values = PENALTY[kind], (0.05, 0.1, P, 0.4)
+    cells = [Cell(kind, LATENTS, "both", c, both=P * given) for given in (0.05, 0.5, 0.9)]
+    cells += [Cell(kind, LATENTS, "spread", c, spread=s) for s in (0.25, 0.5, 0.75, 1.0)]
+    cells += [Cell(kind, LATENTS, "penalty", other) for other in COEFFICIENTS.get(kind, ())]
+    pairs = [(p, q) for i, q in enumerate(values) for p in values[i:] if (p, q) != (P, P) and kind in COEFFICIENTS]
+    return cells + [Cell(kind, LATENTS, "frequency", c, p, q, p * q) for p, q in pairs]
 
 
-def separate(trained: Trained) -> Tensor:
-    """1 where no latent is on in one state only, and both features are seen."""
-    found = States(trained)
-    seen = found.on[:, :2].any(-1).all(-1)
-    return (seen & ~found.alone.any(-1).any(-1)).float()
-
-
-def live(trained: Trained) -> Tensor:
-    """Latents on in any state."""
-    return States(trained).on.any(1).sum(-1).float()
+def states(trained: Trained) -> tuple[Tensor, Tensor, Tensor]:
+    """Which latents are on for A only, B only, both (magnitudes 1), which in this state alone; the exact loss there."""
+    W = trained.constants["weights"].view(len(trained), 2, 2)
+    h = torch.tensor(STATES) @ W
+    code = trained.forward(h)
+    p, q, both, c = trained.per_instance(lambda s, _: tuple(as_tensor(v) for v in (
+        s.features.p, s.features.q, s.features.both, s.task.penalty)))  # fmt: skip
+    chance = torch.stack([1 - p - q + both, p - both, q - both, both], -1)
+    loss = (((h - code.reconstruction).square().sum(-1) + c[:, None] * code.cost) * chance).sum(-1)
+    on = (code.latents * code.decoder.norm(dim=1)[:, None] > ON)[:, 1:]  # instance state latent
+    return on, on & (on.sum(1, keepdim=True) == 1), loss
 
 
 def exact_loss(trained: Trained) -> Tensor:
-    """Expected loss over the four states (binary features)."""
-    return States(trained).loss
+    """Expected over the four states (binary features)."""
+    return states(trained)[2]
 
 
-def untrained(trained: Trained) -> Tensor:
-    """`conjunction` before training."""
-    return conjunction(trained.at(0))
+def found(trained: Trained) -> dict[str, Tensor]:
+    """1 where there is a conjunction (before training, too); where every state has latents of its own and no others;
+    where no latent is on in one state only, and both features are seen; and how many are on in any state."""
+    on, alone, _ = states(trained)
+    composite = alone.any(-1).all(-1) & (alone == on).all(-1).all(-1)
+    separate = on[:, :2].any(-1).all(-1) & ~alone.any(-1).any(-1)
+    return {"conjunction": alone[:, 2].any(-1).float(), "composite": composite.float(), "separate": separate.float(),
+            "live": on.any(1).sum(-1).float(),
+            "untrained": states(trained.at(0))[1][:, 2].any(-1).float()}  # fmt: skip
+
+
+def study(run: Run) -> Study:
+    size = run.sizes(dict(seeds=128, few=48, latents=[2, 3, 4, LATENTS, 16], held=32, rates=(0.005, 0.01, 0.02),
+                          extend=3, steps=1500, batch=128, lengths=(0.5, 2, 4, 8)),
+                     quick=dict(seeds=24, few=24, latents=[2, LATENTS], held=8, rates=(0.01, 0.02), extend=0, steps=750,
+                                lengths=(0.5, 2)),
+                     smoke=dict(seeds=3, few=3, held=2, steps=4, batch=16, lengths=(0.5,)))  # fmt: skip
+
+    def grid(cell: Cell) -> Grid:
+        model = Model(SparseAutoencoder, latents=cell.latents, sparsity=KINDS[cell.kind], centred=False)
+        task = Reconstruction(Model(Embedding, width=2, orthonormal=True), penalty=cell.penalty)
+        pair = Pair(p=cell.p, q=cell.q, both=cell.both, spread=cell.spread)
+        setting = Setting(pair, task, model, Adam(beta2=0.99, schedule=Cosine()), size.steps, size.batch)
+        decides = cell.varied == "" or cell.spread == 1 or (cell.varied == "penalty" and cell.penalty == 0)
+        return Grid(setting, {"seed": range(size.seeds if decides else size.few)})
+
+    def base(cell: Cell) -> bool:
+        return (cell.latents, cell.varied) == (LATENTS, "") and cell.kind in COEFFICIENTS
+
+    def probe(cell: Cell) -> Setting:
+        return grid(Cell(cell.kind, LATENTS, "", PENALTY[cell.kind])).setting
+
+    changes = {f"{times}x_rate": {"optimizer.lr": times} for times in (0.5, 2.0)}
+    changes |= {f"{times:g}x_steps": {"steps": times} for times in size.lengths}
+    cells = [Cell(kind, latents, "", PENALTY[kind]) for kind in KINDS for latents in size.latents]
+    at_base, most = {"varied": "", "latents": LATENTS}, max(size.latents)
+    least = 3 if 3 in size.latents else 2
+    return Study(
+        cells + [cell for kind in KINDS for cell in cells_of(kind)], grid, measures=[found, exact_loss], snapshots=(0,),
+        search=Search(probe, size.rates, exact_loss, True, size.extend, seeds=range(1000, 1000 + size.held)),
+        variants={name: Variant(change, base) for name, change in changes.items()},
+        findings={
+            "gain": Finding(least_gain, "key", "{key}_least_gain_per_conjunction",
+                            lambda rows: (rows["spread"] == 0) & (rows["latents"] >= 3) & (
+                                (rows["penalty"] > 0) | rows["kind"].str.startswith("TopK"))),
+            "excess": Finding(least_excess, (), "least_excess_over_the_table", {"spread": 0}, None),
+            "shares": Finding(lambda rows: {of: share(rows, of) for of in SHARES}, ("key", "latents"),
+                              "{key}_H{latents}_{column}", {"varied": ""}),
+            "made": Finding(lambda rows: stats.mean(rows["conjunction"] - rows["untrained"]), "key",
+                            f"{{key}}_H{LATENTS}_trained_less_untrained", at_base),
+            "at_size": Finding(by_seed, ("kind", "latents"), "", {"varied": ""}, kept=False),
+            "more": Finding(lambda at_size: stats.mean(at_size["L1", most] - at_size["L1", least]), (),
+                            "L1_conjunction_most_less_three_latents"),
+            "driven": Finding(lambda rows, at_size: stats.mean(at_size["L1", LATENTS] - by_seed(rows)), (),
+                              "L1_conjunction_base_less_no_penalty", {"kind": "L1", "varied": "penalty", "penalty": 0}),
+            "graded": Finding(
+                lambda rows, at_size, kind: stats.ratio(by_seed(rows), at_size[kind, LATENTS], paired=True), "kind",
+                "{kind}_conjunction_graded_over_binary", {"kind": ["L1", "L0"], "spread": 1}),
+            "moved": Finding(lambda rows, at_size, kind: stats.mean(by_seed(rows) - at_size[kind, LATENTS]),
+                             ("kind", "variant"), f"{{kind}}_H{LATENTS}_{{variant}}_less_default",
+                             lambda table: table["variant"] != "", None),
+            "cells": Finding(lambda rows: {of: share(rows, of) for of in SHARES} | {"live": rows["live"].mean()},
+                             [*Cell._fields, "variant"], variant=None),
+        },
+        claims=[
+            Claim("composites_are_optimal", "with three latents the exact optimum of {key} is composite", "gain", MORE,
+                  each="table_{key}", combine=None, checks=["table_is_a_bound"]),
+            Claim("training_finds_them", "with 8 latents over half of {key}'s seeds have a conjunction",
+                  "shares.conjunction", (0.5, 1), where={"latents": LATENTS}, each="trained_{key}", combine=None),
+            Claim("training_makes_them", "more of {key}'s seeds have one than before training", "made", (1e-9, 1),
+                  each="training_makes_them_{key}", combine=None),
+            Claim("spare_latents", "with two latents under 5% of seeds have one (unless k = 1), and with L1 more have "
+                  "one with 16 latents than with three", lambda shares, more: stats.every(stats.decide(more, (0, 1)), *(
+                      stats.decide(shares[key, 2]["conjunction"], (0, 0.05)) for key in ("L1", "L0", "TopK_2")))),
+            Claim("penalty_drives_L1", "at least .2 more seeds have one than without penalty", "driven", (0.2, 1)),
+            Claim("graded_features_stop_them", "at s = 1 under half as many have one as at s = 0", "graded", (0, 0.5),
+                  each="graded_features_stop_{kind}", combine=None),
+            Check("table_is_a_bound", "no dictionary is below the table's best loss by more than .1%", "excess",
+                  (-1e-3, np.inf)),
+            Check("rate_does_not_decide", "half and twice the learning rate move L1's share by less than .2", "moved",
+                  0.2, where={"kind": "L1", "variant": ["0.5x_rate", "2.0x_rate"]}),
+            Check("length_does_not_decide", "and so do half the steps", "moved", 0.2,
+                  where={"kind": "L1", "variant": "0.5x_steps"}),
+        ],
+        draw=draw, answer=answer,
+    )  # fmt: skip
 
 
 @cache
-def table(kind: str, p: float, q: float, both: float, penalty: float, latents: int = 3) -> list[PairDictionary]:
-    """The exact dictionaries of one cell, best first."""
+def exact(kind: str, p: float, q: float, both: float, penalty: float) -> list[PairDictionary]:
+    """The exact dictionaries of one cell with three latents, best first."""
     name, _, k = kind.partition(" ")
-    return pair_dictionaries(p, q, both, kind=name.lower(), penalty=penalty, latents=latents, k=int(k or 1))
+    return pair_dictionaries(p, q, both, kind=name.lower(), penalty=penalty, latents=3, k=int(k or 1))
 
 
-def gain(row: pd.Series) -> tuple[float, float]:
-    """(loss of [A, B], loss of the composites) in a row's cell."""
-    by_name = {one.directions: one.loss for one in table(row.kind, row.p, row.q, row.both, row.penalty)}
+def losses(row: pd.Series) -> tuple[float, float]:
+    """Of [A, B] and of the composites."""
+    by_name = {one.directions: one.loss for one in exact(*row[["kind", "p", "q", "both", "penalty"]])}
     return by_name["A", "B"], by_name["A", "B", "A+B"]
 
 
-def cells(kind: str, latents: int, lr: float) -> list[tuple[float, ...]]:
-    """What varies inside a stack, one row per cell in the order of AXES; the first is the base."""
-    c = PENALTY[kind]
-    rows = [(P, P, P * P, 0.0, c, lr)]
-    if latents == LATENTS:
-        rows += [(P, P, P * given, 0.0, c, lr) for given in (0.05, 0.5, 0.9)]
-        rows += [(P, P, P * P, s, c, lr) for s in (0.25, 0.5, 0.75, 1.0)]
-    if latents == LATENTS and kind in COEFFICIENTS:
-        rows += [(P, P, P * P, 0.0, other, lr) for other in COEFFICIENTS[kind]]
-        values = (0.05, 0.1, P, 0.4)
-        rows += [(p, q, p * q, 0.0, c, lr) for i, q in enumerate(values) for p in values[i:] if (p, q) != (P, P)]
-        rows += [(P, P, P * P, 0.0, c, lr * factor) for factor in (0.5, 2.0)]
-    return rows
+def least_gain(rows: pd.DataFrame) -> Interval:
+    """The least of what composites save, for each conjunction."""
+    gains = [np.subtract(*losses(row)) / row.both for _, row in rows.drop_duplicates("cell").iterrows()]
+    return Interval(*3 * [min(gains)])
 
 
-def setting_of(kind: str, latents: int, run: report.Run, lr: float = 0.01) -> Setting:
-    """The base setting of one kind with as many latents."""
-    model = Model(SparseAutoencoder, latents=latents, sparsity=KINDS[kind], centred=False)
-    task = Reconstruction(Model(Embedding, width=2, orthonormal=True), penalty=PENALTY[kind])
-    steps = run.pick(default=1500, quick=750, smoke=4)
-    return Setting(Pair(), task, model, Adam(lr, beta2=0.99, schedule=Cosine()), steps, run.pick(default=128, smoke=16))
+def least_excess(rows: pd.DataFrame) -> Interval:
+    """The least of what trained ones lose beyond the table's best, relatively."""
+    found = []
+    for _, own in rows.groupby("cell"):
+        best = exact(*own.iloc[0][["kind", "p", "q", "both", "penalty"]])[0].loss
+        found.append((float(own["exact_loss"].min()) - best) / max(best, 1e-3))
+    return Interval(*3 * [min(found)])
 
 
-def run_all(run: report.Run) -> tuple[pd.DataFrame, pd.DataFrame, str, float]:
-    """Every dictionary, one row each: cell, kind, latents, what it does; the learning rates; engines and seconds."""
-    options: dict[str, Any] = {"results": run.results, "device": run.device, "workers": run.workers}
-    seeds = range(run.pick(default=128, quick=24, smoke=3))
-    counts = run.pick(default=[2, 3, 4, LATENTS, 16], quick=[2, LATENTS])
-    held = range(1000, 1000 + run.pick(default=32, quick=8, smoke=2))  # one pair varies more than a large network
-    search = {kind: Grid(setting_of(kind, LATENTS, run), {"seed": held}) for kind in KINDS}
-    rates = best_rates(search, run.pick(default=[0.005, 0.01, 0.02], quick=[0.01, 0.02]), score=exact_loss, lowest=True,
-                       extend=run.pick(default=3, quick=0), **options)  # fmt: skip
-    grids = {}
-    for kind in KINDS:
-        lr = float(rates.loc[kind, "lr"])
-        for latents in counts:
-            axes = {AXES: cells(kind, latents, lr), "seed": seeds}
-            grids[f"{kind.replace(' ', '')}_{latents}"] = Grid(setting_of(kind, latents, run), axes)
-    for kind in COEFFICIENTS:
-        base = grids[f"{kind}_{LATENTS}"]
-        for times in run.pick(default=[0.5, 2, 4, 8], quick=[0.5, 2], smoke=[0.5]):
-            axes = {**base.axes, "steps": [int(times * base.setting.steps)], AXES: base.axes[AXES][:1]}
-            grids[f"{kind}_x{times:g}"] = Grid(base.setting, axes)
-    measures = [conjunction, composite, separate, live, exact_loss, untrained]
-    answers = sweep(grids, measures, snapshots=(0,), **options)
-    parts = []
-    for name, answer in answers.items():
-        kind = next(k for k in KINDS if name.startswith(k.replace(" ", "") + "_"))
-        setting = answer.grid.setting
-        own = {
-            "kind": kind,
-            "latents": setting.model.arguments["latents"],
-            "length": answer.table.get("steps", setting.steps) / setting.steps,
-        }
-        relative = (answer.table["lr"] / rates.loc[kind, "lr"]).round(3)
-        parts.append(answer.table.assign(**own, relative=relative))
-    engine = ", ".join(sorted({e for answer in answers.values() for e in answer.table["engine"]}))
-    return pd.concat(parts, ignore_index=True), rates, engine, sum(a.seconds for a in answers.values())
-
-
-def at(rows: pd.DataFrame, kind: str, latents: int = LATENTS, **cell: float) -> pd.DataFrame:
-    """The rows of one cell, by seed; what is not named is as in the base."""
-    given = {"p": P, "q": P, "spread": 0.0, "penalty": PENALTY[kind], "relative": 1.0, "length": 1.0} | cell
-    given.setdefault("both", given["p"] * given["q"])
-    keep = (rows["kind"] == kind) & (rows["latents"] == latents)
-    for name, value in given.items():
-        keep &= np.isclose(rows[name].astype(float), float(value))
-    return rows[keep].set_index("seed").sort_index()
-
-
-def share(rows: pd.DataFrame, column: str = "conjunction") -> stats.Interval:
+def share(rows: pd.DataFrame, column: str = "conjunction") -> Interval:
     """How many seeds have it."""
     return stats.share(int(rows[column].sum()), len(rows))
 
 
-def main(run: report.Run) -> None:
-    rows, rates, engine, seconds = run_all(run)
-    counts = sorted(rows["latents"].unique())
-    statistics, verdict, controls = {}, {}, {name: {} for name in ("untrained", "no_penalty", "cells")}
-    controls["learning_rates"] = rates.to_dict("index")
-    binary = rows[rows["spread"] == 0]
-    distinct = binary.drop_duplicates(["kind", "latents", "p", "q", "both", "penalty"])
-    for kind in KINDS:
-        key = kind.replace(" ", "_")
-        own = distinct[(distinct["kind"] == kind) & (distinct["latents"] >= 3) & (distinct["penalty"] > 0)
-                       | (distinct["kind"] == kind) & (distinct["latents"] >= 3) & kind.startswith("TopK")]  # fmt: skip
-        gains = [np.subtract(*gain(row)) / row.both for row in own.itertuples()]
-        least = statistics[f"{key}_least_gain_per_conjunction"] = stats.Interval(*3 * [min(gains)])
-        verdict[f"table_{key}"] = stats.decide(least, (1e-9, np.inf))
-        for latents in counts:
-            cell = at(rows, kind, latents)
-            statistics[f"{key}_H{latents}_conjunction"] = share(cell)
-            statistics[f"{key}_H{latents}_composite"] = share(cell, "composite")
-            statistics[f"{key}_H{latents}_separate"] = share(cell, "separate")
-        verdict[f"trained_{key}"] = stats.decide(statistics[f"{key}_H{LATENTS}_conjunction"], (0.5, 1))
-        controls["untrained"][key] = share(at(rows, kind), "untrained")
-        made = stats.mean(at(rows, kind)["conjunction"] - at(rows, kind)["untrained"])
-        statistics[f"{key}_H{LATENTS}_trained_less_untrained"] = made
-        verdict[f"training_makes_them_{key}"] = stats.decide(made, (1e-9, 1))
-    few = [stats.decide(statistics[f"{kind}_H2_conjunction"], (0, 0.05)) for kind in ("L1", "L0", "TopK_2")]
-    ends = [at(rows, "L1", latents)["conjunction"] for latents in (counts[-1], 3 if 3 in counts else 2)]
-    more = statistics["L1_conjunction_most_less_three_latents"] = stats.mean(ends[0] - ends[1])
-    verdict["spare_latents"] = stats.every(*few, stats.decide(more, (0, 1)))
-    base, none = at(rows, "L1"), at(rows, "L1", penalty=0.0)
-    for kind in COEFFICIENTS:
-        controls["no_penalty"][kind] = share(at(rows, kind, penalty=0.0))
-    moved = statistics["L1_conjunction_base_less_no_penalty"] = stats.mean(base["conjunction"] - none["conjunction"])
-    verdict["penalty_drives_L1"] = stats.decide(moved, (0.2, 1))
+def by_seed(rows: pd.DataFrame) -> pd.Series:
+    return rows.set_index("seed")["conjunction"].sort_index()
+
+
+def answer(rows: pd.DataFrame, shares: dict) -> str:
+    saved = {}
     for kind in ("L1", "L0"):
-        graded = stats.ratio(at(rows, kind, spread=1.0)["conjunction"], at(rows, kind)["conjunction"], paired=True)
-        statistics[f"{kind}_conjunction_graded_over_binary"] = graded
-        verdict[f"graded_features_stop_{kind}"] = stats.decide(graded, (0, 0.5))
-    bound = []
-    for row in distinct.assign(least=binary.groupby(["kind", "latents", "p", "q", "both", "penalty"])["exact_loss"]
-                               .transform("min")).itertuples():  # fmt: skip
-        best = table(row.kind, row.p, row.q, row.both, row.penalty)[0].loss
-        bound.append((row.least - best) / max(best, 1e-3))
-    least = statistics["least_excess_over_the_table"] = stats.Interval(*3 * [min(bound)])
-    verdict["table_is_a_bound"] = stats.decide(least, (-1e-3, np.inf))
-    other = {f"x{factor:g}": at(rows, "L1", relative=factor) for factor in (0.5, 2.0)}
-    other["half"] = at(rows, "L1", length=0.5)
-    drift = {name: stats.mean(cell["conjunction"] - base["conjunction"]) for name, cell in other.items()}
-    controls["moved_by_rate_or_length"] = drift
-    for kind in COEFFICIENTS:
-        longest = rows[rows["kind"] == kind]["length"].max()
-        further = at(rows, kind, length=longest)["conjunction"] - at(rows, kind)["conjunction"]
-        statistics[f"{kind}_H{LATENTS}_{longest:g}x_steps_less_default"] = stats.mean(further)
-    verdict["rate_does_not_decide"] = stats.every(*(stats.decide(drift[n], 0.2) for n in ("x0.5", "x2")))
-    verdict["length_does_not_decide"] = stats.decide(drift["half"], 0.2)
-    cell_of = ["kind", "latents", "p", "q", "both", "spread", "penalty", "relative", "length"]
-    for name, own in rows.groupby(cell_of):
-        controls["cells"][" ".join(map(str, name))] = {"conjunction": share(own), "composite": share(own, "composite"),
-                                                       "live": own["live"].mean()}  # fmt: skip
-    report.write(run, draw(rows, counts, statistics), statistics=statistics, verdict=verdict, controls=controls,
-                 engine=engine, instances=len(rows), steps=run.pick(default=1500, quick=750, smoke=4),
-                 seconds=seconds)  # fmt: skip
-
-
-def line(ax: plots.Axes, points: list[tuple[float, stats.Interval]], label: str, colour: Any, marker: str) -> None:
-    """Shares with their intervals."""
-    x, found = [x for x, _ in points], [one for _, one in points]
-    value, low, high = (np.array([getattr(one, end) for one in found]) for end in ("value", "low", "high"))
-    ax.plot(x, value, color=colour, marker=marker, markersize=5, label=label)
-    ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-
-
-def draw(rows: pd.DataFrame, counts: list[int], statistics: dict) -> plots.Figure:
-    """The table; how often there is a conjunction over latents, coefficient, frequency, correlation and magnitudes."""
-    figure, axes = plots.figure(2, 3, width=13, height=3.9)
-    colours, kinds = plots.category_colours(KINDS), dict(zip(KINDS, "osD^", strict=True))
-    latents, longer, coefficient, frequency, together, graded = axes.flat
-    for kind in KINDS:
-        options = {"label": kind, "colour": colours[kind], "marker": kinds[kind]}
-        key = kind.replace(" ", "_")
-        line(latents, [(h, statistics[f"{key}_H{h}_conjunction"]) for h in counts], **options)
-        before = [at(rows, kind, h)["untrained"].mean() for h in counts]
-        latents.plot(counts, before, color=colours[kind], linestyle=":")
-        given = [(0.05, P * 0.05), (P, P * P), (0.5, P * 0.5), (0.9, P * 0.9)]
-        line(together, [(g, share(at(rows, kind, both=both))) for g, both in given], **options)
-        line(graded, [(s, share(at(rows, kind, spread=s))) for s in (0.0, 0.25, 0.5, 0.75, 1.0)], **options)
-        if kind in COEFFICIENTS:
-            line(frequency, [(p, share(at(rows, kind, p=p, q=p))) for p in (0.05, 0.1, P, 0.4)], **options)
-            times = sorted(rows[rows["kind"] == kind]["length"].unique())
-            line(longer, [(t, share(at(rows, kind, length=t))) for t in times], **options)
-            values = sorted([PENALTY[kind], *COEFFICIENTS[kind]])
-            line(coefficient, [(max(c, 0.001), share(at(rows, kind, penalty=c))) for c in values], **options)
-    latents.plot([], [], color=plots.GREY, linestyle=":", label="before training")
-    latents.set(xscale="log", xlabel="latents H", title="More latents")
-    longer.set(xscale="log", xlabel="training steps, times the default", title="Longer training")
-    longer.set_xticks(times, [f"{t:g}" for t in times])
-    longer.minorticks_off()
-    latents.set_xticks(counts, map(str, counts))
-    latents.minorticks_off()
-    coefficient.set(xscale="log", xlabel="coefficient (leftmost: none)", title="A stronger penalty")
-    frequency.set(xlabel="P(A) = P(B)", title="More frequent features")
-    together.set(xlabel="P(B | A), P(A) = P(B) = .2", title="Features more often together")
-    together.axvline(P, color=plots.GREY, linestyle="--")
-    together.annotate("independent", (P, 0.99), (4, 0), textcoords="offset points", va="top", fontsize=10)
-    edge = np.sqrt(3 * ((2 - np.sqrt(2)) * PENALTY["L1"] - PENALTY["L1"] ** 2 / 4))
-    graded.axvline(edge, color=plots.GREY, linestyle="--")
-    graded.annotate(f"beyond s = {edge:.2f} a single A&B\nlatent costs more (L1)", (edge, 0.99), (4, 0),
-                    textcoords="offset points", va="top", fontsize=10)  # fmt: skip
-    graded.set(xlabel="spread s of magnitudes U(1 - s, 1 + s)", title="Graded features")
-    for ax in axes.flat:
-        ax.set(ylim=(-0.03, 1.03))
-    for ax in axes[:, 0]:
-        ax.set(ylabel="share of seeds with an A&B latent")
-    figure.legend(*latents.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=11)
-    saved = []
-    for kind in ("L1", "L0"):
-        apart, together = gain(at(rows, kind).iloc[0])
-        saved.append(f"{100 * (1 - together / apart):.0f}% ({kind})")
-    at_base = {kind: statistics[f"{kind.replace(' ', '_')}_H{LATENTS}_conjunction"].value for kind in KINDS}
-    found = [f"{100 * value:.0f}% ({kind})" for kind, value in at_base.items()]
-    figure.suptitle(
-        f"Exact: composites save {' and '.join(saved)} of [A, B]'s loss, all of it (TopK 1), nothing (TopK 2)\n"
-        f"Trained with {LATENTS} latents: {', '.join(found)} of seeds have an A&B latent"
+        apart, together = losses(rows[(rows["kind"] == kind) & (rows["varied"] == "")].iloc[0])
+        saved[kind] = f"{1 - together / apart:.0%} ({kind})"
+    have = ", ".join(f"{shares[kind.replace(' ', '_'), LATENTS]['conjunction'].value:.0%} ({kind})" for kind in KINDS)
+    return (
+        f"Composites save {' and '.join(saved.values())} of the loss of [A, B], all of it (TopK 1), nothing (TopK 2); "
+        f"trained with {LATENTS} latents, {have} of seeds have a latent for A&B."
     )
+
+
+def draw(rows: pd.DataFrame, table: pd.DataFrame, shares: dict) -> plots.Figure:
+    """How often there is a conjunction over latents, steps, coefficient, frequency, correlation and magnitudes."""
+    figure, axes = plots.figure(2, 3, width=13, height=3.9, sharey=True)
+    latents, longer, coefficient, frequency, together, graded = axes.flat
+    panels = {"More latents": "latents H", "Longer training": "steps, times the default",
+              "A stronger penalty": "coefficient (leftmost: none)", "More frequent features": "P(A) = P(B)",
+              "Features more often together": "P(B | A), P(A) = P(B) = .2",
+              "Graded features": "spread s of magnitudes U(1 - s, 1 + s)"}  # fmt: skip
+    rows = rows.assign(given=rows["both"] / P, strength=rows["penalty"].clip(lower=0.001))
+    colours, sizes = plots.category_colours(KINDS), sorted(set(rows["latents"]))
+    for kind, marker in zip(KINDS, "osD^", strict=True):
+        look, own = {"color": colours[kind], "marker": marker, "label": kind}, rows[rows["kind"] == kind]
+        of = {size: shares[kind.replace(" ", "_"), size] for size in sizes}
+        plots.curve(latents, {size: found["conjunction"] for size, found in of.items()}, **look)
+        latents.plot(sizes, [found["untrained"].value for found in of.values()], color=colours[kind], linestyle=":")
+        for ax, varied, x in ((coefficient, "penalty", "strength"), (frequency, "frequency", "p"),
+                              (together, "both", "given"), (graded, "spread", "spread")):  # fmt: skip
+            part = own[(own["latents"] == LATENTS) & own["varied"].isin(["", varied]) & (own["p"] == own["q"])]
+            if kind in COEFFICIENTS or varied in ("both", "spread"):
+                plots.curve(ax, {at: share(one) for at, one in part.groupby(x)}, **look)
+        part = table[(table["kind"] == kind) & (table["latents"] == LATENTS) & (table["varied"] == "")]
+        times = part[~part["variant"].str.endswith("rate")].groupby(part["steps"] / rows["steps"].iloc[0])
+        if kind in COEFFICIENTS:
+            plots.curve(longer, {n: share(one) for n, one in times}, **look)
+    latents.plot([], [], color=plots.GREY, linestyle=":", label="before training")
+    plots.ticks(latents, x=sizes, log="x")
+    plots.ticks(longer, x=[0.5, 1, 2, 4, 8], log="x")
+    edge = np.sqrt(3 * ((2 - np.sqrt(2)) * PENALTY["L1"] - PENALTY["L1"] ** 2 / 4))
+    plots.level(together, P, "independent", upright=True)
+    plots.level(graded, edge, "beyond, a single A&B costs more (L1)", upright=True)
+    coefficient.set_xscale("log")
+    for ax, (title, x) in zip(axes.flat, panels.items(), strict=True):
+        ax.set(title=title, xlabel=x, ylim=(-0.03, 1.03))
+    plots.labels(axes, y="share of seeds with an A&B latent")
+    plots.legend(figure)
     return figure
 
 
 if __name__ == "__main__":
-    report.experiment(main)
+    experiment(study)

@@ -22,6 +22,7 @@ import torch
 from toysup import measure, plots, stats
 from toysup.ensemble import Trained
 from toysup.features import Hierarchy, PowerLaw, SparseUniform
+from toysup.measure import dictionary
 from toysup.models import L1, Embedding, SparseAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, experiment
@@ -56,7 +57,7 @@ class Cell(NamedTuple):
 
 def bits(trained: Trained) -> dict[str, torch.Tensor]:
     """Description length of a sample."""
-    seen, setting, found = measure.firing(trained), trained.setting, {}
+    seen, setting, found = dictionary.firing(trained), trained.setting, {}
     f = (seen.latent / seen.samples).double()
     which = -(torch.xlogy(f, f) + torch.xlogy(1 - f, 1 - f)).sum(-1) / math.log(2)
     for name, precision in PRECISION.items():
@@ -68,7 +69,7 @@ def bits(trained: Trained) -> dict[str, torch.Tensor]:
 
 def latents(trained: Trained) -> dict[str, torch.Tensor]:
     """What latents there are; how well they tell features, also before training."""
-    kinds, f1 = measure.latent_kinds(trained), measure.feature_f1(trained).nanmean(-1)
+    kinds, f1 = dictionary.latent_kinds(trained), measure.feature_f1(trained).nanmean(-1)
     return {"dead_share": kinds.dead / sum(kinds), "split_share": kinds.split / sum(kinds), "f1": f1,
             "silenced": kinds.composite_and_not, "conjunctions": kinds.composite_and,
             "untrained": measure.mcc_above_chance(trained.at(0))}  # fmt: skip
@@ -114,8 +115,9 @@ def study(run: Run) -> Study:
                   "optima.log2 H* by ceiling less by length", 1.0),
             *[Claim(f"moves_with_{of}", f"the best size by length is another at {b} than at {a}", f"moved by {of}",
                     outside=0.01) for of, (a, b) in MOVES.items()],
-            *[Claim(name, f"in the largest a larger share is {kind} than at H = F", f"kinds.{kind} share, most less H = F",
-                    grows) for name, kind in (("splitting_grows", "split"), ("dead_grows", "dead"))],
+            *[Claim(name, f"in the largest a larger share is {kind} than at H = F",
+                    f"kinds.{kind} share, most less H = F", grows)
+              for name, kind in (("splitting_grows", "split"), ("dead_grows", "dead"))],
             Claim("absorption", "more latents are silent where another feature is on if features form a hierarchy",
                   "kinds.hierarchy less independent", grows),
             Check("rate_does_not_decide", "half and twice the learning rate move the best size by length by 2 at most",
@@ -176,11 +178,13 @@ def kinds(rows: pd.DataFrame) -> dict[str, stats.Interval]:
 
 
 def answer(optima: dict) -> str:
-    size = {world: f"{2 ** found['log2 H*/F by length'].value:g}" for world, found in optima.items()}
-    usual = max(set(size.values()), key=list(size.values()).count)
-    others = ", ".join(f"{ratio} for {world}" for world, ratio in size.items() if ratio != usual)
+    words = {0.5: "half as many", 1.0: "as many", 2.0: "twice as many"}
+    size = {world: 2 ** found["log2 H*/F by length"].value for world, found in optima.items()}
+    told = {world: words.get(ratio, f"{ratio:g} times as many") for world, ratio in size.items()}
+    usual = max(told.values(), key=list(told.values()).count)
+    others = ", ".join(f"{word} for {world}" for world, word in told.items() if word != usual)
     but = f" ({others})" if others else ""
-    return f"The shortest description has {usual} latents for each feature{but}; further ones split features or die."
+    return f"Descriptions are shortest with {usual} latents as features{but}; further ones split features or die."
 
 
 def draw(rows: pd.DataFrame, optima: dict) -> plots.Figure:

@@ -1,100 +1,55 @@
 """In how many layers of a network does a feature live? The exponent s of tau ~ L^s.
 
-Katta's note (2024) splits F features over the L layers of Model A and the L / 4 of Model B, which has as many
-parameters and is twice as wide, and finds twice as many features per neuron in B. That assumes that each feature lives
-in one layer. Where it lives in tau ~ L^s layers, B has 2^(1 - 2s) times A's features per neuron: twice if s = 0, as
-many if s = 1/2, half if s = 1. So s is measured along the note's own line: the same features, the same live parameters,
-2 to 16 (memory: 32) residual blocks, the width falling as L^-1/2 (s thus holds what the width does to tau as well).
+Katta's note (2024) splits F features over the L layers of Model A and the L / 4 of Model B, twice as wide with as many
+parameters, and finds twice as many features per neuron in B. That assumes that each lives in one layer. Where it is in
+tau ~ L^s layers, B has 2^(1 - 2s) times A's: twice if s = 0, as many if 1/2, half if 1. s is measured along that line:
+the same features and live parameters, the width falling as L^-1/2. Circuits: trees of random gates over four bits, one
+active at a time; features are the gates that no affine map of the input predicts. Memory: a fact per parameter, four
+labels. Places: the `stream` after each block, which the note counts, and the `neurons` of each block.
 
-Two tasks that networks of this size can just do. Circuits: trees of two levels of random gates over four bits, about
-one circuit active at a time; the features are those gates that no affine map of the input predicts (`Circuit.pure`), so
-that reading one linearly is reading something computed. Memory: one fact per parameter, one at a time, four labels; the
-features are the facts' labels. Two places to look: the `stream` after each block, the d dimensions that the note
-counts, and the `neurons` of each block.
-
-A probe's score is 0 at chance and 1 if all is known. Gates: held-out R^2 of a ridge readout with a ReLU, and what the
-same layer gives away before training is taken off: (R^2 - R0^2) / (1 - R0^2), since wide layers of random features know
-many gates without having learned any. Labels: (P - 1/4) / (3/4), P being the probability that one softmax readout,
-fitted on other facts, puts on the right label. It cannot memorise, and finds only what is written in one place for all
-facts, so tau is a lower bound. A layer holds a feature if the score exceeds 1/2. tau is the longest run of layers that
-hold it, averaged over the features that some layer holds.
-
-Rules. s is the slope of ln tau over ln L, for each seed, then the interval over seeds. A depth at which fewer than 8
-networks hold anything is left out (`depths_used`); with fewer than 3 depths s is undefined and all about it undecided.
-`each_feature_in_one_layer` if |s| < 1/4, `every_layer_carries_it` if 3/4 < s < 5/4, `flips` if s > 1/2, each for both
-tasks and places, and in all. `B_denser`: without any power law, features held per neuron (summed over layers, over d L)
-in L / 4 layers over those in L, which the note takes to be 2, is above 1 at every step from L to L / 4. `power_law`:
-the slopes of the first and the last factor of 4 in L differ by less than 1/4.
-
-Controls. The same probes before training should find under 2% (`untrained_knows_nothing`; if not, s without taking that
-off is `uncorrected_s`). A network built by hand, whose block L / 2 alone computes two gates and which copies its inputs
-through: neurons must give s = 0, inputs s = 1 (`measure_is_right`). s may not move by more than 1/4 when a layer has to
-know 3/4 (`threshold_does_not_decide`), after half the training (`length_does_not_decide`), with half the features
-(`load_does_not_decide`). Each shape at its own learning rate (`learning_rate_bracketed`). Beside tau: `s_of_any_layers`
-counts layers whether consecutive or not, and `shuffled_s` gives each layer's count to random features.
-
-Added after the default run was seen, since a slope may move by less than 1/4 and yet cross 1/2: `flips_strict`, the
-verdict `flips` where a layer has to know 3/4, and the slopes of single steps there (`strict_s_by_step`).
-
-Two cores: --quick about a minute, default about 8 (12 CPU minutes, one of them compiling).
+A score is 0 at chance, 1 if all is known: a ridge readout's held-out R^2 with what the layer gives away before training
+taken off (random features know gates), or how surely one readout, fitted on other facts, tells a label: it can't
+memorise, and finds what is written in one place for all facts, so tau is a lower bound. A layer holds what scores 1/2;
+tau is the longest run of layers that hold it, over features that some layer holds. s: the slope of ln tau in ln L, for
+each seed, at depths where 8 hold anything. `flips_strict` was added when the default was seen: 3/4 has to be known.
+Two cores: --quick under a minute, default about 8.
 """
 
-from __future__ import annotations
-
-import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from toysup import plots, report, stats
-from toysup.ensemble import Stack, Trained, initial_values, task_constants
+from toysup import constructions, plots, stats
+from toysup.ensemble import Trained
 from toysup.features import BitGroups, OnePerGroup
 from toysup.measure import recovered
-from toysup.measure.layers import decodable_by_layer, gates, inputs, label_chances_by_layer
+from toysup.measure.layers import decodable_by_layer, gates, inputs, label_chances_by_layer, outputs
 from toysup.models import ResidualMLP
-from toysup.search import SEARCH_SEEDS, best_rates
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.shapes import Shape
 from toysup.sharing import longest_run
-from toysup.sweep import Grid, sweep
+from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, bracketed, experiment
+from toysup.sweep import Grid
 from toysup.tasks import Circuit, Memory
 
 QUESTION = "In how many layers does a feature live, and does it flip the note's count of features per neuron?"
-TASKS, PLACES, LABELS, PROBE_FACTS = ("circuits", "memory"), ("stream", "neurons"), 4, 1024
-REGIONS = {"each_feature_in_one_layer": (-0.25, 0.25), "every_layer_carries_it": (0.75, 1.25), "flips": (0.5, math.inf)}
-ENOUGH, DEPTHS = 8, 3  # seeds at a depth, depths in a slope
-COLUMNS = [f"{what}{how}" for how in ("", "_strict", "_uncorrected", "_shuffled") for what in ("tau", "layers", "held")]
-CONTROLS = ("rates", "shapes", "recovered_share", "held_somewhere", "untrained_held", "depths_used", "strict_s")
-CONTROLS += ("strict_moves_s", "half_length_moves_s", "half_load_moves_s", "uncorrected_s", "s_of_any_layers")
-CONTROLS += ("strict_tau", "strict_s_by_step", "shuffled_s", "by_hand")
+PLACES, LABELS, PROBE_FACTS, ENOUGH = ("stream", "neurons"), 4, 1024, 8
+RULES = ("", "_strict", "_uncorrected", "_shuffled")
+TAUS = {"tau": "tau", "strict_tau": "tau_strict", "shuffled_tau": "tau_shuffled"}
+SLOPES = {"s": "tau", "strict_s": "tau_strict", "uncorrected_s": "tau_uncorrected", "s_of_any_layers": "layers",
+          "shuffled_s": "tau_shuffled"}  # fmt: skip
 
 
-def shape_of(task: str, depth: int, run: report.Run) -> Shape:
-    """The width that brings live parameters nearest to the task's budget."""
-    budget = {"circuits": run.pick(default=18432, quick=4608, smoke=400),
-              "memory": run.pick(default=9000, quick=2500, smoke=200)}[task]  # fmt: skip
-    read = LABELS if task == "memory" else None
-    return min((Shape(d, depth) for d in range(LABELS, 200)), key=lambda s: abs(s.live_parameters(read) - budget))
-
-
-def grid_of(task: str, depth: int, run: report.Run, load: float = 1.0, length: float = 1.0) -> Grid:
-    """One task at one depth, with a share of its features and of its steps."""
-    shape, optimizer = shape_of(task, depth, run), Adam(beta2=0.99, schedule=Cosine())
-    steps = round(length * run.pick(default=3000, quick=500, smoke=4))
-    if task == "circuits":
-        n = round(load * run.pick(default=12, quick=6, smoke=4))
-        model = Model(ResidualMLP, shape=shape, unembedding="trained", row_norm=math.sqrt(shape.width) / 2)
-        features, batch = BitGroups(4 * n, 4, 1 / n), run.pick(default=256, smoke=32)
-        return Grid(Setting(features, Circuit(), model, optimizer, steps, batch), {})
-    n = round(load * run.pick(default=9000, quick=2500, smoke=200))
-    model = Model(ResidualMLP, shape=shape, unembedding="coordinates", row_norm=math.sqrt(shape.width))
-    batch = run.pick(default=512, smoke=32)
-    return Grid(Setting(OnePerGroup(n, 1), Memory(LABELS), model, optimizer, steps, batch), {})
+class Cell(NamedTuple):
+    task: str
+    depth: int
+    width: int
+    live: int  # parameters
+    offered: int  # circuits or facts
 
 
 def scores(trained: Trained, place: str) -> torch.Tensor:
@@ -116,249 +71,242 @@ def lifetime(on: torch.Tensor) -> list[float]:
 
 def shuffled(on: torch.Tensor, times: int = 8) -> list[float]:
     """The same where each layer holds as many features, but any."""
+    if not on.any():
+        return [math.nan] * 3
     draws = torch.rand(times, *on.shape, generator=torch.Generator().manual_seed(0)).argsort(-1)
-    return (
-        np.nanmean([lifetime(on.gather(-1, draw)) for draw in draws], axis=0).tolist() if on.any() else [math.nan] * 3
-    )
+    return np.nanmean([lifetime(on.gather(-1, draw)) for draw in draws], axis=0).tolist()
 
 
-def reading(place: str) -> Callable[[Trained], torch.Tensor]:
-    """A measure, (instance, COLUMNS and layer): lifetimes by each rule, and the share held in each layer."""
+def columns(place: str, rows: list[list[float]], names: list[str]) -> dict[str, torch.Tensor]:
+    return {f"{place}_{name}": column for name, column in zip(names, torch.tensor(rows).T, strict=True)}
 
-    def measure(trained: Trained) -> torch.Tensor:
-        found = scores(trained, place)
+
+def lifetimes(trained: Trained) -> dict[str, torch.Tensor]:
+    """At each place lifetimes by each rule, and the share of features that each layer holds (at_0: the input)."""
+    told = {}
+    for place in PLACES:
+        found, first = scores(trained, place), int(place == "neurons")
         known = isinstance(trained.setting.task, Memory)  # no layer gives labels away
-        before = torch.zeros_like(found) if known else scores(trained.at(0), place).clamp(min=0)
-        rows = []
+        before, rows = torch.zeros_like(found) if known else scores(trained.at(0), place).clamp(min=0), []
         for own, start in zip(found, before, strict=True):
             real = ~own[0].isnan()
             own, start = own[:, real], start[:, real]
             learned = (own - start) / (1 - start).clamp(min=1e-6)
-            blocks = slice(1 if place == "stream" else 0, None)  # what was computed, not what came in
-            main, rules = learned > 0.5, (learned > 0.5, learned > 0.75, own > 0.5)
-            row = [number for on in rules for number in lifetime(on[blocks])] + shuffled(main[blocks])
-            rows.append(torch.tensor(row + main.float().mean(1).tolist()))
-        return torch.stack(rows)
-
-    measure.__name__ = place
-    return measure
+            main, done = learned > 0.5, slice(1 - first, None)  # what was computed, not what came in
+            row = [number for on in (main, learned > 0.75, own > 0.5) for number in lifetime(on[done])]
+            rows.append(row + shuffled(main[done]) + main.float().mean(1).tolist())
+        names = [f"{what}{rule}" for rule in RULES for what in ("tau", "layers", "held")]
+        told |= columns(place, rows, names + [f"at_{first + layer}" for layer in range(found.shape[1])])
+    return told
 
 
-def start(place: str) -> Callable[[Trained], torch.Tensor]:
-    """A measure, (instance, layer): the share of features with a score above 1/2 before training."""
-
-    def measure(trained: Trained) -> torch.Tensor:
-        found = scores(trained.at(0), place)
-        return torch.where(found.isnan(), torch.nan, (found > 0.5).float()).nanmean(2)
-
-    measure.__name__ = f"{place}_untrained"
-    return measure
-
-
-def unpack(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """By seed: what the measure found, its columns numbered."""
-    return table.dropna(subset=[name]).pivot(index="seed", columns="feature", values=name)
+def untrained(trained: Trained) -> dict[str, torch.Tensor]:
+    """At each place the share of features with a score above 1/2 before training."""
+    told = {}
+    for place in PLACES:
+        found, first = scores(trained.at(0), place), int(place == "neurons")
+        share = torch.where(found.isnan(), torch.nan, (found > 0.5).float()).nanmean(2)
+        told |= columns(place, share.tolist(), [f"before_{first + layer}" for layer in range(share.shape[1])])
+    return told
 
 
-def lifetimes(answers: Mapping[int, Any], place: str, column: str) -> pd.DataFrame:
-    """One of COLUMNS by seed and depth."""
-    number = COLUMNS.index(column)
-    return pd.DataFrame({depth: unpack(answer.features, place).reindex(columns=[number])[number]
-                         for depth, answer in answers.items()})  # fmt: skip
+def study(run: Run) -> Study:
+    size = run.sizes(dict(depths={"circuits": (2, 4, 8, 16), "memory": (2, 4, 8, 16, 32)}, steps=3000, seeds=8,
+                          budgets=(18432, 9000), circuits=12, facts=9000, batch=(256, 512), extend=2,
+                          rates=[0.0025, 0.005, 0.01, 0.02]),
+                     quick=dict(depths={"circuits": (2, 4, 8), "memory": (2, 4, 8)}, steps=400, seeds=4, extend=0,
+                                budgets=(4608, 1200), circuits=6, facts=1200, rates=[0.005, 0.01]),
+                     smoke=dict(depths={"circuits": (1, 2), "memory": (1, 2)}, steps=4, seeds=2, budgets=(400, 200),
+                                circuits=4, facts=200, batch=(32, 32), rates=[0.01, 0.02]))  # fmt: skip
+
+    def cell(task: str, depth: int) -> Cell:
+        """The width that brings live parameters nearest to the task's budget."""
+        memory = task == "memory"
+        live = {d: Shape(d, depth).live_parameters(LABELS if memory else None) for d in range(LABELS, 200)}
+        width = min(live, key=lambda d: abs(live[d] - size.budgets[memory]))
+        return Cell(task, depth, width, live[width], size.facts if memory else size.circuits)
+
+    def grid(cell: Cell) -> Grid:
+        n, memory = cell.offered, cell.task == "memory"
+        features = OnePerGroup(n, 1) if memory else BitGroups(4 * n, 4, 1 / n)
+        ends = ("coordinates", 1) if memory else ("trained", 2)
+        model = Model(ResidualMLP, shape=Shape(cell.width, cell.depth), unembedding=ends[0],
+                      row_norm=math.sqrt(cell.width) / ends[1])  # fmt: skip
+        task, adam = Memory(LABELS) if memory else Circuit(), Adam(beta2=0.99, schedule=Cosine())
+        return Grid(Setting(features, task, model, adam, size.steps, size.batch[memory]))
+
+    by, each = ("task", "place"), "{task}_{place}_{column}"
+
+    def controlled(cell: Cell) -> bool:
+        """Smaller runs are too short to tell anyhow."""
+        return run.mode in ("default", "full") or (cell.task, cell.depth) == ("memory", 1)
+
+    def claim(name: str, says: str, of, inside=None) -> Claim:
+        return Claim(name, says, of, inside, by=by, each=f"{{task}}_{{place}}_{name}", least="default")
+
+    return Study(
+        [cell(task, depth) for task, depths in size.depths.items() for depth in depths], grid,
+        measures=[recovered, lifetimes, untrained], seeds=size.seeds, snapshots=[0], derive=by_place,
+        search=Search(grid, size.rates, extend=size.extend), draw=draw, answer=answer,
+        variants={"half_length": Variant({"steps": 0.5}, controlled, [recovered, lifetimes]),
+                  "half_load": Variant(halved, controlled, [recovered, lifetimes])},
+        findings={
+            "by_depth": Finding(at_depth, (*by, "depth"), f"{each}_{{depth}}"),
+            "exponents": Finding(exponents, by, each, variant=None),
+            "cells": Finding(lambda rows: {"width": rows["width"].iloc[0], "live_parameters": rows["live"].iloc[0],
+                                           "recovered_share": mean(rows["recovered"] / rows["offered"])},
+                             ("task", "depth"), where={"place": "stream"}),
+            "by_hand": Finding(lambda: by_hand(size.depths["circuits"])),
+        },
+        claims=[
+            claim("each_feature_in_one_layer", "a feature lives in one layer (s within 1/4 of 0)", "exponents.s", 0.25),
+            claim("every_layer_carries_it", "every layer carries it (s within 1/4 of 1)", "exponents.s", (0.75, 1.25)),
+            claim("flips", "the note's count flips (s above 1/2)", "exponents.s", (0.5, math.inf)),
+            claim("flips_strict", "it flips where a layer has to know 3/4", "exponents.strict_s", (0.5, math.inf)),
+            claim("B_denser", "L / 4 layers hold more features per neuron than L of as many parameters do", denser),
+            claim("power_law", "slopes of the first and last factor of 4 in L differ by less than 1/4",
+                  "exponents.bend", 0.25),
+            *(Check(f"{name}_does_not_decide", f"{says} moves s by less than 1/4", f"exponents.{how}_moves_s", 0.25) for
+              name, says, how in (("threshold", "having to know 3/4", "strict"), ("length", "half the training",
+                                  "half_length"), ("load", "half the features", "half_load"))),
+            Check("untrained_knows_nothing", "before training no layer holds more than 2% of the features",
+                  "by_depth.untrained_held", 0.02),
+            Check("measure_is_right", "where one block was built to compute all, s is 0 of that and 1 of inputs",
+                  lambda by_hand: bool(np.allclose(list(by_hand.values()), [0, 1], atol=1e-6))),
+            bracketed(),
+        ],
+    )  # fmt: skip
 
 
-def slope(lives: pd.DataFrame, run: report.Run) -> pd.Series:
+def halved(grid: Grid) -> Grid:
+    """With half the features, one circuit or fact at a time as before."""
+    features = grid.setting.features
+    less = {"n_features": features.n_features // 2}
+    less |= {"density": 2 * features.density} if isinstance(features, BitGroups) else {}
+    return replace(grid, setting=replace(grid.setting, features=replace(features, **less)))
+
+
+def by_place(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each network and place."""
+    return pd.concat([
+        table[[name for name in table if not name.startswith(other)]].rename(
+            columns=lambda name, place=place: name.removeprefix(f"{place}_")).assign(place=place)
+        for place, other in (PLACES, PLACES[::-1])]).sort_values("task", kind="stable", ignore_index=True)  # fmt: skip
+
+
+def mean(samples: pd.Series) -> stats.Interval:
+    """Over seeds that have one, or undefined."""
+    samples = samples.dropna()
+    return stats.mean(samples) if len(samples) > 1 else stats.UNDEFINED
+
+
+def at_depth(rows: pd.DataFrame) -> dict[str, stats.Interval]:
+    lives = {name: mean(rows[column]) for name, column in TAUS.items()}
+    before = rows.filter(regex="^before_").max(axis=1)
+    return {**lives, "held": mean(rows["held"].fillna(0)), "untrained_held": mean(before)}
+
+
+def wide(rows: pd.DataFrame, column: str, variant: str = "") -> pd.DataFrame:
+    """A lifetime, (seed, depth)."""
+    own = rows[rows["variant"] == variant]
+    return own.pivot(index="seed", columns="depth", values=column).astype(np.float32)
+
+
+def slope(lives: pd.DataFrame) -> pd.Series:
     """Each seed's slope of ln lives (seed, depth) over ln L, at the depths where enough seeds have one; or nothing."""
-    used = lives.loc[:, lives.notna().sum() >= min(ENOUGH, len(lives))].dropna()
-    if used.shape[1] < run.pick(default=DEPTHS, smoke=2) or len(used) < min(ENOUGH, len(lives)):
+    enough = min(ENOUGH, len(lives))
+    used = lives.loc[:, lives.count() >= enough].dropna()
+    if used.shape[1] < max(2, min(3, lives.shape[1])) or len(used) < enough:
         return pd.Series(dtype=np.float64)
     x = np.log(used.columns.to_numpy(dtype=float))
     return np.log(used) @ ((x - x.mean()) / ((x - x.mean()) ** 2).sum())
 
 
-def interval(samples: pd.Series) -> stats.Interval:
-    """The mean over seeds, or undefined."""
-    return stats.mean(samples) if len(samples) > 1 else stats.UNDEFINED
+def exponents(rows: pd.DataFrame) -> dict:
+    """s by each rule, by step from L / 4 to L, and what moves it; features per neuron in L / 4 layers over L."""
+    found = {name: slope(wide(rows, column)) for name, column in SLOPES.items()}
+    taus, main = {rule: wide(rows, rule) for rule in ("tau", "tau_strict")}, rows[rows["variant"] == ""]
+    told = {name: mean(own) for name, own in found.items()} | {"strict_moves_s": mean(found["strict_s"] - found["s"])}
+    for half in ("half_length", "half_load"):
+        told[f"{half}_moves_s"] = mean(slope(wide(rows, "tau", half)) - found["s"])
+    density, steps = {}, []
+    for depth in taus["tau"]:
+        own = main[main["depth"] == depth].set_index("seed")
+        held = own[[f"at_{layer}" for layer in range(1, depth + 1)]].astype(np.float32).sum(axis=1)
+        density[depth] = held / (own["width"].iloc[0] * depth)
+    for deep, shallow in ((depth, depth // 4) for depth in density if depth // 4 in density):
+        rise, strict = (np.log(one[deep] / one[shallow]) / math.log(4) for one in taus.values())
+        steps.append(rise)
+        told |= {f"s_{shallow}_to_{deep}": mean(rise), f"strict_s_{shallow}_to_{deep}": mean(strict),
+                 f"B_over_A_{deep}_to_{shallow}": stats.ratio(density[shallow], density[deep], paired=True)
+                 }  # fmt: skip
+    used = taus["tau"].columns[taus["tau"].count() >= min(ENOUGH, len(taus["tau"]))]
+    bend = mean(steps[-1] - steps[0]) if len(steps) > 1 else stats.UNDEFINED
+    return told | {"bend": bend, "depths_used": used.tolist()}
 
 
-def by_hand(depth: int) -> dict[str, float]:
-    """tau of gates in the neurons, and of inputs in the stream, where only block depth // 2 does anything."""
-    setting = Setting(BitGroups(4, 2, 0.5), Circuit(depth=1), Model(ResidualMLP, shape=Shape(6, depth, 4),
-                      unembedding="frozen"), steps=1, batch=64)  # fmt: skip
-    stack = Stack.of(setting, [0])
-    parameters, buffers = initial_values(stack)
-    parameters = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    buffers["W_E"] = torch.eye(4, 6)[None]
-    for gate, sign in itertools.product(range(2), (1.0, -1.0)):  # XOR = (relu(a - b) + relu(b - a)) / 2
-        neuron = 2 * gate + (sign < 0)
-        parameters[f"W_in.{depth // 2}"][0, 2 * gate : 2 * gate + 2, neuron] = torch.tensor([sign, -sign])
-        parameters[f"W_out.{depth // 2}"][0, neuron, 4 + gate] = 0.5
-    constants = {"kinds": torch.full_like(task_constants(stack)["kinds"], 2)}
-    trained = Trained(stack, parameters, buffers, constants, torch.zeros(1, 1), torch.tensor([-1]), {}, "")
-    computed = decodable_by_layer(trained, of="neurons", targets=gates, batches=2).value > 0.5
-    copied = decodable_by_layer(trained, targets=inputs, batches=2).value[:, 1:] > 0.5
-    return {"computed_once": lifetime(computed[0])[0], "copied": lifetime(copied[0])[0]}
+def denser(exponents: dict) -> stats.Verdict:
+    ratios = [value for name, value in exponents.items() if name.startswith("B_over_A")]
+    return stats.every(*[stats.decide(ratio, (1, math.inf)) for ratio in ratios] or ["undecided"])
 
 
-def train(run: report.Run, depths: Mapping[str, tuple[int, ...]]) -> tuple[pd.DataFrame, dict[str, dict]]:
-    """Rates by cell, and for each way of training {(task, depth): results}."""
-    cells = [(task, depth) for task in TASKS for depth in depths[task]]
-    options = {"results": run.results, "device": run.device, "workers": run.workers}
-    search = {f"lifetime_{task}_{depth}": dataclasses.replace(grid_of(task, depth, run), axes={"seed": SEARCH_SEEDS})
-              for task, depth in cells}  # fmt: skip
-    tried = run.pick(default=[0.0025, 0.005, 0.01, 0.02], quick=[0.005, 0.01], smoke=[0.01, 0.02])
-    rates = best_rates(search, tried, extend=run.pick(default=2, quick=0), **options)
-
-    def grids(way: str, **changes: float) -> dict[str, Grid]:
-        seeds = range(run.pick(default=8, quick=4, smoke=2))
-        lr = {cell: float(rates.loc["lifetime_{}_{}".format(*cell), "lr"]) for cell in cells}
-        return {f"{way}_{cell[0]}_{cell[1]}": dataclasses.replace(grid_of(*cell, run, **changes),
-                axes={"optimizer.lr": [lr[cell]], "seed": seeds}) for cell in cells}  # fmt: skip
-
-    read, before = [recovered, *map(reading, PLACES)], list(map(start, PLACES))
-    options["snapshots"] = (0,)
-    done = sweep(grids("whole"), read + before, **options)
-    done |= sweep(grids("half_length", length=0.5) | grids("half_load", load=0.5), read, **options)
-    ways = ("whole", "half_length", "half_load")
-    return rates, {way: {cell: done[f"{way}_{cell[0]}_{cell[1]}"] for cell in cells} for way in ways}
+def by_hand(depths: tuple[int, ...]) -> dict[str, float]:
+    """s of ANDs in the neurons and of inputs in the stream, where only block depth // 2 does anything."""
+    lives = {"computed_once": [], "copied": []}
+    for depth in depths:
+        trained = constructions.single_block_uand(6, 4, neurons=24, depth=depth, takes=3, density=0.3, seeds=[0])
+        computed = decodable_by_layer(trained, of="neurons", targets=outputs, batches=2).value
+        copied = decodable_by_layer(trained, targets=inputs, batches=2).value[:, 1:]
+        for own, found in zip(lives.values(), (computed, copied), strict=True):
+            own.append(lifetime(found[0] > 0.5)[0])
+    return {name: float(np.polyfit(np.log(depths), np.log(own), 1)[0]) for name, own in lives.items()}
 
 
-def main(run: report.Run) -> None:
-    depths = {"circuits": run.pick(default=(2, 4, 8, 16), quick=(2, 4, 8), smoke=(1, 2)),
-              "memory": run.pick(default=(2, 4, 8, 16, 32), quick=(2, 4, 8), smoke=(1, 2))}  # fmt: skip
-    rates, answers = train(run, depths)
-    statistics, verdict, controls = {}, {}, {name: {} for name in CONTROLS}
-    checks = {name: [] for name in ("threshold", "length", "load", "untrained")}
-    panels = {}
-    for task, place in itertools.product(TASKS, PLACES):
-        key = f"{task}_{place}"
-        whole, half, light = ({depth: answers[way][task, depth] for depth in depths[task]} for way in answers)
-        shares = {depth: unpack(answer.features, place).drop(columns=range(len(COLUMNS)), errors="ignore")
-                  for depth, answer in whole.items()}  # fmt: skip
-        before = {depth: unpack(answer.features, f"{place}_untrained") for depth, answer in whole.items()}
-        taus, s = lifetimes(whole, place, "tau"), slope(lifetimes(whole, place, "tau"), run)
-        controls["depths_used"][key] = [d for d in taus if taus[d].notna().sum() >= min(ENOUGH, len(taus))]
-        for depth in depths[task]:
-            name = f"{key}_{depth}"
-            statistics[f"{key}_tau_{depth}"] = interval(taus[depth].dropna())
-            controls["held_somewhere"][name] = interval(lifetimes(whole, place, "held")[depth].fillna(0))
-            controls["strict_tau"][name] = interval(lifetimes(whole, place, "tau_strict")[depth].dropna())
-            controls["untrained_held"][name] = interval(before[depth].max(axis=1))
-            checks["untrained"].append(stats.decide(controls["untrained_held"][name], 0.02))
-        statistics[f"{key}_s"] = interval(s)
-        steps = [(depth, depth // 4) for depth in depths[task] if depth // 4 in depths[task]]
-        local = {deep: np.log(taus[deep] / taus[shallow]).dropna() / math.log(4) for deep, shallow in steps}
-        denser = []
-        for deep, shallow in steps:
-            statistics[f"{key}_s_{shallow}_to_{deep}"] = interval(local[deep])
-            strict = lifetimes(whole, place, "tau_strict")
-            rise = np.log(strict[deep] / strict[shallow]).dropna() / math.log(4)
-            controls["strict_s_by_step"][f"{key}_{shallow}_to_{deep}"] = interval(rise)
-            density = {depth: shares[depth].iloc[:, -depth:].sum(axis=1) / (shape_of(task, depth, run).width * depth)
-                       for depth in (deep, shallow)}  # fmt: skip
-            ratio = stats.ratio(density[shallow], density[deep], paired=True)
-            statistics[f"{key}_B_over_A_{deep}_to_{shallow}"] = ratio
-            denser.append(stats.decide(ratio, (1, math.inf)))
-        for region, inside in REGIONS.items():
-            verdict[f"{key}_{region}"] = stats.decide(statistics[f"{key}_s"], inside)
-        verdict[f"{key}_B_denser"] = stats.every(*denser) if denser else "undecided"
-        bend = (local[steps[-1][0]] - local[steps[0][0]]).dropna() if len(steps) > 1 else pd.Series(dtype=np.float64)
-        verdict[f"{key}_power_law"] = stats.decide(interval(bend), 0.25)
-        for name, column in (("strict_s", "tau_strict"), ("uncorrected_s", "tau_uncorrected"),
-                             ("s_of_any_layers", "layers"), ("shuffled_s", "tau_shuffled")):  # fmt: skip
-            controls[name][key] = interval(slope(lifetimes(whole, place, column), run))
-        verdict[f"{key}_flips_strict"] = stats.decide(controls["strict_s"][key], REGIONS["flips"])
-        others = {"strict_moves_s": (whole, "tau_strict", "threshold"), "half_length_moves_s": (half, "tau", "length"),
-                  "half_load_moves_s": (light, "tau", "load")}  # fmt: skip
-        for name, (own, column, check) in others.items():
-            controls[name][key] = interval((slope(lifetimes(own, place, column), run) - s).dropna())
-            checks[check].append(stats.decide(controls[name][key], 0.25))
-        strict, null = (lifetimes(whole, place, f"tau_{how}") for how in ("strict", "shuffled"))
-        panels[key] = {"shares": shares, "before": before, "taus": taus, "strict": strict, "null": null}
-    for region in (*REGIONS, "flips_strict", "B_denser", "power_law"):
-        verdict[region] = stats.every(*(verdict[f"{key}_{region}"] for key in panels))
-    hand = pd.DataFrame({depth: by_hand(depth) for depth in depths["circuits"]})
-    x = np.log(hand.columns.to_numpy(dtype=float))
-    controls["by_hand"] = {name: float(np.polyfit(x, np.log(row), 1)[0]) for name, row in hand.iterrows()}
-    right = np.allclose([controls["by_hand"][name] for name in ("computed_once", "copied")], [0, 1], atol=1e-6)
-    verdict["measure_is_right"] = "supported" if right else "rejected"
-    for name in ("threshold", "length", "load"):
-        verdict[f"{name}_does_not_decide"] = stats.every(*checks[name])
-    verdict["untrained_knows_nothing"] = stats.every(*checks["untrained"])
-    verdict["learning_rate_bracketed"] = "supported" if rates["bracketed"].all() else "undecided"
-    controls["rates"] = rates.to_dict("index")
-    for (task, depth), answer in answers["whole"].items():
-        shape = shape_of(task, depth, run)
-        read = LABELS if task == "memory" else None
-        controls["shapes"][f"{task}_{depth}"] = {"width": shape.width, "live": shape.live_parameters(read)}
-        offered = answer.grid.setting.features.n_features // (4 if task == "circuits" else 1)
-        controls["recovered_share"][f"{task}_{depth}"] = interval(answer.table["recovered"] / offered)
-    every = [answer for found in answers.values() for answer in found.values()]
-    engine = ", ".join(sorted({engine for answer in every for engine in answer.table["engine"]}))
-    report.write(run, draw(panels, statistics, depths), statistics=statistics, verdict=verdict, controls=controls,
-                 instances=sum(len(answer.table) for answer in every), engine=engine,
-                 seconds=sum(answer.seconds for answer in every),
-                 steps=max(answer.grid.setting.steps for answer in every))  # fmt: skip
+def answer(exponents: dict) -> str:
+    told = [f"{own['s'].value:.2f} for {task} in the {place}" for (task, place), own in exponents.items()
+            if math.isfinite(own["s"].value)]  # fmt: skip
+    return (f"Of L layers about L^s hold a feature, s = {', '.join(told) or 'unknown'}; above 1/2 the note's count of "
+            "features per neuron turns around.")  # fmt: skip
 
 
-def draw(panels: dict, statistics: dict, depths: Mapping[str, tuple[int, ...]]) -> plots.Figure:
+def draw(rows: pd.DataFrame, by_depth: dict, exponents: dict) -> plots.Figure:
     """For each task and place: the share of features that each layer holds, and tau against L."""
-    figure, axes = plots.figure(2, len(panels), width=15, height=3.9)
-    colours = plots.category_colours(max(depths.values(), key=len))
-    names = {"stream": "stream", "neurons": "neurons"}
-    for (key, panel), top, bottom in zip(panels.items(), axes[0], axes[1], strict=True):
-        task, place = key.split("_")
-        for depth, shares in panel["shares"].items():
-            x = np.arange(1 if place == "neurons" else 0, depth + 1) / depth
-            half = 1.96 * shares.std() / np.sqrt(len(shares))
-            top.plot(x, shares.mean(), "o-", color=colours[depth], markersize=3.5, label=f"L = {depth}")
-            top.fill_between(x, shares.mean() - half, shares.mean() + half, color=colours[depth], alpha=0.15, lw=0)
-            top.plot(x, panel["before"][depth].mean(), ":", color=colours[depth], linewidth=1.5)
-        top.set(title=f"{task}: {names[place]}", xlabel="block / L (0: the input)", ylim=(-0.03, 1.03),
-                xlim=(-0.03, 1.03), ylabel="share of features held")  # fmt: skip
-        lines = {"score > 1/2": ("taus", "o-", "black"), "score > 3/4": ("strict", "s--", plots.GREY),
-                 "features shuffled": ("null", "^:", plots.GREY)}  # fmt: skip
-        for label, (which, style, colour) in lines.items():
-            means = panel[which].mean()
-            bottom.plot(means.index, means, style, color=colour, markersize=5, label=label)
-        sure = panel["taus"].apply(lambda column: stats.mean(column.dropna()).asdict() if column.notna().any() else {})
-        ends = pd.DataFrame({depth: found for depth, found in sure.items() if found}).T.replace(
-            [-np.inf, np.inf], np.nan
-        )
-        if len(ends):
-            bottom.fill_between(ends.index, ends["low"].astype(float), ends["high"].astype(float), color="black",
-                                alpha=0.15, linewidth=0)  # fmt: skip
-            at = np.array([*depths[task], 2.4 * depths[task][-1]], dtype=float)  # room for the labels
-            for power, label in ((0, "s = 0"), (0.5, "s = 1/2"), (1, "s = 1")):
-                plots.reference(bottom, at, ends["value"].iloc[0] * (at / at[0]) ** power, label, linestyle=(0, (1, 3)))
-        bottom.set(xlabel="blocks L", ylabel="lifetime, layers", xscale="log", yscale="log",
-                   ylim=(0.85, 2.6 * depths[task][-1]))  # fmt: skip
-        bottom.set_xticks(depths[task], list(map(str, depths[task])))
-        bottom.set_yticks([1, *depths[task][depths[task][0] == 1 :]])
-        bottom.set_yticklabels([f"{tick:g}" for tick in bottom.get_yticks()])
-        bottom.minorticks_off()
-        s = statistics[f"{key}_s"]
-        told = f"s = {s.value:.2f} [{s.low:.2f}, {s.high:.2f}]" if math.isfinite(s.value) else "s undefined"
-        ratios = [found.value for name, found in statistics.items() if name.startswith(f"{key}_B_over_A")]
+    figure, axes = plots.figure(2, len(exponents), width=15, height=3.9)
+    colours = plots.category_colours(sorted(rows["depth"].unique()))
+    for top, bottom, ((task, place), found) in zip(*axes, exponents.items(), strict=True):
+        own, lines = rows[(rows["task"] == task) & (rows["place"] == place)], {}
+        depths = own["depth"].unique()
+        for depth, part in own.groupby("depth"):
+            first = int(place == "neurons")
+            x = np.arange(first, depth + 1) / depth
+            shares = [stats.mean(part[f"at_{layer}"], bounds=(0, 1)) for layer in range(first, depth + 1)]
+            before = part[[f"before_{layer}" for layer in range(first, depth + 1)]].mean()
+            plots.curve(top, x, shares, color=colours[depth], markersize=3.5, alpha=0.15)
+            top.plot(x, before, ":", color=colours[depth], linewidth=1.5)
+        top.set(title=f"{task}: {place}", xlabel="block / L (0: the input)", ylim=(-0.03, 1.03), xlim=(-0.03, 1.03))
+        for label, what in zip(("score > 1/2", "score > 3/4", "features shuffled"), TAUS, strict=True):
+            lives = {depth: by_depth[task, place, depth][what] for depth in depths}
+            lines[label] = lives if what == "tau" else {depth: one.value for depth, one in lives.items()}
+        looks = dict(zip(lines, ("black", plots.GREY, "0.6"), strict=True))
+        plots.curves(bottom, lines, colours=looks)
+        start = next((one.value for one in lines["score > 1/2"].values() if math.isfinite(one.value)), math.nan)
+        at = np.array([*depths, 2.4 * depths[-1]], dtype=float)  # room for the labels
+        for power, label in ((0, "s = 0"), (0.5, "s = 1/2"), (1, "s = 1")) if math.isfinite(start) else ():
+            plots.reference(bottom, at, start * (at / at[0]) ** power, label, linestyle=(0, (1, 3)))
+        plots.ticks(bottom, x=depths, y=sorted({1, *depths}), log=True)
+        s, ratios = found["s"], [one.value for name, one in found.items() if name.startswith("B_over_A")]
+        told = f"s = {s.value:.2f} [{s.low:.2f}, {s.high:.2f}]" if math.isfinite(s.value) else "s unknown"
         if np.isfinite(ratios).any():
             told += f"\nper neuron, B / A = {np.nanmin(ratios):.2f} to {np.nanmax(ratios):.2f} (note: 2)"
         bottom.set_title(told, fontsize=10.5)
-        for ax in (top, bottom):
-            ax.set_ylabel(ax.get_ylabel() if ax in axes[:, 0] else "")
-    axes[1, 0].legend(fontsize=9, loc="upper left")
-    handles, labels = axes[0, -1].get_legend_handles_labels()
-    handles.append(axes[0, 0].plot([], [], ":", color=plots.GREY)[0])
-    figure.legend(handles, [*labels, "before training"], loc="outside lower center", ncols=len(handles), fontsize=11)
-    values = {tuple(key.split("_")): statistics[f"{key}_s"].value for key in panels}
-    told = ", ".join(
-        f"{' and '.join(f'{values[task, place]:.2f}' for task in TASKS)} in the {place}" for place in PLACES
-    )
-    figure.suptitle(
-        f"A feature lives in $L^s$ layers, s = {told} ({', '.join(TASKS)}); above 1/2 the note's count flips",
-        fontsize=14,
-    )
+        bottom.set(xlabel="blocks L", ylim=(0.85, 2.6 * depths[-1]))
+    axes[0, 0].set_ylabel("share of features held")
+    axes[1, 0].set_ylabel("lifetime, layers")
+    plots.legend(axes[1, 0], loc="upper left", size=9)
+    depths = {f"L = {depth}": colour for depth, colour in colours.items()}
+    plots.legend(figure, {**depths, "before training": {"linestyle": ":"}}, only=True, size=11)
     return figure
 
 
 if __name__ == "__main__":
-    report.experiment(main)
+    experiment(study)

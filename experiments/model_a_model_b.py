@@ -56,7 +56,7 @@ def study(run: Run) -> Study:
     size = run.sizes(
         dict(a=Shape(16, 8), features=(32, 64, 128, 256, 512), loads=6, steps=3000, batch=512, seeds=8,
              rates=tuple(0.0075 * 2 ** (np.arange(5) / 2)), extend=3),
-        quick=dict(a=Shape(16, 4), features=(32, 64, 128, 256), steps=600, batch=256, seeds=4,
+        quick=dict(a=Shape(16, 4), features=(32, 64, 128, 256), loads=5, steps=450, batch=256, seeds=4,
                    rates=(0.01, 0.02, 0.04)),
         smoke=dict(features=(8, 16), loads=2, steps=4, batch=64, seeds=2, rates=(0.01, 0.02), extend=0),
     )  # fmt: skip
@@ -153,8 +153,8 @@ def answer(gain: dict, judged: dict) -> str:
     times = [found["B_over_A"].value for found in gain.values()]
     features, *facts = ("an unknown number of" if math.isnan(x) else f"{x:.2f}" for x in times)
     told = ": the number of neurons does not tell" if judged["neurons"].verdict == "rejected" else ""
-    return (f"Twice as wide and a quarter as deep, of equal parameters and half the neurons, a network holds "
-            f"{features} times the features; {', '.join(facts)} times the facts, where 1, 2, 4 come at once{told}.")  # fmt: skip
+    return f"""Twice as wide and a quarter as deep, of equal parameters and half the neurons, a network holds {features}
+        times the features; {", ".join(facts)} times the facts, where 1, 2, 4 come at once{told}."""
 
 
 def draw(rows: pd.DataFrame, pair: dict, gain: dict) -> plots.Figure:

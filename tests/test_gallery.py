@@ -50,6 +50,34 @@ def test_the_page_shows_what_has_a_result(checkout, capsys):
     assert "| [beta](#beta) | What about beta? | 2 | 1 | 0 |" in text
 
 
+CLAIMS = [
+    {"name": "one", "says": "it holds", "verdict": "supported", "groups": []},
+    {"name": "two", "says": "it grows as {law}", "verdict": None, "groups": [
+        {"law": "n", "says": "it grows as n", "verdict": "rejected"},
+        {"law": "m", "says": "it grows as m", "verdict": "supported"}]},
+    {"name": "three", "says": "so it does", "verdict": None,
+     "groups": [{"task": "and", "verdict": "rejected", "value": 1.0}]},
+]  # fmt: skip
+CHECKS = [{"name": "c", "says": "training is long enough", "verdict": "undecided", "groups": []},
+          {"name": "d", "says": "rates are bracketed", "verdict": "supported", "groups": []}]  # fmt: skip
+
+
+def test_a_study_is_told_in_sentences():
+    document = {"verdict": {"one": "supported"}, "instances": 1, "seconds": 1.0, "mode": "default",
+                "answer": "It is so.", "claims": CLAIMS, "checks": CHECKS}  # fmt: skip
+    entry = Entry("x", "Is it?", document)
+    assert listing([entry]).splitlines()[1:] == [
+        "    Is it?",
+        "    It is so.",
+        "    supported: it holds; it grows as m",
+        "    rejected: it grows as n; so it does (task = and)",
+        "    checks that fail: training is long enough",
+    ]
+    shown = page([entry])
+    assert "\nIt is so.\n\n![Is it?](x.png)\n" in shown and "- supported: it holds; it grows as m\n" in shown
+    assert "- checks of the run that fail: training is long enough\n" in shown and "| 2 | 2 | 0 |" in shown
+
+
 ODD = [
     "a|b",
     "<script>alert(1)</script>",

@@ -226,13 +226,24 @@ def test_the_usual_checks():
     assert Known(loads.assign(recovered=[1, 2, 3]), {}).judge(loads_suffice()).verdict == "undecided"
 
 
+def test_a_study_goes_on_from_an_earlier_one():
+    first = Study(given=[Given(Cell(2, 0.5), constructions.copied_identity(6, depth=2, seeds=[3, 4]))],
+                  measures=[features_offered]).train()  # fmt: skip
+    built = Given(Cell(1, 0.5), constructions.copied_identity(4, depth=1, seeds=[5]))
+    again = Study(given=[built, first.trained, first.trained], measures=[features_offered]).train().trained
+    assert sorted(again.rows["features_offered"]) == [4, 6, 6, 6, 6] and len(again.given) == 3
+    for row, seed in zip(again.rows.index, again.rows["seed"], strict=True):
+        assert again.networks(again.rows.loc[[row]]).stack.init_seed.tolist() == [seed]
+
+
 def test_given_networks_and_values_are_rows():
     networks = constructions.copied_identity(6, depth=2, seeds=[3, 4])
     built = Given(Cell(2, 0.5), networks)
-    published = Given(Cell(1, 0.5), pd.DataFrame({"features_offered": [7.0]}))
+    published = Given(Cell(1, 0.5), pd.DataFrame({"features_offered": [7.0]}), trained=5)
     made = Study(given=[built, published], measures=[features_offered], draw=lambda: None)
     table = made.table()
     assert list(table["features_offered"]) == [6, 6, 7] and list(table["seed"][:2]) == [3, 4]
+    assert made.outcome.trained.instances == 5
     again = made.outcome.trained.networks(table.iloc[[1]])
     assert again.stack.init_seed.tolist() == [4]
     with pytest.raises(InputError, match="published values"):

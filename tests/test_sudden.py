@@ -64,6 +64,20 @@ def test_rests_are_levels_before_the_last_jump():
     assert not resting[0, 128:].any()
 
 
+def test_numbers_hold_what_goes_together_beside_what_others_do():
+    found = made().numbers()
+    assert found["seeds_that_jump"].value == pytest.approx(2 / 3) and found["jumps_per_series"].value == 0.5
+    assert found["jumps_with_a_drop"].value == 0.5 and found["drops_with_a_jump"].value == 0.5
+    assert found["jumps_with_another_seeds_drop"].value == 0  # nobody drops when another jumps
+    assert found["fall_at_jumps"].value > 5 * found["fall_of_other_seeds_then"].value > 0
+    scaled = made().numbers(unit=1000, every=50)
+    assert scaled["fall_at_jumps"].value == pytest.approx(20 * found["fall_at_jumps"].value)
+    assert made().controls()["jumps_per_seed_in_the_last_fifth"].value == 0
+    assert made().typical() in (0, 1)
+    still = SuddenMoves(np.full((2, 200, 1), 0.5), np.ones((2, 200)), 0.1, 0.05, 20, 10)
+    assert np.isnan(still.numbers()["jumps_with_a_drop"].value) and still.typical() in (0, 1)
+
+
 def test_bad_input_is_refused():
     good = made()
     for bad in (

@@ -41,8 +41,35 @@ class Entry:
         return f"{networks:,} networks, {long} ({self.document['mode']})"
 
     def found(self, verdict: str) -> list[str]:
-        """The hypotheses that got this verdict, in the document's order."""
-        return [name for name, own in (self.document or {"verdict": {}})["verdict"].items() if own == verdict]
+        """What got this verdict, in the document's order: claims as sentences, or names where it has no sentences."""
+        document = self.document or {"verdict": {}}
+        if "claims" not in document:
+            return [name for name, own in document["verdict"].items() if own == verdict]
+        return [sentence for claim in document["claims"] for sentence, own in told(claim) if own == verdict]
+
+    @property
+    def answer(self) -> str:
+        """The answer in a sentence; "" where the document has none."""
+        return (self.document or {}).get("answer", "")
+
+    @property
+    def failing(self) -> list[str]:
+        """What checks of the run say that does not hold, or could not be told."""
+        checks = (self.document or {}).get("checks", [])
+        return [sentence for check in checks for sentence, own in told(check) if own != "supported"]
+
+
+def told(claim: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(sentence, verdict) of a claim in a document: one for all its groups, or where nothing is said of them together
+    one for each, with what tells it apart."""
+    if claim["verdict"] is not None:
+        return [(claim["says"], claim["verdict"])]
+    about = {"verdict", "name", "value", "low", "high", "region", "says"}
+    found = []
+    for group in claim["groups"]:
+        own = ", ".join(f"{name} = {value}" for name, value in group.items() if name not in about)
+        found.append((group.get("says") or (f"{claim['says']} ({own})" if own else claim["says"]), group["verdict"]))
+    return found
 
 
 def entries(root: Path) -> list[Entry]:
@@ -96,9 +123,11 @@ def listing(found: list[Entry]) -> str:
     parts = []
     for entry in found:
         lines = [f"{entry.name}: {entry.cost}", f"    {_line(entry.question)}"]
+        lines += [f"    {_line(entry.answer)}"] if entry.answer else []
         for verdict in VERDICTS:
             if names := entry.found(verdict):
-                lines.append(f"    {verdict}: {', '.join(map(_line, names))}")
+                lines.append(f"    {verdict}: {('; ' if entry.answer else ', ').join(map(_line, names))}")
+        lines += [f"    checks that fail: {'; '.join(map(_line, entry.failing))}"] if entry.failing else []
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -126,7 +155,7 @@ def page(found: list[Entry]) -> str:
         "# What the experiments found",
         "",
         "Made by `python -m toysup --gallery` from the JSON documents beside the pictures. They hold every statistic",
-        "with its interval, the controls and the versions; each verdict's rule stands in the head of its script.",
+        "with its interval, the checks of the run and the versions; each verdict's rule stands in its script.",
         "",
         "| experiment | question | supported | rejected | undecided |",
         "|---|---|---|---|---|",
@@ -137,9 +166,13 @@ def page(found: list[Entry]) -> str:
         lines.append(f"| [{_text(entry.name)}](#{_anchor(entry.name)}) | {_text(entry.question)} | {counts} |")
     for entry in shown:
         name, question, file = _text(entry.name), _text(entry.question), urllib.parse.quote(entry.name)
-        lines += ["", f"## {name}", "", f"**{question}**", "", f"![{question}]({file}.png)", ""]
+        lines += ["", f"## {name}", "", f"**{question}**", ""]
+        lines += [_text(entry.answer), ""] if entry.answer else []
+        lines += [f"![{question}]({file}.png)", ""]
         for verdict in VERDICTS:
             if names := entry.found(verdict):
-                lines.append(f"- {verdict}: {', '.join(map(_code, names))}")
+                said = "; ".join(map(_text, names)) if entry.answer else ", ".join(map(_code, names))
+                lines.append(f"- {verdict}: {said}")
+        lines += [f"- checks of the run that fail: {'; '.join(map(_text, entry.failing))}"] if entry.failing else []
         lines += ["", f"{entry.cost}. {_code(f'python experiments/{entry.name}.py')}, [{name}.json]({file}.json)"]
     return "\n".join(lines) + "\n"

@@ -57,8 +57,9 @@ def packing(trained: Trained) -> dict[str, Tensor]:
 
     represented: features with |W_i|^2 > 1/4. sharing: those of them that are off a right angle with another.
     in_digons: those in antipodal pairs. superposed (0 or 1): some share, or more are represented than there are
-    dimensions. top_alone (0 or 1): just the first `width` features are represented, and none shares (what PCA does where
-    importance falls). later: mean number of the sharing features less that of those alone; NaN where one is missing.
+    dimensions. top_alone (0 or 1): just the first `width` features are represented, and none shares (what PCA does
+    where importance falls). later: mean number of the sharing features less that of those alone; NaN where there are
+    none of one kind.
     """
     W = directions(trained).numpy(force=True)
     count, n, width = W.shape

@@ -142,9 +142,9 @@ def mean(
     check_level("mean", level)
     check_flag("mean", "skipna", skipna)
     if skipna:
-        samples = numbers_in("mean", "samples", samples, ("seed",))
-        samples = samples[~np.isnan(samples)]
-        if not samples.size:
+        given = numbers_in("mean", "samples", samples, ("seed",))
+        samples = known = given[~np.isnan(given)]
+        if not known.size:
             return Interval(np.nan, bounds[0], bounds[1])
     x = sample("mean", samples)
     ends = numbers_in("mean", "bounds", bounds, ("low and high",))

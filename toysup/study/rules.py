@@ -79,7 +79,7 @@ class Claim:
         combine: what holds of all groups together, `stats.every` or `stats.some`; None if nothing is said of them all.
         otherwise: the verdict where a flag is False.
         checks: names of the checks it rests on; None: all of the study's.
-        least: the smallest mode that can decide it.
+        least: the smallest mode that can decide it; --smoke shows the form alone.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Claim:
     combine: Callable[..., Verdict] | None = stats.every
     otherwise: Verdict = "rejected"
     checks: Sequence[str] | None = None
-    least: str = "smoke"
+    least: str = "quick"
 
     def __post_init__(self) -> None:
         where = f"{type(self).__name__} {self.name!r}"

@@ -113,7 +113,7 @@ class Study:
         search: how each cell's learning rate is searched; None: it is that of its setting.
         variants: the same cells trained otherwise, by name, which the column `variant` holds ("": the main training).
         given: networks built by hand, untrained ones or published values, as `Given` rows; or a function that makes
-            them.
+            them. A `Table` is what an earlier study trained (`study.train(...).trained`), of which this one goes on.
         derive: table -> table, with further columns; with a second argument `networks` it is handed what gives the
             networks of some rows.
         findings: by name, what is computed from the table once for each group of rows.
@@ -136,7 +136,7 @@ class Study:
         seeds: int | Iterable[int] = 8,
         search: Search | None = None,
         variants: Mapping[str, Variant] | None = None,
-        given: Sequence[Given] | Callable[[], Sequence[Given]] = (),
+        given: Sequence[Given | Table] | Callable[[], Sequence[Given | Table]] = (),
         derive: Callable[..., pd.DataFrame] | None = None,
         findings: Mapping[str, Finding] | None = None,
         claims: Sequence[Claim] = (),
@@ -255,6 +255,8 @@ def entry(one: Judged) -> dict[str, Any]:
     groups = []
     for group in one.groups:
         row = {**group.key, "verdict": group.verdict}
+        if "{" in one.claim.says:
+            row["says"] = one.claim.says.format(**group.key)
         if group.name:
             row["name"] = group.name
         if group.interval is not None:

@@ -79,11 +79,13 @@ class Variant:
 
 
 class Given(NamedTuple):
-    """Networks that are not trained here (built by hand, untrained), or published values as rows, and their cell."""
+    """Networks that are not trained here (built by hand, untrained), or rows of values (published, timed), and their
+    cell; `trained`: how many networks were trained for such rows."""
 
     cell: Any
     networks: Trained | pd.DataFrame
     variant: str = MAIN
+    trained: int = 0
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Table:
     rates: pd.DataFrame
     answers: list[Results]
     given: list[Trained] = field(default_factory=list)
+    elsewhere: int = 0
 
     def networks(self, rows: pd.DataFrame) -> Trained:
         """The networks of some rows, in their order; all of one shape and cell. InputError for rows that have none."""
@@ -115,10 +118,20 @@ class Table:
         built: Trained = self.given[-1 - source].take(numbers)
         return built
 
+    def moved(self, answers: int, given: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """(rows, features) as part of a table that has so many answers and given networks already."""
+
+        def numbered(table: pd.DataFrame) -> pd.DataFrame:
+            source = table["source"]
+            own = np.where(source >= 0, source + answers, np.where(source > -(10**9), source - given, source))
+            return table.assign(source=own)
+
+        return numbered(self.rows), numbered(self.features) if len(self.features) else self.features
+
     @property
     def instances(self) -> int:
         """Networks trained for it, without those of the search."""
-        return sum(len(answer) for answer in self.answers)
+        return sum(len(answer) for answer in self.answers) + self.elsewhere
 
     @property
     def seconds(self) -> float:
@@ -134,7 +147,7 @@ def train(
     seeds: int | Iterable[int],
     search: Search | None,
     variants: Mapping[str, Variant],
-    given: Iterable[Given],
+    given: Iterable[Given | Table],
     snapshots: Sequence[int],
     options: Mapping[str, Any],
     sweeping: Mapping[str, Any],
@@ -177,8 +190,19 @@ def train(
                 if len(answer.features):
                     features.append(_part(answer.features, stacks[name], point, cell, more, grids[label].setting))
     built: list[Trained] = []
+    elsewhere = 0
+    earlier = [one for one in given if isinstance(one, Table)]
+    for before in earlier:
+        own, long = before.moved(len(answers), len(built))
+        parts.append(own)
+        features += [long] if len(long) else []
+        answers += before.answers
+        built += before.given
     for one in given:
+        if isinstance(one, Table):
+            continue
         check_kind("Study", "given", one, Given)
+        elsewhere += one.trained
         table, long = one.networks, None
         source = -len(built) - 1
         if isinstance(table, Trained):
@@ -194,8 +218,9 @@ def train(
         raise InputError("Study: expected cells to train, or given rows, got neither")
     searched = [(cell, best[label]) for label, cell in zip(labels, cells, strict=True) if label in best]
     rates = pd.DataFrame([{**columns_of(cell), **rate._asdict()} for cell, rate in searched])
+    rates = pd.concat([one for one in (*(before.rates for before in earlier), rates) if len(one)] or [rates])
     long = pd.concat(features, ignore_index=True) if features else pd.DataFrame()
-    return Table(pd.concat(parts, ignore_index=True), long, rates, answers, built)
+    return Table(pd.concat(parts, ignore_index=True), long, rates, answers, built, elsewhere)
 
 
 def columns_of(cell: Any) -> dict[str, Any]:
