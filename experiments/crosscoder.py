@@ -25,7 +25,8 @@ from torch import Tensor
 from toysup import plots, stats
 from toysup.constructions import confined_uand, pairs_setting, scattered_uand, single_block_uand
 from toysup.ensemble import Trained, one_thread
-from toysup.measure import r_squared, weights_of
+from toysup.measure import r_squared
+from toysup.measure.dictionary import weights_of
 from toysup.measure.matches import best_matches
 from toysup.models import L1, SparseAutoencoder
 from toysup.search import SEARCH_SEEDS

@@ -192,8 +192,8 @@ def study(run: Run) -> Study:
                   "shares.conjunction", (0.5, 1), where={"latents": LATENTS}, each="trained_{key}", combine=None),
             Claim("training_makes_them", "more of {key}'s seeds have one than before training", "made", (1e-9, 1),
                   each="training_makes_them_{key}", combine=None),
-            Claim("spare_latents", "with two latents under 5% of seeds have one, unless k = 1, and more with 16 than with "
-                  "three (L1)", lambda shares, more: stats.every(stats.decide(more, (0, 1)), *(
+            Claim("spare_latents", "with two latents under 5% of seeds have one, unless k = 1, and more with 16 than "
+                  "with three (L1)", lambda shares, more: stats.every(stats.decide(more, (0, 1)), *(
                       stats.decide(shares[key, 2]["conjunction"], (0, 0.05)) for key in ("L1", "L0", "TopK_2")))),
             Claim("penalty_drives_L1", "at least .2 more seeds have one than without penalty", "driven", (0.2, 1)),
             Claim("graded_features_stop_them", "at s = 1 under half as many have one as at s = 0", "graded", (0, 0.5),

@@ -29,25 +29,13 @@ from toysup.checks import check_interval
 from toysup.ensemble import Trained
 from toysup.features import OnePerGroup, PowerLaw, SparseUniform
 from toysup.features.base import as_tensor
-from toysup.measure import (
-    chance,
-    directions,
-    explained,
-    fact_bits,
-    feature_correlation,
-    gram_similarity,
-    held_out_loss,
-    linear_cka,
-    matched_cosine,
-    r_squared,
-    shared_activations,
-    svcca,
-    unit_responses,
-)
+from toysup.measure import directions, fact_bits, held_out_loss, r_squared
+from toysup.measure.universality import shared_activations, unit_responses
 from toysup.models import ResidualMLP, UntiedAutoencoder
 from toysup.search import SEARCH_SEEDS
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.shapes import Shape, model_b_of
+from toysup.similarity import chance, explained, feature_correlation, gram_similarity, linear_cka, matched_cosine, svcca
 from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, bracketed, experiment
 from toysup.sweep import Grid, sweep
 from toysup.tasks import Identity, Memory
@@ -198,8 +186,8 @@ def study(run: Run) -> Study:
         if name not in ("scores", "CKA"):
             same.append(Claim(f"{name}_same", f"by {name} both shapes are alike in {{task}}", f"numbers.{name}_U",
                               ALIKE, where=where, each=f"{{task}}_{name}_same", combine=None))  # fmt: skip
-        same.append(Claim(f"{name}_can_tell", f"by {name} networks of another law are less alike in {{task}}, so that it "
-                          "can tell", f"numbers.{name}_U_other", (-math.inf, ALIKE[0]), where=where,
+        same.append(Claim(f"{name}_can_tell", f"by {name} networks of another law are less alike in {{task}}, so that "
+                          "it can tell", f"numbers.{name}_U_other", (-math.inf, ALIKE[0]), where=where,
                           each=f"{{task}}_{name}_can_tell", combine=None))  # fmt: skip
     steady = []
     for kind, name in (("half", "length_does_not_decide"), ("full", "matching_does_not_decide")):
@@ -207,8 +195,9 @@ def study(run: Run) -> Study:
         both = {one: f"{one}_U_{kind}_minus_equal" for one in ("scores", "CKA")}
         steady += [Check(f"{one}_{name}", f"{says} moves U by less than .1, by {one}", f"numbers.{column}", 0.1)
                    for one, column in both.items()]  # fmt: skip
-        steady.append(Check(name, f"{says} moves U by less than .1, by scores and CKA", by="task", of=lambda numbers,
-                            both=both: stats.every(*(stats.decide(numbers[own], 0.1) for own in both.values()))))  # fmt: skip
+        steady.append(Check(
+            name, f"{says} moves U by less than .1, by scores and CKA", by="task",
+            of=lambda numbers, both=both: stats.every(*(stats.decide(numbers[own], 0.1) for own in both.values()))))  # fmt: skip
     return Study(
         [Cell(task, "short", world) for task, more in TASKS.items() for world in ("plain", *more)], grid,
         measures=[loss, scores], given=lambda: [first()],
@@ -222,12 +211,13 @@ def study(run: Run) -> Study:
             *same,
             Claim("same_learned_geometry", "they are alike by CKA beyond what untrained networks are",
                   "numbers.CKA_U_above_untrained", ALIKE),
-            Claim("law_explains", "given frequency and importance scores agree by less than .1: the law is what is shared",
+            Claim("law_explains", "given frequency and importance scores agree by less than .1: the law is shared",
                   "numbers.scores_given_law_across", 0.1),
             Claim("facts_do_not_matter", "networks that learned other labels for the same frequencies agree as well",
                   "numbers.scores_U_other_facts", (ALIKE[0], 1.1), where={"task": "memory"}),
             Claim("which_pairs_share_is_luck", "which features lie close to each other is luck, within a shape too",
-                  lambda agreements: near_zero(agreements["equal", "gram"]), by="task", where={"task": "representation"}),
+                  lambda agreements: near_zero(agreements["equal", "gram"]), by="task",
+                  where={"task": "representation"}),
             Check("alike_agree_at_zero", "features all alike, where only luck tells them apart, agree at 0",
                   lambda agreements: near_zero(agreements["alike", "scores"]), by="task"),
             Check("losses_equal", "paired losses agree to 1%", "numbers.ln_loss_gap", 0.01),

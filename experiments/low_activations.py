@@ -15,7 +15,7 @@ import pandas as pd
 
 from toysup import plots, stats
 from toysup.features import Correlated, SparseUniform
-from toysup.measure import purity
+from toysup.measure.purity import purity
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.study import Check, Claim, Finding, Run, Study, experiment
