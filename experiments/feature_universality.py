@@ -197,7 +197,8 @@ def study(run: Run) -> Study:
                    for one, column in both.items()]  # fmt: skip
         steady.append(Check(
             name, f"{says} moves U by less than .1, by scores and CKA", by="task",
-            of=lambda numbers, both=both: stats.every(*(stats.decide(numbers[own], 0.1) for own in both.values()))))  # fmt: skip
+            of=lambda numbers, both=both: stats.every(*(stats.decide(numbers[own], 0.1) for own in both.values()))
+        ))  # fmt: skip
     return Study(
         [Cell(task, "short", world) for task, more in TASKS.items() for world in ("plain", *more)], grid,
         measures=[loss, scores], given=lambda: [first()],
