@@ -5,24 +5,23 @@ that one "runs out of meaningful features long before one runs out of space": th
 (32 wide, 2 deep, the same parameters) both hold all there is, and that they hold equally much contradicts nothing.
 
 Worlds: `uniform`: representation through the width, density .05, so that further features make data denser. `zipf`: p_i
-= c / i, as many active as in the uniform world at n = 64, so that further features are rarer, as in language.
-`memory`: facts, one at a time. n is the number offered, F the number recovered (F_eff = sum max(0, R^2); for memory
-bits / log2 C). Departure: the n beyond which F / n stays below .95, by seed; lossless: below .99. Up to n = width
-nothing needs to be superposed; capacity in the zipf world is a lower bound; linear PCA recovers the width.
-
-Added after a first run: twice the steps (half of them had halved A's count at the largest zipf load), and the memory
-load 2^.5, as capacity lay between two loads. No threshold was changed. Two cores: --quick 40 seconds, default 5 min.
+= c / i, as many active as in the uniform world at n = 64: further features are rarer, as in language. `memory`: facts,
+one at a time. n is the number offered, F the number recovered (F_eff = sum max(0, R^2); for memory bits / log2 C).
+Departure: the n beyond which F / n stays below .95, by seed; lossless: below .99. Up to n = width nothing needs to be
+superposed; capacity in the zipf world is a lower bound. Added after a first run: twice the steps (half of them had
+halved A's count at the largest zipf load), and a memory load, as capacity lay between two. Two cores: default 5 min.
 """
 
 import dataclasses
-import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from toysup import plots, stats
+from toysup.ensemble import Trained
 from toysup.features import Features, OnePerGroup, PowerLaw, SparseUniform
 from toysup.measure import r_squared, recovered
 from toysup.models import ResidualMLP, UntiedAutoencoder
@@ -94,15 +93,12 @@ def study(run: Run) -> Study:
         optimizer = dataclasses.replace(trained.setting.optimizer, lr=0.01)
         return Grid(dataclasses.replace(trained.setting, model=model, optimizer=optimizer), trained.axes)
 
-    def start(trained: Grid) -> Grid:
-        return Grid(dataclasses.replace(trained.setting, steps=1, optimizer=Adam(1e-9)), {"seed": range(2)})
-
     def at(cell: Cell, *places: int) -> bool:
         """Whether a cell's load is the middle one, or at one of these places among all."""
         return cell.n in [middle[cell.world], *(offered[cell.world][place] for place in places)]
 
-    shapes = {(world, model): size.a if model == "A" else model_b_of(size.a, LABELS if world == "memory" else None)
-              for world in WORLDS for model in "AB"}  # fmt: skip
+    shapes = {(world, "A"): size.a for world in WORLDS} | {
+        (world, "B"): model_b_of(size.a, LABELS if world == "memory" else None) for world in WORLDS}  # fmt: skip
     last_two, between = offered["zipf"][-2:], ("world", "model")
     largest = {"world": "zipf", "n": last_two[1]}
     return Study(
@@ -112,45 +108,38 @@ def study(run: Run) -> Study:
             "half the steps": Variant({"steps": 0.5}, lambda cell: at(cell, *[-1] * (cell.world == "zipf"))),
             "twice the steps": Variant({"steps": 2.0}, lambda cell: cell[:2] == ("zipf", "A") and cell.n in last_two),
             "without blocks": Variant(plain, lambda c: c.model == "A" and c.world != "memory" and at(c, -1)),
-            "untrained": Variant(start, lambda cell: at(cell, 0)),
+            "untrained": Variant({"steps": 0.0, "optimizer.lr": 1e-6}, lambda cell: at(cell, 0)),
         },
         findings={
             "counts": Finding(lambda rows: rows.pivot(index="seed", columns="n", values="recovered"),
                               ("world", "variant", "model"), variant=None, kept=False),
-            "means": Finding(lambda rows: stats.mean(rows["recovered"]), ("world", "variant", "model", "n"),
-                             variant=None),
+            "means": Finding(lambda rows: stats.mean(rows["recovered"]), (*between, "variant", "n"), variant=None),
             "held": Finding(held, between, "{world}_{column}_{model}"),
-            "growth": Finding(growth, between),
-            "ratios": Finding(lambda rows: {n: b_over_a(own) for n, own in rows.groupby("n")}, "world"),
-            "ends": Finding(lambda ratios: {"least": ratios[min(ratios)], "most": ratios[max(ratios)]}, "world",
-                            "{world}_B_over_A_at_{column}"),
-            "best": Finding(best, "world", "{world}_B_over_best_A_at_most", {"world": ["uniform", "zipf"]}),
-            "drift": Finding(lambda world, counts: drift(world, counts, middle[world]), "world"),
+            "compared": Finding(compared, "world", "{world}_B_over_{column}"),
             "twice": Finding(lambda counts: stats.ratio(
                 *(counts["zipf", "twice the steps", "A"][n] for n in last_two[::-1]), paired=True)),
-            "r2": Finding(lambda rows, networks: r_squared(networks(rows)).value.numpy(), ("model", "variant"),
-                          "", largest, None, False),
-            "ranks": Finding(lambda r2, model: ranks(r2[model, ""]), "model", "zipf_{column}_{model}", largest),
-            "ranks_at_half": Finding(lambda r2, model: ranks(r2[model, "half the steps"]), "model", "", largest),
+            "ranks": Finding(ranks, ("variant", "model"), lambda column, variant, model: "_".join(
+                ["zipf", column, model, *variant.split()]), largest, None, kept=False),
             "start": Finding(lambda rows: float(rows["recovered"].max()), "world", variant="untrained"),
         },
         claims=[
             Claim("slack_when_few", "up to half the smaller departure both recover 95% or more, and as much within 3%",
-                  slack, by="world", each="{world}_slack_when_few"),
-            Claim("binds_when_many", "beyond the larger capacity B and A recover numbers over 10% apart", binds,
-                  by="world", each="{world}_binds_when_many", least="default"),
+                  "compared.slack", each="{world}_slack_when_few"),
+            Claim("binds_when_many", "beyond the larger capacity B / A differs from 1 by over 10%", "compared.binds",
+                  each="{world}_binds_when_many", least="default"),
             Claim("binds_against_best_A", "so they do at the largest n where A takes the best of its own count, that "
-                  "without blocks and that at twice the steps", "best", outside=WITHIN),
+                  "without blocks and that at twice the steps", "compared.best_A_at_most", outside=WITHIN,
+                  where={"world": ["uniform", "zipf"]}),
             Claim("uniform_full", "at the last doubling of n, F grows by less than 5% or falls (uniform, memory)",
                   "held.last_doubling", (0, 1.05), where={"world": ["uniform", "memory"]}),
-            Claim("zipf_never_full", "by Zipf's law F grows by more than 5% there", "held.last_doubling",
-                  outside=(0, 1.05), where={"world": "zipf"}),
-            Claim("zipf_A_full_at_twice_the_steps", "at twice the steps A's grows by less than 5% there, too",
-                  "twice", (0, 1.05)),
+            Claim("zipf_never_full", "by Zipf's law it grows by more", "held.last_doubling", outside=(0, 1.05),
+                  where={"world": "zipf"}),
+            Claim("zipf_A_full_at_twice_the_steps", "A's grows by less, too, at twice the steps", "twice", (0, 1.05)),
             Claim("zipf_set_is_prefix", "by Zipf's law, at the largest n, at least 90% of the F features with R^2 > .5 "
-                  "are among the F most frequent", "ranks.prefix", (0.9, math.inf)),
-            Check("length_does_not_decide", "half the steps at a middle load move B / A by less than 10%", "drift",
-                  WITHIN),
+                  "are among the F most frequent", "ranks.prefix", (0.9, math.inf),
+                  where={"variant": ""}),
+            Check("length_does_not_decide", "half the steps move B / A by less than 10%, half-way",
+                  "compared.A_at_half_the_steps_over_at_all", WITHIN),
             bracketed(),
         ],
         draw=draw, answer=answer,
@@ -158,8 +147,7 @@ def study(run: Run) -> Study:
 
 
 def departure(counts: pd.DataFrame, drop: float = 0.05) -> pd.Series:
-    """Each seed's n beyond which F / n stays below 1 - drop, between two offers by ln n; `counts` is seed x n. The
-    smallest n where it never reaches that, the largest where it still does."""
+    """Each seed's n beyond which F / n stays below 1 - drop, between two offers by ln n; `counts` is seed x n."""
     at, shares = np.log(counts.columns.to_numpy(dtype=float)), (counts / counts.columns).to_numpy() - (1 - drop)
     found = []
     for own in shares:
@@ -170,76 +158,61 @@ def departure(counts: pd.DataFrame, drop: float = 0.05) -> pd.Series:
     return pd.Series(np.exp(found), index=counts.index)
 
 
-def held(rows: pd.DataFrame, world: str, model: str, counts: dict) -> dict[str, Interval | float]:
-    own, full = counts[world, "", model], stats.capacity(rows, load="n")
-    left, last = departure(own), own.columns[-2:]
-    return {"capacity": stats.mean(full["recovered"]), "departure": stats.mean(left),
-            "departure_share_of_capacity": stats.ratio(left, full["recovered"], paired=True),
-            "lossless": stats.mean(departure(own, 0.01)), "best_load": float(full["load"].mode()[0]),
-            "last_doubling": stats.ratio(own[last[1]], own[last[0]], paired=True)}  # fmt: skip
+def held(rows: pd.DataFrame, world: str, model: str, counts: dict) -> dict[str, Any]:
+    """Capacity and departure, and how F grows between loads: dlnF / dln n at their geometric mean."""
+    own, full, growth = counts[world, "", model], stats.capacity(rows, load="n"), {}
+    left = departure(own)
+    for before, n in zip(own, list(own)[1:], strict=False):
+        last = stats.ratio(own[n], own[before], paired=True)
+        slopes = (math.log(max(end, 1e-9)) / math.log(n / before) for end in last.asdict().values())
+        growth[math.sqrt(n * before)] = Interval(*slopes)
+    return {"capacity": stats.mean(full["recovered"]), "departure": stats.mean(left), "last_doubling": last,
+            "departure_share_of_capacity": stats.ratio(left, full["recovered"], paired=True), "growth": growth,
+            "lossless": stats.mean(departure(own, 0.01)), "best_load": float(full["load"].mode()[0])}  # fmt: skip
 
 
-def growth(world: str, model: str, counts: dict) -> dict[float, Interval]:
-    """dlnF / dln n between loads, at their geometric mean."""
-    own, found = counts[world, "", model], {}
-    for before, n in itertools.pairwise(own):
-        ends = stats.ratio(own[n], own[before], paired=True).asdict().values()
-        found[math.sqrt(n * before)] = Interval(*(math.log(max(x, 1e-9)) / math.log(n / before) for x in ends))
-    return found
-
-
-def b_over_a(rows: pd.DataFrame) -> Interval:
-    own = rows.pivot(index="seed", columns="model", values="recovered")
-    return stats.ratio(own["B"], own["A"], paired=True)
-
-
-def best(world: str, counts: dict) -> Interval:
-    """B over the best of A at the largest n."""
-    n = counts[world, "", "B"].columns[-1]
-    trainings = [(world, variant, "A") for variant in ("", "without blocks", "twice the steps")]
-    own = [counts[training][n] for training in trainings if training in counts]
-    return stats.ratio(counts[world, "", "B"][n], max(own, key=lambda counted: counted.mean()), paired=True)
-
-
-def drift(world: str, counts: dict, n: int) -> Interval:
-    """B / A at half the steps, over B / A."""
-    (a, b), (long_a, long_b) = ([counts[world, of, m][n] for m in "AB"] for of in ("half the steps", ""))
-    return stats.ratio(b * long_a, a * long_b, paired=True)
-
-
-def ranks(r2: np.ndarray) -> dict[str, Interval | float]:
-    """Which ranks are recovered (R^2 is seed x rank): the place that best divides those with R^2 > .5 from the rest,
-    how many these are, their share among as many most frequent ones (if random: `chance`), and R^2 by activity."""
-    over, activity = r2 > 0.5, features_of("zipf", r2.shape[1]).activity.numpy()
-    places = np.arange(1, r2.shape[1] + 1)
-    rank = [stats.threshold(places, ~row) for row in over]
-    prefix = [row[: row.sum()].mean() if row.any() else 0.0 for row in over]
-    weighted = (r2.clip(min=0) * activity).sum(axis=1) / activity.sum()
-    return {"rank": stats.mean(rank), "above_half": stats.mean(over.sum(1)), "prefix": stats.mean(prefix),
-            "share_of_activity": stats.mean(weighted), "chance": float(over.mean())}  # fmt: skip
-
-
-def slack(world: str, counts: dict, held: dict, ratios: dict) -> stats.Verdict:
-    few = [n for n in ratios if n <= min(held[world, m]["departure"].value for m in "AB") / 2]
-    said = [stats.decide(stats.mean(counts[world, "", m][n] / n), (0.95, math.inf)) for n in few for m in "AB"]
-    said += [stats.decide(ratios[n], (1 / 1.03, 1.03)) for n in few]
-    return stats.every(*said) if said else "undecided"
-
-
-def binds(world: str, held: dict, ratios: dict) -> stats.Verdict:
-    many = [n for n in ratios if n > max(held[world, m]["capacity"].value for m in "AB")]
+def compared(world: str, counts: dict, held: dict) -> dict[str, Any]:
+    """B over A at each load, over A's best at the largest, at half the steps over at all; what few and many say."""
+    a, b = counts[world, "", "A"], counts[world, "", "B"]
+    found = {n: stats.ratio(b[n], a[n], paired=True) for n in a}
+    few = [n for n in a if n <= min(held[world, m]["departure"].value for m in "AB") / 2]
+    slack = [stats.decide(stats.mean(own[n] / n), (0.95, math.inf)) for n in few for own in (a, b)]
+    slack += [stats.decide(found[n], (1 / 1.03, 1.03)) for n in few]
+    many = [n for n in a if n > max(held[world, m]["capacity"].value for m in "AB")]
     contrary = {"supported": "rejected", "rejected": "supported", "undecided": "undecided"}
-    return stats.every(*(contrary[stats.decide(ratios[n], WITHIN)] for n in many)) if many else "undecided"
+    binds = [contrary[stats.decide(found[n], WITHIN)] for n in many]
+    half_a, half_b, least, most = *(counts[world, "half the steps", m] for m in "AB"), min(a), max(a)
+    middle = min(half_a)
+    trainings = [(world, variant, "A") for variant in ("", "without blocks", "twice the steps")]
+    best = max((counts[one][most] for one in trainings if one in counts), key=lambda own: own.mean())
+    drift = stats.ratio(half_b[middle] * a[middle], half_a[middle] * b[middle], paired=True)
+    return {"A_at_least": found[least], "A_at_most": found[most], "A_at_half_the_steps_over_at_all": drift,
+            "best_A_at_most": stats.ratio(b[most], best, paired=True), "ratios": found,
+            "slack": stats.every(*slack) if slack else "undecided",
+            "binds": stats.every(*binds) if binds else "undecided"}  # fmt: skip
 
 
-def answer(judged: dict, ends: dict) -> str:
+def ranks(rows: pd.DataFrame, networks: Callable[..., Trained]) -> dict[str, Any]:
+    """The place that best divides features with R^2 > .5 from rarer ones, how many these are, their share among as many
+    most frequent ones (and of all: `chance`), R^2 weighted by activity, and by rank."""
+    r2 = r_squared(networks(rows)).value.numpy()
+    over, activity = r2 > 0.5, features_of("zipf", r2.shape[1]).activity.numpy()
+    found = {
+        "rank": [stats.threshold(np.arange(1, r2.shape[1] + 1), ~row) for row in over], "above_half": over.sum(1),
+        "prefix": [row[: row.sum()].mean() if row.any() else 0.0 for row in over], "chance": over.mean(1),
+        "share_of_activity": (r2.clip(min=0) * activity).sum(axis=1) / activity.sum(),
+    }  # fmt: skip
+    return {name: stats.mean(values) for name, values in found.items()} | {"profile": r2.mean(0)}
+
+
+def answer(judged: dict, compared: dict) -> str:
     alike = sum(group.verdict == "supported" for group in judged["slack_when_few"].groups)
-    apart = ", ".join(f"{own['most'].value:.2g} ({world})" for world, own in ends.items())
+    apart = ", ".join(f"{own['A_at_most'].value:.2g} ({world})" for world, own in compared.items())
     return (f"Offered few features, a deep network (A) and a wide one (B) of equal size hold them all alike in {alike} "
             f"of {len(WORLDS)} worlds; offered the most, B holds {apart} times what A does.")  # fmt: skip
 
 
-def draw(rows, table, held: dict, ratios: dict, growth: dict, ranks: dict, r2: dict, start: dict) -> plots.Figure:
+def draw(rows, table, held: dict, compared: dict, ranks: dict, start: dict) -> plots.Figure:
     """Recovered against offered in each world; B over A; growth; and which ranks are recovered."""
     figure, axes = plots.figure(2, 3, width=13, height=4.4)
     colours = plots.category_colours([*"AB", *WORLDS])
@@ -267,9 +240,10 @@ def draw(rows, table, held: dict, ratios: dict, growth: dict, ranks: dict, r2: d
     over, added, profile = axes[1]
     for world in WORLDS:
         first = min(held[world, m]["departure"].value for m in "AB")
-        plots.curve(over, {n / first: one for n, one in ratios[world].items()}, color=colours[world], label=world)
+        ratios = {n / first: ratio for n, ratio in compared[world]["ratios"].items()}
+        plots.curve(over, ratios, color=colours[world], label=world)
         for m, style in (("A", "-"), ("B", "--")):
-            slopes = {n / first: one.value for n, one in growth[world, m].items()}
+            slopes = {n / first: one.value for n, one in held[world, m]["growth"].items()}
             plots.curve(added, slopes, color=colours[world], linestyle=style, label=f"{world}, {m}")
     for ax in (over, added):
         ax.set(xscale="log", xlabel="features offered / smaller departure")
@@ -282,7 +256,7 @@ def draw(rows, table, held: dict, ratios: dict, growth: dict, ranks: dict, r2: d
     over.set(ylabel="recovered, B over A", title="B over A")
     added.set(ylabel="growth, dlnF / dln n", title="What more features add", ylim=(-1.1, 1.15))
     for m in "AB":
-        means, at = r2[m, ""].mean(0), ranks[m]["rank"].value
+        means, at = ranks["", m]["profile"], ranks["", m]["rank"].value
         profile.plot(np.arange(len(means)) + 1, means, ".", markersize=3, color=colours[m])
         plots.level(profile, at, f"{m}, divides at rank {at:.0f}", upright=True, color=colours[m])
     plots.level(profile, 0.5, linestyle="--")
