@@ -8,8 +8,8 @@ Criteria. Score: MCC (one-to-one matching of directions) above that of as many r
 its ceiling falls when chance grows: its share of the ceiling, and F1 of firing. Description length of a sample
 (Ayonrinde et al. 2024, "Interpretability as compression") at precision D = .05: which latents are on, sum_j h2(f_j);
 how much, L0 log2(1/D); what is left, (d/2) log2(1 + mse / (d D^2)); and the decoder at log2(1/D) bits a number, shared
-out over training samples. H* has the best mean over seeds. Two cores: --quick a minute, default about 5 (a first one
-had 12 seeds, and H = 16 F in all worlds, where no optimum lies; now the base world alone has it).
+out over training samples. H* has the best mean over seeds. A first default run had 12
+seeds, and H = 16 F in all worlds, where no optimum lies; now the base world alone has it. Two cores: not timed alone.
 """
 
 import math
