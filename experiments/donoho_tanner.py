@@ -37,6 +37,8 @@ from _exactly import CASES, SHARP, SOLVED, TWINS, Column, column, fit, jackknife
 
 QUESTION = "In the Donoho-Tanner plane, where does each decoder read random and learned dictionaries exactly?"
 BY, DELTAS = ["kind", "n", "m", "delta"], (0.25, 0.5)
+BEST = ("network", "one_layer_learned", "one_layer_random", "linear_learned", "linear_random")
+OVER_WEAK = ("l1_learned", "l1_random", "omp_learned", "amp_learned", "amp_random")
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#4c9bd0"])  # light enough for lines to show
 
 
@@ -129,10 +131,9 @@ def study(run: Run) -> Study:
     weak, plane_of, learned_of = l1_weak_threshold, {"kind": "plane"}, {"kind": "learned"}
     middle = lambda table: (table["kind"] == "plane") & table["delta"].between(0.25, 0.75)  # noqa: E731
     random, trained = ("twin_rows", "l1_below_strong"), ("affine_fails", "learning_rates_bracketed")
-    read_of = ("l1_learned", "l1_random", "omp_learned", "amp_learned", "amp_random")
-    best_of = ("network", "one_layer_learned", "one_layer_random", "linear_learned", "linear_random")
     return Study(
-        cells, grid, measures=lambda cell: _exactly.MEASURES[cell.kind], workers=len(os.sched_getaffinity(0)),
+        cells, grid, measures=lambda cell: _exactly.MEASURES[cell.kind],
+        workers=None if run.mode == "smoke" else len(os.sched_getaffinity(0)),
         search=Search(lambda c: grid(c).setting, size.rates, extend=size.extend, of=lambda c: c.kind == "learned"),
         variants={"half the training": Variant({"steps": 0.5}, lambda c: c.kind == "learned", [_exactly.on_learned])},
         findings={
@@ -156,12 +157,12 @@ def study(run: Run) -> Study:
                                             for kept in ("", "_kept")},
                            BY, "{column}_learned_minus_random_d{delta:g}", learned_of),
             "learned": Finding(lambda columns: {f"{case}_n{size.own}_over_weak": over(columns, "learned", case, weak)
-                                                for case in read_of}, named="{column}"),
+                                                for case in OVER_WEAK}, named="{column}"),
             "cells": Finding(lambda rows: {case: stats.mean(rows[case]) for case in [*CASES, "features_kept"]},
                              ["m", "k"], where=learned_of),
             "best": Finding(lambda cells: {f"{case}_best_cell": max((own[case] for own in cells.values()),
                                                                     key=lambda one: one.value)
-                                           for case in best_of}, named="{column}"),
+                                           for case in BEST}, named="{column}"),
             "half_the_training_minus_whole": Finding(
                 lambda rows, columns: learned_column(rows, "l1_learned").less(columns["l1_learned"]), BY,
                 variant="half the training"),
@@ -214,7 +215,6 @@ def draw(columns: dict, rho_50: dict, strong: dict, bayes: tuple, step: dict) ->
         plots.interval(ax, half[case], color="#d55e00", linestyle="-", label="half of the samples solved, measured")
         ax.set_title(f"{name}, {rows} rows, n = {sizes[kind]}", fontsize=11)
     figure.colorbar(drawn, ax=list(axes[:, 2]), label="share of samples solved")
-
     ax, ns = axes[0, 3], sorted({key[1] for key in step})
     for delta, colour in plots.category_colours(key[-1] for key in step).items():
         widths = {key[1]: one["width"] for key, one in step.items() if key[-1] == delta}
