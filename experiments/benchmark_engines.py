@@ -226,7 +226,7 @@ def draw(over: dict, share: dict, per_second: dict, core: dict) -> plots.Figure:
             ax.barh(row, 100 * one, color=LOOKS["fused"][0])
             ax.text(100 * one + 2, row, f"{100 * one:.0f}%", va="center", fontsize=9)
         plots.level(ax, 100, upright=True)
-        ax.set(xlabel="fused, % of what this core could do", xlim=(0, 125), ylim=left.get_ylim(), yticks=[])
+        ax.set(xlabel="% of the limit", xlim=(0, 135), ylim=left.get_ylim(), yticks=[], title="fused engine")
     plots.legend(parts[0], size=9)
     for ax, (axis, works) in zip(parts[-1].subplots(1, 4) if growth else (), GROWTH.items(), strict=False):
         for engine in ("fused", "loop"):
@@ -238,7 +238,8 @@ def draw(over: dict, share: dict, per_second: dict, core: dict) -> plots.Figure:
                 ax.set_title(f"{max(costs) / min(costs):,.0f} x {axis}:\ncost x {rise:.3g}", fontsize=10)
         limit = [1e6 * work.seconds_at_least(core["flops"], core["xoshiro"]) for work in works.values()]
         ax.plot(list(works), limit, color=plots.GREY, linestyle="--", label="limit")
-        ax.set(xscale="log", yscale="log", xlabel={"instances": "I"}.get(axis, axis))
+        plots.ticks(ax, x=list(works), log="x", turn=45)
+        ax.set(yscale="log", xlabel={"instances": "I"}.get(axis, axis))
         if axis == "instances":
             ax.set_ylabel("µs an instance-step")
             plots.legend(ax, size=9)

@@ -13,37 +13,32 @@ logistic fit in rho; intervals are over seeds, from jackknife pseudo-values (Tuk
 """
 
 import os
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.colors import LinearSegmentedColormap
-from scipy.optimize import minimize
-from torch import Tensor
 
 from toysup import plots, stats
-from toysup.decoders import affine_relu, bayes_amp, l1_homotopy, linear_probe, matching_pursuit
-from toysup.ensemble import Trained, one_thread
 from toysup.features import SparseUniform
-from toysup.measure import encoding_of
 from toysup.models import TiedAutoencoder
-from toysup.random import Stream, uniforms
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, bracketed, experiment
 from toysup.sweep import Grid
 from toysup.tasks import Identity
 from toysup.theory import bayes_amp_ratio, l1_strong_threshold, l1_weak_threshold
 
+sys.path.append(str(Path(__file__).resolve().parent))
+import _exactly
+from _exactly import CASES, SHARP, SOLVED, TWINS, Column, column, fit, jackknife
+
 QUESTION = "In the Donoho-Tanner plane, where does each decoder read random and learned dictionaries exactly?"
-SOLVED, KEPT, LEVELS, DELTAS = 0.05, 0.1, 24, (0.25, 0.5)
-SHARP = {"l1": l1_homotopy, "omp": matching_pursuit, "amp": lambda e, h: bayes_amp(e, h, iterations=100)}
-OTHERS = {"linear": linear_probe, "one_layer": affine_relu, "omp": SHARP["omp"], "amp": SHARP["amp"]}
-CASES = ["network", *(f"l1_{kind}{kept}" for kept in ("", "_kept") for kind in ("learned", "random")),
-         *(f"{name}_{kind}" for kind in ("learned", "random") for name in OTHERS)]  # fmt: skip
-BY, TWINS = ["kind", "n", "m", "delta"], ("both_twins", "neither", "both_of_different_rows")
+BY, DELTAS = ["kind", "n", "m", "delta"], (0.25, 0.5)
+BEST = ("network", "one_layer_learned", "one_layer_random", "linear_learned", "linear_random")
+OVER_WEAK = ("l1_learned", "l1_random", "omp_learned", "amp_learned", "amp_random")
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#4c9bd0"])  # light enough for lines to show
 
 
@@ -61,137 +56,11 @@ class Cell(NamedTuple):
         return self.m / self.n
 
 
-# ---------------------------------------------------------------------------------------------------------- measures
-
-
-def exactly(trained: Trained, k: Tensor | int, number: int, size: int) -> Tensor:
-    """Samples (instance, size, feature) with exactly k[instance] active features, U[0, 1]; `number` names the batch."""
-    n = trained.setting.features.n_features
-    draws = uniforms(trained.stack.data_seed, number, size, 2 * n, stream=Stream.HELD_OUT)
-    rank = draws[..., :n].argsort(-1).argsort(-1)
-    return torch.where(rank < torch.as_tensor(k).view(-1, 1, 1), draws[..., n:], 0.0)
-
-
-def solved(x: Tensor, guess: Tensor, judged: Tensor | float = 1.0) -> Tensor:
-    """Share of samples with |x' - x| <= 5% of |x|, over the features judged."""
-    missed, size = ((part * judged).norm(dim=-1) for part in (guess - x, x))
-    return (missed <= SOLVED * size).float().mean(-1)
-
-
-def ks_of(kind: str, n: int, m: int) -> np.ndarray:
-    """k from 1 to m, evenly; or about the weak threshold, in a window that shrinks as n^-1/2."""
-    if kind == "plane":
-        return np.maximum(1, np.round(m * np.arange(1, LEVELS + 1) / LEVELS)).astype(int)
-    rho = float(l1_weak_threshold(m / n)) + np.linspace(-1.2, 1.6, 12) / n**0.5
-    return np.clip(np.round(rho * m), 1, m).astype(int)
-
-
-def on_random(trained: Trained, kind: str, decoders: list[str], size: int) -> dict[str, Tensor]:
-    """Share solved on random rows by decoder and number of k."""
-    code, (n, m), shares = encoding_of(trained).random(), trained.parameters["W"].shape[1:], {}
-    with torch.no_grad(), one_thread():
-        for number, k in enumerate(ks_of(kind, n, m).tolist()):
-            x = exactly(trained, k, number, size)
-            means = {"density": torch.full_like(code.density, k / n), "mean": torch.full_like(code.mean, k / n / 2)}
-            told = replace(code, **means)
-            shares |= {f"{name}_{number}": solved(x, SHARP[name](told, x @ code.W)) for name in decoders}
-    return shares
-
-
-def plane(trained: Trained) -> dict[str, Tensor]:
-    return on_random(trained, "plane", list(SHARP), 12)
-
-
-def step(trained: Trained) -> dict[str, Tensor]:
-    return on_random(trained, "step", ["l1"], 24)
-
-
-def twins(trained: Trained) -> dict[str, Tensor]:
-    """l1 at half the threshold: samples of both twins, of neither, and of both where the rows differ."""
-    code, (n, m) = encoding_of(trained).random(), trained.parameters["W"].shape[1:]
-    W = code.W.clone()
-    W[:, 1] = W[:, 0]
-    neither = exactly(trained, max(1, round(float(l1_weak_threshold(m / n)) * m / 2) - 2), 0, 64)
-    neither[..., :2] = 0
-    both = neither.clone()
-    both[..., :2] = (1 + exactly(trained, n, 1, 64)[..., :2]) / 2
-    pairs = ((replace(code, W=W), both), (replace(code, W=W), neither), (code, both))
-    return {name: solved(x, l1_homotopy(e, x @ e.W)) for name, (e, x) in zip(TWINS, pairs, strict=True)}
-
-
-def on_learned(trained: Trained) -> dict[str, Tensor]:
-    """The network's own decoder and l1 on 64 samples of each network's own k; how many features are kept."""
-    code = encoding_of(trained)
-    random, kept = code.random(), (code.W.norm(dim=-1) >= KEPT).float().unsqueeze(1)
-    x = exactly(trained, (code.density[:, 0] * code.density.shape[1]).round(), 0, 64)
-    holed = replace(random, W=random.W * kept.mT)
-    with torch.no_grad(), one_thread():
-        read = [trained.forward(x), *(l1_homotopy(e, x @ e.W) for e in (code, random, code, holed))]
-    judged = [1.0, 1.0, 1.0, kept, kept]
-    found = {case: solved(x, *own) for case, *own in zip(CASES, read, judged, strict=False)}
-    return found | {"features_kept": kept.sum((-1, -2))}
-
-
-def others_on_learned(trained: Trained) -> dict[str, Tensor]:
-    """The other decoders, few networks at a time to stay in cache."""
-    parts = []
-    for rows in torch.arange(len(trained)).split(8):
-        code = encoding_of(own := trained.take(rows))
-        x = exactly(own, (code.density[:, 0] * code.density.shape[1]).round(), 0, 64)
-        with torch.no_grad(), one_thread():
-            parts.append({f"{name}_{kind}": solved(x, decoder(e, x @ e.W)) for name, decoder in OTHERS.items()
-                          for kind, e in (("learned", code), ("random", code.random()))})  # fmt: skip
-    return {case: torch.cat([part[case] for part in parts]) for case in parts[0]}
-
-
-# -------------------------------------------------------------------------------------------------------- statistics
-
-
-def fit(rho: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """(rho_50, scale) of share = 1 / (1 + exp((rho - rho_50) / scale)), by likelihood; rho_50 in [0, 1]. A faint prior
-    on the scale decides where shares jump from 1 to 0 between two rho."""
-
-    def cost(at: np.ndarray) -> tuple[float, np.ndarray]:
-        z = (at[0] - rho) / np.exp(at[1])
-        off = 1 / (1 + np.exp(-np.clip(z, -500, 500))) - share
-        prior = at[1] - np.log(0.05)
-        value = np.sum(np.logaddexp(0, z) - share * z) + 1e-3 * prior**2
-        return value, np.array([off.sum() / np.exp(at[1]), 2e-3 * prior - off @ z])
-
-    start = np.clip(rho[0] + np.trapezoid(share, rho), 0.01, 0.99), np.log(0.05)
-    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=[(0, 1), (np.log(0.002), np.log(0.5))])
-    return np.array([found.x[0], np.exp(found.x[1])])
-
-
-def jackknife(function: Callable[[np.ndarray], np.ndarray], shares: np.ndarray) -> np.ndarray:
-    """Pseudo-values of function(mean of the shares over seeds), one row for each seed (the first axis)."""
-    seeds = len(shares)
-    whole, total = function(shares.mean(0)), shares.sum(0)
-    return np.stack([seeds * whole - (seeds - 1) * function((total - own) / (seeds - 1)) for own in shares])
-
-
-class Column(NamedTuple):
-    """One decoder at one delta: rho, shares solved (seed, rho), and pseudo-values (seed, 2) of rho_50 and the scale."""
-
-    rho: np.ndarray
-    shares: np.ndarray
-    fits: np.ndarray
-
-    def less(self, other: Any) -> stats.Interval:
-        """rho_50 less another one's, by seed, or less a number."""
-        return stats.mean(self.fits[:, 0] - (other.fits[:, 0] if isinstance(other, Column) else float(other)))
-
-
-def column(rho: np.ndarray, shares: pd.DataFrame) -> Column:
-    own = shares.to_numpy()
-    return Column(rho, own, jackknife(lambda mean: fit(rho, mean), own))
-
-
 def columns(rows: pd.DataFrame, kind: str, n: int, m: int) -> dict[str, Column]:
     """By decoder; a learned column's cells are networks of their own."""
     if kind == "learned":
         return {case: learned_column(rows, case) for case in CASES}
-    rho, names = ks_of(kind, n, m) / m, SHARP if kind == "plane" else ["l1"]
+    rho, names = _exactly.ks_of(kind, n, m) / m, SHARP if kind == "plane" else ["l1"]
     return {name: column(rho, rows[[f"{name}_{i}" for i in range(len(rho))]]) for name in names}
 
 
@@ -237,9 +106,6 @@ def bayes_curve(points: int) -> tuple[np.ndarray, np.ndarray]:
     return 1 / ratio, np.minimum(density * ratio, 1)
 
 
-# ------------------------------------------------------------------------------------------------------------- study
-
-
 def study(run: Run) -> Study:
     size = run.sizes(dict(n=144, across=range(1, 24), sizes=(32, 64, 128, 256, 512), few=8, many=16, points=60, own=64,
                           deltas=(1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4), rhos=range(1, 10), steps=2000, batch=256,
@@ -248,9 +114,8 @@ def study(run: Run) -> Study:
                                 steps=500),
                      smoke=dict(n=24, across=(6, 12), sizes=(16, 32), few=2, many=2, points=6, own=16, deltas=(1 / 2,),
                                 rhos=(1, 5, 9), steps=10, batch=32, rates=(0.01, 0.02), extend=0))  # fmt: skip
-    cells = [Cell("plane", size.n, size.n * j // 24) for j in size.across]
+    cells = [Cell("twins", size.n, size.n // 2), *(Cell("plane", size.n, size.n * j // 24) for j in size.across)]
     cells += [Cell("step", n, round(delta * n)) for delta in DELTAS for n in size.sizes]
-    cells += [Cell("twins", size.n, size.n // 2)]
     cells += [Cell("learned", size.own, round(delta * size.own), int(k)) for delta in size.deltas for k in
               np.unique(np.maximum(1, np.round(np.array(size.rhos) / 10 * delta * size.own)))]  # fmt: skip
 
@@ -263,21 +128,17 @@ def study(run: Run) -> Study:
         optimizer, features = Adam(beta2=0.99, schedule=Cosine()), SparseUniform(cell.n, cell.k / cell.n)
         return Grid(Setting(features, Identity(), model, optimizer, size.steps, size.batch), {"seed": range(seeds)})
 
-    def read(cell: Cell) -> list:
-        return {"plane": [plane], "step": [step], "twins": [twins]}.get(cell.kind, [on_learned, others_on_learned])
-
     weak, plane_of, learned_of = l1_weak_threshold, {"kind": "plane"}, {"kind": "learned"}
     middle = lambda table: (table["kind"] == "plane") & table["delta"].between(0.25, 0.75)  # noqa: E731
     random, trained = ("twin_rows", "l1_below_strong"), ("affine_fails", "learning_rates_bracketed")
-    read_of = ("l1_learned", "l1_random", "omp_learned", "amp_learned", "amp_random")
-    best_of = ("network", "one_layer_learned", "one_layer_random", "linear_learned", "linear_random")
     return Study(
-        cells, grid, measures=read, workers=len(os.sched_getaffinity(0)),
+        cells, grid, measures=lambda cell: _exactly.MEASURES[cell.kind],
+        workers=None if run.mode == "smoke" else len(os.sched_getaffinity(0)),
         search=Search(lambda c: grid(c).setting, size.rates, extend=size.extend, of=lambda c: c.kind == "learned"),
-        variants={"half the training": Variant({"steps": 0.5}, lambda c: c.kind == "learned", [on_learned])},
+        variants={"half the training": Variant({"steps": 0.5}, lambda c: c.kind == "learned", [_exactly.on_learned])},
         findings={
             "columns": Finding(columns, BY, where=lambda table: table["kind"] != "twins", kept=False),
-            "rho_50": Finding(lambda columns: {case: one.less(0) for case, one in columns.items()}, BY,
+            "rho_50": Finding(lambda columns: {case: one.less() for case, one in columns.items()}, BY,
                               where={"kind": ["plane", "learned"]}),
             "strong": Finding(strong, where=plane_of, kept=False),
             "bayes": Finding(lambda: bayes_curve(size.points), kept=False),
@@ -296,12 +157,12 @@ def study(run: Run) -> Study:
                                             for kept in ("", "_kept")},
                            BY, "{column}_learned_minus_random_d{delta:g}", learned_of),
             "learned": Finding(lambda columns: {f"{case}_n{size.own}_over_weak": over(columns, "learned", case, weak)
-                                                for case in read_of}, named="{column}"),
+                                                for case in OVER_WEAK}, named="{column}"),
             "cells": Finding(lambda rows: {case: stats.mean(rows[case]) for case in [*CASES, "features_kept"]},
                              ["m", "k"], where=learned_of),
             "best": Finding(lambda cells: {f"{case}_best_cell": max((own[case] for own in cells.values()),
                                                                     key=lambda one: one.value)
-                                           for case in best_of}, named="{column}"),
+                                           for case in BEST}, named="{column}"),
             "half_the_training_minus_whole": Finding(
                 lambda rows, columns: learned_column(rows, "l1_learned").less(columns["l1_learned"]), BY,
                 variant="half the training"),
@@ -333,32 +194,27 @@ def study(run: Run) -> Study:
     )  # fmt: skip
 
 
-def answer(gap: dict, columns: dict) -> str:
+def answer(gap: dict, rho_50: dict) -> str:
     less = np.mean([one["l1"].value for one in gap.values()])
-    network = np.mean([cell["network"].less(0).value for cell in columns.values() if "network" in cell])
+    network = np.mean([own["network"].value for (kind, *_), own in rho_50.items() if kind == "learned"])
     word, sign = ("better", "more") if less > 0 else ("worse", "fewer")
-    return (f"Sparse recovery (l1) reads learned codes {word} than random ones: half of the samples up to "
-            f"{abs(less):.2f} {sign} active features per dimension; the network itself only up to {network:.2f}."
-            )  # fmt: skip
+    return (f"Sparse recovery (l1) reads learned codes {word} than random ones: half the samples up to {abs(less):.2f} "
+            f"{sign} active features per dimension; the network itself only up to {network:.2f}.")  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------------------ figure
-
-
-def draw(columns: dict, strong: dict, bayes: tuple, step: dict) -> plots.Figure:
+def draw(columns: dict, rho_50: dict, strong: dict, bayes: tuple, step: dict) -> plots.Figure:
     """Share solved over the plane, six times; the contours of l1 on learned and random rows; the width of its step."""
     figure, axes = plots.figure(2, 4, width=15, height=3.9)
-    own = {kind: {key[-1]: cell for key, cell in columns.items() if key[0] == kind} for kind in ("plane", "learned")}
     names = {"l1": "l1", "omp": "matching pursuit", "amp": "AMP", "l1_learned": "l1", "amp_learned": "AMP",
              "network": "the network itself"}  # fmt: skip
+    half = {case: {key[-1]: own[case] for key, own in rho_50.items() if case in own} for case in CASES + list(SHARP)}
     sizes = {key[0]: key[1] for key in columns}
     for ax, (case, name) in zip(axes[:, :3].flat, names.items(), strict=True):
-        kind = "plane" if case in SHARP else "learned"
-        drawn = paint(ax, {delta: cell[case] for delta, cell in own[kind].items()}, strong, bayes)
-        ends(ax, own[kind], case, color="#d55e00", label="half of the samples solved, measured")
-        ax.set_title(f"{name}, {'random' if case in SHARP else 'learned'} rows, n = {sizes[kind]}", fontsize=11)
+        kind, rows = ("plane", "random") if case in SHARP else ("learned", "learned")
+        drawn = paint(ax, {key[-1]: cell[case] for key, cell in columns.items() if key[0] == kind}, strong, bayes)
+        plots.interval(ax, half[case], color="#d55e00", linestyle="-", label="half of the samples solved, measured")
+        ax.set_title(f"{name}, {rows} rows, n = {sizes[kind]}", fontsize=11)
     figure.colorbar(drawn, ax=list(axes[:, 2]), label="share of samples solved")
-
     ax, ns = axes[0, 3], sorted({key[1] for key in step})
     for delta, colour in plots.category_colours(key[-1] for key in step).items():
         widths = {key[1]: one["width"] for key, one in step.items() if key[-1] == delta}
@@ -368,12 +224,12 @@ def draw(columns: dict, strong: dict, bayes: tuple, step: dict) -> plots.Figure:
     ax.set(xlabel="features n", title="l1's step, random rows", ylabel="width, $\\rho_{25} - \\rho_{75}$")
     plots.legend(ax)
 
-    ax, deltas = axes[1, 3], np.array(list(own["learned"]))
+    ax, deltas = axes[1, 3], np.array(list(half["network"]))
     cases = {"l1_learned": "learned", "l1_random": "random", "l1_learned_kept": "learned, kept only",
              "l1_random_kept": "random, same dropped"}  # fmt: skip
     for number, (case, colour) in enumerate(plots.category_colours(cases).items()):
-        look = {"linestyle": "--", "mfc": "white"} if "kept" in case else {}
-        ends(ax, own["learned"], case, color=colour, label=cases[case], shift=0.006 * (number - 1.5), **look)
+        look = {"linestyle": "--", "mfc": "white"} if "kept" in case else {"linestyle": "-"}
+        plots.interval(ax, half[case], color=colour, label=cases[case], shift=0.006 * (number - 1.5), **look)
     ax.plot(deltas, l1_weak_threshold(deltas), color="black", linewidth=1, label="weak")
     ax.set(xlabel="$\\delta$ = m / n", ylabel="$\\rho_{50}$", title=f"l1, n = {sizes['learned']}", ylim=(0, 1.55))
     plots.ticks(ax, y=[0, 0.25, 0.5, 0.75, 1])
@@ -398,11 +254,6 @@ def paint(ax: plots.Axes, cells: dict[float, Column], strong: dict, bayes: tuple
     ax.plot(*bayes, color="black", linestyle="--", label="Bayes-optimal AMP")
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="$\\delta$ = m / n", ylabel="$\\rho$ = k / m", facecolor="0.9")
     return drawn
-
-
-def ends(ax: plots.Axes, cells: dict[float, dict[str, Column]], case: str, **look: Any) -> None:
-    """rho_50 with its interval."""
-    plots.interval(ax, {delta: cell[case].less(0) for delta, cell in cells.items()}, **{"linestyle": "-", **look})
 
 
 if __name__ == "__main__":
