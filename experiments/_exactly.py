@@ -11,8 +11,9 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from toysup import stats
+from toysup.decoders import affine_relu, bayes_amp, l1_homotopy, linear_probe, matching_pursuit
 from toysup.ensemble import Trained, one_thread
-from toysup.measure.decoders import Encoding, affine_relu, bayes_amp, l1_homotopy, linear_probe, matching_pursuit
+from toysup.measure import encoding_of
 from toysup.random import Stream, uniforms
 from toysup.theory import l1_weak_threshold
 
@@ -48,7 +49,7 @@ def ks_of(kind: str, n: int, m: int) -> np.ndarray:
 
 def on_random(trained: Trained, kind: str, decoders: list[str], size: int) -> dict[str, Tensor]:
     """Share solved on random rows by decoder and number of k."""
-    code, (n, m), shares = Encoding.of(trained).random(), trained.parameters["W"].shape[1:], {}
+    code, (n, m), shares = encoding_of(trained).random(), trained.parameters["W"].shape[1:], {}
     with torch.no_grad(), one_thread():
         for number, k in enumerate(ks_of(kind, n, m).tolist()):
             x = exactly(trained, k, number, size)
@@ -68,7 +69,7 @@ def step(trained: Trained) -> dict[str, Tensor]:
 
 def twins(trained: Trained) -> dict[str, Tensor]:
     """l1 at half the threshold: samples of both twins, of neither, and of both where the rows differ."""
-    code, (n, m) = Encoding.of(trained).random(), trained.parameters["W"].shape[1:]
+    code, (n, m) = encoding_of(trained).random(), trained.parameters["W"].shape[1:]
     W = code.W.clone()
     W[:, 1] = W[:, 0]
     neither = exactly(trained, max(1, round(float(l1_weak_threshold(m / n)) * m / 2) - 2), 0, 64)
@@ -81,7 +82,7 @@ def twins(trained: Trained) -> dict[str, Tensor]:
 
 def on_learned(trained: Trained) -> dict[str, Tensor]:
     """The network's own decoder and l1 on 64 samples of each network's own k; how many features are kept."""
-    code = Encoding.of(trained)
+    code = encoding_of(trained)
     random, kept = code.random(), (code.W.norm(dim=-1) >= KEPT).float().unsqueeze(1)
     x = exactly(trained, (code.density[:, 0] * code.density.shape[1]).round(), 0, 64)
     holed = replace(random, W=random.W * kept.mT)
@@ -96,7 +97,7 @@ def others_on_learned(trained: Trained) -> dict[str, Tensor]:
     """The other decoders, few networks at a time to stay in cache."""
     parts = []
     for rows in torch.arange(len(trained)).split(8):
-        code = Encoding.of(own := trained.take(rows))
+        code = encoding_of(own := trained.take(rows))
         x = exactly(own, (code.density[:, 0] * code.density.shape[1]).round(), 0, 64)
         with torch.no_grad(), one_thread():
             parts.append({f"{name}_{kind}": solved(x, decoder(e, x @ e.W)) for name, decoder in OTHERS.items()

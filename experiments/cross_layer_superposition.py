@@ -30,11 +30,12 @@ from toysup import constructions, plots, stats
 from toysup.ensemble import Trained
 from toysup.features import BitGroups, OnePerGroup, SparseUniform
 from toysup.grid import Grid
-from toysup.measure import BySize, gamma, recovered
+from toysup.measure import recovered
 from toysup.measure.jointly import HOWS, SIZES, held_jointly, jointly_and_alone
 from toysup.models import ResidualMLP
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.shapes import Shape
+from toysup.sharing import BySize, gamma
 from toysup.study import Check, Claim, Finding, Given, Run, Search, Study, Variant, bracketed, experiment
 from toysup.tasks import Circuit, Identity, Memory
 

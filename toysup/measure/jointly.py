@@ -15,10 +15,10 @@ from torch import Tensor
 from toysup.constructions import untrained
 from toysup.ensemble import Trained
 from toysup.measure.cross_layer import decode, decode_labels
-from toysup.measure.excess import Decoded, by_size, dealt, subsets
 from toysup.measure.layers import inputs
-from toysup.measure.participation import ablation_drops, attribution, participation
+from toysup.measure.participation import ablation_drops, attribution
 from toysup.measure.recovery import features_offered
+from toysup.sharing import Decoded, by_size, dealt, participation, subsets
 from toysup.tasks import And, Identity, Memory
 
 __all__ = ["HOWS", "SIZES", "held_jointly", "jointly_and_alone"]
