@@ -47,7 +47,7 @@ MAKING = {
     *("__abstractmethods__", "_abc_impl", "__parameters__", "__orig_bases__", "__init_subclass__", "__subclasshook__"),
     *("__firstlineno__", "__static_attributes__", "__init__", "__post_init__", "__setattr__", "__delattr__"),
     *("__repr__", "__str__", "__format__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"),
-    *("__dir__", "__sizeof__", "__slots__"),
+    *("__dir__", "__sizeof__", "__slots__", "__slotnames__"),  # the last is what copying an object writes to its class
 }
 HOOKS = ("__getattr__", "__copy__", "__setstate__")  # what Python asks for, whether a class has it or not
 MISSING = object()
