@@ -7,14 +7,10 @@ as a linear model always does (PCA); at S = 0.8 the four most important of five 
 five a pentagon; more features share dimensions the sparser they are, the less important ones first, as antipodal pairs
 first; n = 80 looks like n = 20 rescaled. Ours are shares of seeds, configurations named by `geometry.arrangements` (a
 feature is represented where |W_i|^2 > 1/4, two interfere where their angle is over 15 degrees off a right one).
-
-Settings are the paper's (AdamW, learning rate 0.001, weight decay 0.01, batch 1024, 10,000 steps). Two cores: --quick
-under a minute, default about 6.
+Settings are the paper's. Two cores: --quick under a minute, default about 6.
 """
 
-from __future__ import annotations
-
-import dataclasses
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +21,7 @@ from toysup import geometry, plots, stats
 from toysup.features import SparseUniform
 from toysup.measure import packing
 from toysup.models import TiedAutoencoder
-from toysup.setting import Adam, Cosine, Model, Setting, set_paths
+from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.study import Claim, Finding, Run, Study, Variant, experiment
 from toysup.sweep import Grid
 from toysup.tasks import Identity
@@ -35,7 +31,6 @@ QUESTION = "Do ReLU autoencoders store more features than dimensions, in which g
 SIZES = {5: (2, 0.9), 20: (5, 0.7), 80: (20, 0.9)}  # n -> m, base of the importances
 DENSITIES = {5: [1.0, 0.2, 0.1], 20: [1.0, 0.3, 0.1, 0.03, 0.01, 0.001], 80: [1.0, 0.1, 0.01, 0.001]}
 PAPER = {1.0: "2 points, 3 ignored", 0.2: "2 digons, 1 ignored", 0.1: "pentagon"}
-OTHERS = {"twice the steps": {"steps": 20_000}, "another rate": {"optimizer.lr": 0.01, "optimizer.schedule": Cosine()}}
 FIVE, TWENTY, RELU = ({"n": n, "relu": [True]} for n in ([5], [20], [20, 80]))
 
 
@@ -44,9 +39,8 @@ class Cell(NamedTuple):
     relu: bool
     density: float
 
-    @property
-    def m(self) -> int:
-        return SIZES[self.n][0]
+    m = property(lambda self: SIZES[self.n][0])
+    S = property(lambda self: f"S{100 * (1 - self.density):.0f}")
 
 
 def importances(n: int) -> np.ndarray:
@@ -64,10 +58,10 @@ def study(run: Run) -> Study:
         setting = Setting(world, task, model, Adam(weight_decay=0.01), size.steps, size.batch)
         return Grid(setting, {"seed": range(size.seeds[cell.n])})
 
-    def other(grid: Grid, way: str) -> Grid:
-        new = OTHERS[way] if "steps" not in OTHERS[way] else {"steps": 2 * size.steps}
+    def otherwise(**changed) -> Variant:
+        """Five features, a quarter of the seeds."""
         fewer = {"seed": range(max(2, size.seeds[5] // 4))}
-        return dataclasses.replace(grid, setting=set_paths(grid.setting, new), axes=fewer)
+        return Variant(lambda grid: Grid(replace(grid.setting, **changed), fewer), lambda cell: cell[:2] == (5, True))
 
     def chance() -> dict[str, float]:
         """How often five random directions in the plane, of length 1, get the paper's names."""
@@ -75,38 +69,40 @@ def study(run: Run) -> Study:
         words = geometry.arrangements(W / np.linalg.norm(W, axis=-1, keepdims=True))
         return {name: float((words == name).mean()) for name in PAPER.values()}
 
-    cells = [Cell(n, relu, p) for n in SIZES for relu in (True, False) for p in DENSITIES[n][: None if relu else 3]]
-    of_five = lambda cell: cell.n == 5 and cell.relu  # noqa: E731
-    half = {"S0_top_two": ("top_two", "dense, the two most important of five are kept in most seeds"),
-            "S80_two_antipodal_pairs": ("paper_S80", "at S = 0.8 most seeds form two antipodal pairs"),
-            "S80_of_the_four_most_important": ("four", "at S = 0.8 most seeds form these of the four most important"),
-            "S90_pentagon": ("paper_S90", "at S = 0.9 most seeds form a pentagon")}  # fmt: skip
     return Study(
-        cells, grid, measures=[packing], derive=named,
-        variants={way: Variant(lambda own, way=way: other(own, way), of_five) for way in OTHERS},
+        [Cell(n, relu, p) for n in SIZES for relu in (True, False) for p in DENSITIES[n][: None if relu else 3]],
+        grid, measures=[packing], derive=named,
+        variants={"twice the steps": otherwise(steps=2 * size.steps),
+                  "another rate": otherwise(optimizer=Adam(lr=0.01, weight_decay=0.01, schedule=Cosine()))},
         findings={
-            "optimum": Finding(optimum, kept=False),
+            "optimum": Finding(lambda: toy_optimum(5, 2, np.array(DENSITIES[5]), np.tile(importances(5), (3, 1))),
+                               kept=False),
             "named_by_chance": Finding(chance),
-            "paper": Finding(paper, "density", lambda density, column: f"{sparsity(density)}_{column}", FIVE),
-            "configurations": Finding(configurations, "density", where=FIVE),
-            "commonest": Finding(commonest, ["variant", "density"], where=FIVE, variant=None),
-            "top_two": Finding(lambda rows: stats.share(rows["top_alone"]), (), "S0_top_two", FIVE | {"density": 1.0}),
-            "paper_S80": Finding(lambda paper: paper[0.2]["paper_configuration"]),
-            "paper_S90": Finding(lambda paper: paper[0.1]["paper_configuration"]),
-            "four": Finding(lambda rows: stats.share((rows["words"] == PAPER[0.2]) & ~rows["last"]), (),
-                            "S80_four_most_important", FIVE | {"density": 0.2}),
+            "paper": Finding(paper, ["density", "S"], "{S}_{column}", FIVE),
+            "commonest": Finding(lambda rows: rows["words"].value_counts(normalize=True).head(1).to_dict(),
+                                 ["variant", "density"], where=FIVE, variant=None),
+            "S0_top_two": Finding(lambda rows: stats.share(rows["top_alone"]), (), "{column}", FIVE | {"S": "S0"}),
+            "S80_four_most_important": Finding(lambda rows: stats.share((rows["words"] == PAPER[0.2]) & ~rows["last"]),
+                                               (), "{column}", FIVE | {"S": "S80"}),
             "counts": Finding(counts, ["n", "density"], "n{n}_{column}_at_{density:g}", RELU),
             "rising": Finding(rising, "n", "n{n}_more_per_tenfold_sparser", RELU),
-            "linear": Finding(linear, (), "linear_{column}", {"relu": [False]}),
+            "linear": Finding(lambda rows: {"superposed": stats.share(rows["superposed"]),
+                                            "top_m": stats.share(rows["top_alone"])}, (), "linear_{column}",
+                              {"relu": [False]}),
             "later": Finding(lambda rows: stats.mean(rows["later"], skipna=True), (),
-                             "n20_rank_of_interfering_less_rank_of_others", TWENTY | {"density": [0.3]}),
-            "digons": Finding(digons, "density", "n20_share_in_digons_at_{density:g}",
-                              TWENTY | {"density": [0.3, 0.001]}),
-            "rescaled": Finding(rescaled, "density", "n80_over_n20_at_{density:g}",
-                                RELU | {"density": [p for p in DENSITIES[20] if p in DENSITIES[80]]}),
+                             "n20_rank_of_interfering_less_rank_of_others", TWENTY | {"density": 0.3}),
+            "digons": Finding(lambda rows: share(rows["in_digons"] / rows["sharing"]), "density",
+                              "n20_share_in_digons_at_{density:g}", TWENTY | {"density": [0.3, 0.001]}),
+            "rescaled": Finding(rescaled, "density", "n80_over_n20_at_{density:g}", RELU | {"density": DENSITIES[80]}),
         },
         claims=[
-            *(Claim(name, says, of, (0.5, 1)) for name, (of, says) in half.items()),
+            Claim("S0_top_two", "dense, the two most important of five are kept in most seeds", "S0_top_two", (0.5, 1)),
+            Claim("S80_two_antipodal_pairs", "at S = 0.8 most seeds form two antipodal pairs",
+                  "paper.paper_configuration", (0.5, 1), where={"S": "S80"}),
+            Claim("S80_of_the_four_most_important", "at S = 0.8 most seeds form these of the four most important",
+                  "S80_four_most_important", (0.5, 1)),
+            Claim("S90_pentagon", "at S = 0.9 most seeds form a pentagon", "paper.paper_configuration", (0.5, 1),
+                  where={"S": "S90"}),
             Claim("pictures_are_optimal", "the exact optimum has the paper's configuration at all three sparsities",
                   lambda optimum: list(geometry.arrangements(optimum.weights)) == list(PAPER.values())),
             Claim("grows_with_sparsity", "the sparser, the more features share dimensions", "rising", (0, np.inf),
@@ -135,55 +131,28 @@ def named(table: pd.DataFrame, networks) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def optimum():
-    return toy_optimum(5, 2, np.array(DENSITIES[5]), np.tile(importances(5), (3, 1)))
+def share(of: pd.Series) -> stats.Interval:
+    return stats.mean(of, bounds=(0, 1), skipna=True)
 
 
-def sparsity(density: float) -> str:
-    return f"S{100 * (1 - density):.0f}"
-
-
-def paper(rows: pd.DataFrame, density: float, optimum) -> dict[str, stats.Interval]:
-    """Seeds with the paper's configuration, and those within 1% of the optimum's loss."""
-    best = optimum.loss[DENSITIES[5].index(density)]
+def paper(rows: pd.DataFrame, density: float, optimum) -> dict:
+    """Seeds with the paper's configuration, and within 1% of the optimum's loss; what is optimal and what is found."""
+    at, best = DENSITIES[5].index(density), rows.loc[rows["loss"].idxmin()]
     return {"paper_configuration": stats.share(rows["words"] == PAPER[density]),
-            "at_optimum": stats.share(rows["loss"] < 1.01 * best)}  # fmt: skip
-
-
-def configurations(rows: pd.DataFrame, density: float, optimum) -> dict:
-    at = DENSITIES[5].index(density)
-    best = rows.loc[rows["loss"].idxmin(), "words"]
-    return {"optimum": geometry.arrangements(optimum.weights)[at], "best_network": best,
-            "lowest_relative_excess": float(rows["loss"].min() / optimum.loss[at] - 1),
+            "at_optimum": stats.share(rows["loss"] < 1.01 * optimum.loss[at]), "best_network": best["words"],
+            "optimum": geometry.arrangements(optimum.weights)[at], "lowest_excess": best["loss"] / optimum.loss[at] - 1,
             "shares": rows["words"].value_counts(normalize=True).to_dict()}  # fmt: skip
-
-
-def commonest(rows: pd.DataFrame) -> dict:
-    words = rows["words"].value_counts()
-    return {"words": words.index[0], "share": stats.share(int(words.iloc[0]), len(rows))}
 
 
 def counts(rows: pd.DataFrame) -> dict[str, stats.Interval]:
     return {"features_per_dimension": stats.mean(rows["per_dimension"]),
-            "share_interfering": within(rows["sharing"] / rows["represented"])}  # fmt: skip
-
-
-def within(shares: pd.Series) -> stats.Interval:
-    return stats.mean(shares, bounds=(0, 1), skipna=True)
-
-
-def linear(rows: pd.DataFrame) -> dict[str, stats.Interval]:
-    return {"superposed": stats.share(rows["superposed"]), "top_m": stats.share(rows["top_alone"])}
-
-
-def digons(rows: pd.DataFrame) -> stats.Interval:
-    return within(rows["in_digons"] / rows["sharing"])
+            "share_interfering": share(rows["sharing"] / rows["represented"])}  # fmt: skip
 
 
 def rising(rows: pd.DataFrame) -> stats.Interval:
     """Features per dimension for each tenfold fall of the density, by seed."""
     return stats.mean([np.polyfit(-np.log10(own["density"]), own["per_dimension"], 1)[0]
-                           for _, own in rows.groupby("seed")])  # fmt: skip
+                       for _, own in rows.groupby("seed")])  # fmt: skip
 
 
 def rescaled(rows: pd.DataFrame) -> stats.Interval:
@@ -192,25 +161,20 @@ def rescaled(rows: pd.DataFrame) -> stats.Interval:
 
 
 def answer(paper: dict, linear: dict) -> str:
-    pairs, pentagon = paper[0.2]["paper_configuration"].value, paper[0.1]["paper_configuration"].value
-    return (
-        f"With features off 80% of the time {pairs:.0%} of ReLU networks store them as two opposite pairs, at 90% "
-        f"{pentagon:.0%} as a pentagon; {linear['superposed'].value:.1%} of linear ones superpose anything."
-    )
-
-
-def typical(rows: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-    """The network of lowest training loss in the commonest configuration, and the share of seeds in that."""
-    own = rows[rows["words"] == rows["words"].mode().iloc[0]]
-    return own.loc[[own["train_loss"].idxmin()]], len(own) / len(rows)
+    _, pairs, pentagon = (own["paper_configuration"].value for own in paper.values())
+    return (f"With features off 80% of the time {pairs:.0%} of ReLU networks store them as two opposite pairs, at 90% "
+            f"{pentagon:.0%} as a pentagon; {linear['superposed'].value:.1%} of linear ones superpose.")  # fmt: skip
 
 
 def draw(rows: pd.DataFrame, networks) -> plots.Figure:
     """n = 5: the commonest configurations. Counts against density. n = 20: W W^T, norms and interference."""
 
     def chosen(n: int, relu: bool, density: float) -> tuple[np.ndarray, str, float]:
-        one, often = typical(rows[(rows["n"] == n) & (rows["relu"] == relu) & (rows["density"] == density)])
-        return networks(one).parameters["W"][0].numpy(), one["words"].iloc[0], often
+        """The network of lowest training loss in the commonest configuration; its name and the share of seeds."""
+        asked = rows[(rows["n"] == n) & (rows["relu"] == relu) & (rows["density"] == density)]
+        own = asked[asked["words"] == asked["words"].mode().iloc[0]]
+        W = networks(own.nsmallest(1, "train_loss")).parameters["W"][0].numpy()
+        return W, own["words"].iloc[0], len(own) / len(asked)
 
     figure = plots.Figure(figsize=(13, 12.5), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=[1.25, 1])
@@ -223,10 +187,8 @@ def draw(rows: pd.DataFrame, networks) -> plots.Figure:
         panels[0].set_ylabel("ReLU model" if relu else "linear model")
     plots.title(left, "n = 5, m = 2: directions in the commonest configuration")
     ax = right.subplots()
-    more = rows[rows["n"] > 5]
-    more = more.assign(
-        model=np.where(more["relu"], "ReLU", "linear"), size=[f"n = {n}, m = {SIZES[n][0]}" for n in more["n"]]
-    )
+    more = rows[rows["n"] > 5].assign(model=lambda rows: np.where(rows["relu"], "ReLU", "linear"),
+                                      size=lambda rows: [f"n = {n}, m = {SIZES[n][0]}" for n in rows["n"]])  # fmt: skip
     plots.band(ax, more, "density", "per_dimension", "size", line="model")
     plots.level(ax, 4, "all features")
     ax.set(xscale="log", xlabel="density 1 - S", ylabel="represented features per dimension", ylim=(0, 4.3))
