@@ -81,7 +81,12 @@ def jointly_and_alone(trained: Trained, draws: int) -> dict[str, Tensor]:
     streams = [range(shape.width), range(shape.depth * shape.width, (shape.depth + 1) * shape.width)]
     alone = read(trained, [], draws, fitted=True, of="stream", parts=streams[: 1 + whole]).count()
     out |= dict(zip(("input", "final"), alone.T, strict=False))
-    drops = {how: ablation_drops(trained, how, batches=max(1, draws // 2)) for how in HOWS[1:] if whole}
+    batches = max(1, draws // 2)
+    drops = {
+        "zero": ablation_drops(trained, "zero", batches=batches),
+        "mean": ablation_drops(trained, "mean", batches=batches),
+        "resample": ablation_drops(trained, "resample", batches=batches),
+    } if whole else {}  # fmt: skip
     drops |= {"attribution": attribution(trained, batches=draws)[:, 1:]} if whole else {}
     for how, own in drops.items():
         found = participation(own)
