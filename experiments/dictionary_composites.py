@@ -9,11 +9,10 @@ under L1 ends at s* = sqrt(3 ((2 - sqrt 2) c - c^2 / 4)).
 
 Dictionaries are trained without decoder bias; a conjunction is a latent that is on for A&B and for neither alone, read
 off the three states. Added after a first run, in which length did decide: up to 8 times the steps, and shares before
-training. Two cores: --quick a minute, default 5 (48 of 128 seeds where only curves are drawn, since a slow run).
+training. Since a slow default run 48 of 128 seeds where only curves are drawn. Two cores: not timed alone since.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,6 @@ import torch
 from torch import Tensor
 
 from toysup import plots, stats
-from toysup.checks import check_interval
 from toysup.ensemble import Trained
 from toysup.features import Features
 from toysup.features.base import as_tensor
@@ -32,14 +30,13 @@ from toysup.stats import Interval
 from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, experiment
 from toysup.sweep import Grid
 from toysup.tasks import Reconstruction
-from toysup.theory import PairDictionary, pair_dictionaries
+from toysup.theory import pair_dictionaries
 
 QUESTION = "Do sparse autoencoders replace two features by their conjunctions, as their penalties prefer?"
 KINDS = {"L1": L1(), "L0": JumpReLU(0.3, 0.5), "TopK 1": TopK(1), "TopK 2": TopK(2)}
 PENALTY = {"L1": 0.1, "L0": 0.03, "TopK 1": 0.0, "TopK 2": 0.0}
 COEFFICIENTS = {"L1": [0.0, 0.01, 0.03, 0.3, 1.0], "L0": [0.0, 0.003, 0.01, 0.1, 0.3]}
-STATES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
-ON = 0.01  # contribution of a latent that counts as on, in units of a feature
+STATES, ON = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)), 0.01  # ON: the contribution of a latent that is on
 P, LATENTS, MORE = 0.2, 8, (1e-9, np.inf)
 SHARES = ("conjunction", "composite", "separate", "untrained")
 
@@ -54,12 +51,6 @@ class Pair(Features):
     both: float = P * P
     spread: float = 0.0
     n_uniforms = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("p", "q", "both", "spread"):
-            self._check_float(name, open_low=False)
-        check_interval("Pair", "both", self.both, max(0.0, self.p + self.q - 1), min(self.p, self.q))
 
     @property
     def activity(self) -> Tensor:
@@ -133,10 +124,10 @@ def found(trained: Trained) -> dict[str, Tensor]:
 
 
 def study(run: Run) -> Study:
-    size = run.sizes(dict(seeds=128, few=48, latents=[2, 3, 4, LATENTS, 16], held=32, rates=(0.005, 0.01, 0.02),
-                          extend=3, steps=1500, batch=128, lengths=(0.5, 2, 4, 8)),
-                     quick=dict(seeds=24, few=24, latents=[2, LATENTS], held=8, rates=(0.01, 0.02), extend=0, steps=750,
-                                lengths=(0.5, 2)),
+    size = run.sizes(dict(seeds=128, few=48, latents=[2, 3, 4, LATENTS, 16], three=3, held=32, extend=3, steps=1500,
+                          batch=128, rates=(0.005, 0.01, 0.02), lengths=(0.5, 2, 4, 8)),
+                     quick=dict(seeds=24, few=24, latents=[2, LATENTS], three=2, held=8, extend=0, steps=750,
+                                rates=(0.01, 0.02), lengths=(0.5, 2)),
                      smoke=dict(seeds=3, few=3, held=2, steps=4, batch=16, lengths=(0.5,)))  # fmt: skip
 
     def grid(cell: Cell) -> Grid:
@@ -147,32 +138,27 @@ def study(run: Run) -> Study:
         decides = cell.varied == "" or cell.spread == 1 or (cell.varied == "penalty" and cell.penalty == 0)
         return Grid(setting, {"seed": range(size.seeds if decides else size.few)})
 
-    def base(cell: Cell) -> bool:
-        return (cell.latents, cell.varied) == (LATENTS, "") and cell.kind in COEFFICIENTS
-
-    def probe(cell: Cell) -> Setting:
-        return grid(Cell(cell.kind, LATENTS, "", PENALTY[cell.kind])).setting
-
     changes = {f"{times}x_rate": {"optimizer.lr": times} for times in (0.5, 2.0)}
     changes |= {f"{times:g}x_steps": {"steps": times} for times in size.lengths}
     cells = [Cell(kind, latents, "", PENALTY[kind]) for kind in KINDS for latents in size.latents]
-    at_base, most = {"varied": "", "latents": LATENTS}, max(size.latents)
-    least = 3 if 3 in size.latents else 2
+    bases = {kind: Cell(kind, LATENTS, "", PENALTY[kind]) for kind in KINDS}
     return Study(
         cells + [cell for kind in KINDS for cell in cells_of(kind)], grid, measures=[found, exact_loss], snapshots=(0,),
-        search=Search(probe, size.rates, exact_loss, True, size.extend, seeds=range(1000, 1000 + size.held)),
-        variants={name: Variant(change, base) for name, change in changes.items()},
+        search=Search(lambda cell: grid(bases[cell.kind]).setting, size.rates, exact_loss, True, size.extend,
+                      seeds=range(1000, 1000 + size.held)), derive=derive,
+        variants={name: Variant(change, lambda cell: cell in bases.values() and cell.kind in COEFFICIENTS)
+                  for name, change in changes.items()},
         findings={
-            "gain": Finding(least_gain, "key", "{key}_least_gain_per_conjunction",
+            "gain": Finding(lambda rows: least(rows["gain"]), "key", "{key}_least_gain_per_conjunction",
                             lambda rows: (rows["spread"] == 0) & (rows["latents"] >= 3) & (
                                 (rows["penalty"] > 0) | rows["kind"].str.startswith("TopK"))),
-            "excess": Finding(least_excess, (), "least_excess_over_the_table", {"spread": 0}, None),
+            "over": Finding(lambda rows: least(rows["excess"]), (), "least_excess_over_the_table", {"spread": 0}, None),
             "shares": Finding(lambda rows: {of: share(rows, of) for of in SHARES}, ("key", "latents"),
                               "{key}_H{latents}_{column}", {"varied": ""}),
             "made": Finding(lambda rows: stats.mean(rows["conjunction"] - rows["untrained"]), "key",
-                            f"{{key}}_H{LATENTS}_trained_less_untrained", at_base),
+                            f"{{key}}_H{LATENTS}_trained_less_untrained", {"varied": "", "latents": LATENTS}),
             "at_size": Finding(by_seed, ("kind", "latents"), "", {"varied": ""}, kept=False),
-            "more": Finding(lambda at_size: stats.mean(at_size["L1", most] - at_size["L1", least]), (),
+            "more": Finding(lambda at_size: stats.mean(at_size["L1", size.latents[-1]] - at_size["L1", size.three]), (),
                             "L1_conjunction_most_less_three_latents"),
             "driven": Finding(lambda rows, at_size: stats.mean(at_size["L1", LATENTS] - by_seed(rows)), (),
                               "L1_conjunction_base_less_no_penalty", {"kind": "L1", "varied": "penalty", "penalty": 0}),
@@ -192,13 +178,13 @@ def study(run: Run) -> Study:
                   "shares.conjunction", (0.5, 1), where={"latents": LATENTS}, each="trained_{key}", combine=None),
             Claim("training_makes_them", "more of {key}'s seeds have one than before training", "made", (1e-9, 1),
                   each="training_makes_them_{key}", combine=None),
-            Claim("spare_latents", "with two latents under 5% of seeds have one, unless k = 1, and more with 16 than "
-                  "with three (L1)", lambda shares, more: stats.every(stats.decide(more, (0, 1)), *(
+            Claim("spare_latents", "with two latents under 5% of seeds have one, unless k = 1; with L1 more do with 16 "
+                  "than with three", lambda shares, more: stats.every(stats.decide(more, (0, 1)), *(
                       stats.decide(shares[key, 2]["conjunction"], (0, 0.05)) for key in ("L1", "L0", "TopK_2")))),
             Claim("penalty_drives_L1", "at least .2 more seeds have one than without penalty", "driven", (0.2, 1)),
             Claim("graded_features_stop_them", "at s = 1 under half as many have one as at s = 0", "graded", (0, 0.5),
                   each="graded_features_stop_{kind}", combine=None),
-            Check("table_is_a_bound", "no dictionary is below the table's best loss by more than .1%", "excess",
+            Check("table_is_a_bound", "no dictionary is below the table's best loss by more than .1%", "over",
                   (-1e-3, np.inf)),
             Check("rate_does_not_decide", "half and twice the learning rate move L1's share by less than .2", "moved",
                   0.2, where={"kind": "L1", "variant": ["0.5x_rate", "2.0x_rate"]}),
@@ -209,32 +195,23 @@ def study(run: Run) -> Study:
     )  # fmt: skip
 
 
-@cache
-def exact(kind: str, p: float, q: float, both: float, penalty: float) -> list[PairDictionary]:
-    """The exact dictionaries of one cell with three latents, best first."""
-    name, _, k = kind.partition(" ")
-    return pair_dictionaries(p, q, both, kind=name.lower(), penalty=penalty, latents=3, k=int(k or 1))
+def derive(table: pd.DataFrame) -> pd.DataFrame:
+    """With exact losses of [A, B] and of composites (three latents), what these save for each conjunction, and what
+    was lost beyond the best, relatively."""
+    found = {}
+    for cell, row in table.drop_duplicates("cell").set_index("cell").iterrows():
+        name, _, k = row["kind"].partition(" ")
+        exact = pair_dictionaries(row["p"], row["q"], row["both"], kind=name.lower(), penalty=row["penalty"], latents=3,
+                                  k=int(k or 1))  # fmt: skip
+        loss = {one.directions: one.loss for one in exact}
+        found[cell] = {"apart": loss["A", "B"], "together": loss["A", "B", "A+B"], "best": exact[0].loss}
+    table = table.join(pd.DataFrame.from_dict(found, orient="index"), on="cell")
+    excess = (table["exact_loss"].astype(float) - table["best"]) / table["best"].clip(lower=1e-3)
+    return table.assign(gain=(table["apart"] - table["together"]) / table["both"], excess=excess)
 
 
-def losses(row: pd.Series) -> tuple[float, float]:
-    """Of [A, B] and of the composites."""
-    by_name = {one.directions: one.loss for one in exact(*row[["kind", "p", "q", "both", "penalty"]])}
-    return by_name["A", "B"], by_name["A", "B", "A+B"]
-
-
-def least_gain(rows: pd.DataFrame) -> Interval:
-    """The least of what composites save, for each conjunction."""
-    gains = [np.subtract(*losses(row)) / row.both for _, row in rows.drop_duplicates("cell").iterrows()]
-    return Interval(*3 * [min(gains)])
-
-
-def least_excess(rows: pd.DataFrame) -> Interval:
-    """The least of what trained ones lose beyond the table's best, relatively."""
-    found = []
-    for _, own in rows.groupby("cell"):
-        best = exact(*own.iloc[0][["kind", "p", "q", "both", "penalty"]])[0].loss
-        found.append((float(own["exact_loss"].min()) - best) / max(best, 1e-3))
-    return Interval(*3 * [min(found)])
+def least(values: pd.Series) -> Interval:
+    return Interval(*3 * [values.min()])
 
 
 def share(rows: pd.DataFrame, column: str = "conjunction") -> Interval:
@@ -247,15 +224,11 @@ def by_seed(rows: pd.DataFrame) -> pd.Series:
 
 
 def answer(rows: pd.DataFrame, shares: dict) -> str:
-    saved = {}
-    for kind in ("L1", "L0"):
-        apart, together = losses(rows[(rows["kind"] == kind) & (rows["varied"] == "")].iloc[0])
-        saved[kind] = f"{1 - together / apart:.0%} ({kind})"
+    base = rows[rows["varied"] == ""].groupby("kind")[["apart", "together"]].first()
+    saved = [f"{1 - base['together'][kind] / base['apart'][kind]:.0%} ({kind})" for kind in ("L1", "L0")]
     have = ", ".join(f"{shares[kind.replace(' ', '_'), LATENTS]['conjunction'].value:.0%} ({kind})" for kind in KINDS)
-    return (
-        f"Composites save {' and '.join(saved.values())} of the loss of [A, B], all of it (TopK 1), nothing (TopK 2); "
-        f"trained with {LATENTS} latents, {have} of seeds have a latent for A&B."
-    )
+    exact = f"Composites save {' and '.join(saved)} of the loss of [A, B], all of it (TopK 1), nothing (TopK 2)"
+    return f"{exact}; trained with {LATENTS} latents, {have} of seeds have a latent for A&B."
 
 
 def draw(rows: pd.DataFrame, table: pd.DataFrame, shares: dict) -> plots.Figure:
@@ -280,8 +253,7 @@ def draw(rows: pd.DataFrame, table: pd.DataFrame, shares: dict) -> plots.Figure:
                 plots.curve(ax, {at: share(one) for at, one in part.groupby(x)}, **look)
         part = table[(table["kind"] == kind) & (table["latents"] == LATENTS) & (table["varied"] == "")]
         times = part[~part["variant"].str.endswith("rate")].groupby(part["steps"] / rows["steps"].iloc[0])
-        if kind in COEFFICIENTS:
-            plots.curve(longer, {n: share(one) for n, one in times}, **look)
+        plots.curve(longer, {n: share(one) for n, one in times}, **look)
     latents.plot([], [], color=plots.GREY, linestyle=":", label="before training")
     plots.ticks(latents, x=sizes, log="x")
     plots.ticks(longer, x=[0.5, 1, 2, 4, 8], log="x")
