@@ -62,7 +62,8 @@ class Cell(NamedTuple):
 def study(run: Run) -> Study:
     size = run.sizes(dict(depths=(2, 4, 8, 16), tasks=tuple(TASKS), seeds=8, draws=4, steps=1000, batch=64, loads=3,
                           rates=(0.005, 0.01, 0.02), extend=2, hand=(8, 16), hand_neurons=96, hand_loads=3),
-                     quick=dict(depths=(2, 8), seeds=3, steps=200, rates=(0.01, 0.02), extend=0, hand=(8,)),
+                     quick=dict(depths=(2, 8), seeds=3, draws=3, steps=200, rates=(0.01, 0.02), extend=0, hand=(8,),
+                                hand_loads=2),
                      smoke=dict(depths=(2,), tasks=("and",), seeds=2, draws=1, steps=2, batch=16, loads=1, hand=(2,),
                                 hand_neurons=24, hand_loads=1))  # fmt: skip
     level = 1 - 0.05 / len(size.depths)  # of the four conditions' intervals
@@ -184,8 +185,10 @@ def growth(rows: pd.DataFrame, depth: int, prefix: str = "") -> pd.DataFrame:
 def exponent(rows: pd.DataFrame, depth: int, prefix: str = "") -> stats.Interval:
     """gamma of each seed."""
     found = growth(rows, depth, prefix)
+    if found.shape[1] < 2:
+        return stats.UNDEFINED
     joint = torch.tensor(found.to_numpy())
-    return stats.mean(gamma(BySize(tuple(found), joint, joint, joint))) if found.shape[1] > 1 else stats.UNDEFINED
+    return stats.mean(gamma(BySize(tuple(found), joint, joint, joint)))
 
 
 def conditions(rows: pd.DataFrame, table: pd.DataFrame, task: str, depth: int, level: float = 0.95) -> dict:
