@@ -62,8 +62,8 @@ class Cell(NamedTuple):
 def study(run: Run) -> Study:
     size = run.sizes(dict(depths=(2, 4, 8, 16), tasks=tuple(TASKS), seeds=8, draws=4, steps=1000, batch=64, loads=3,
                           rates=(0.005, 0.01, 0.02), extend=2, hand=(8, 16), hand_neurons=96, hand_loads=3),
-                     quick=dict(depths=(2, 8), seeds=3, draws=3, steps=200, rates=(0.01, 0.02), extend=0, hand=(8,),
-                                hand_loads=2),
+                     quick=dict(depths=(2, 8), seeds=3, draws=3, steps=100, loads=1, rates=(0.01, 0.02), extend=0,
+                                hand=(8,), hand_loads=1),
                      smoke=dict(depths=(2,), tasks=("and",), seeds=2, draws=1, steps=2, batch=16, loads=1, hand=(2,),
                                 hand_neurons=24, hand_loads=1))  # fmt: skip
     level = 1 - 0.05 / len(size.depths)  # of the four conditions' intervals
@@ -117,7 +117,7 @@ def study(run: Run) -> Study:
 
     return Study(
         [Cell(task, depth) for task in size.tasks for depth in (1, *size.depths)] + [Cell("by_hand", 1)], grid,
-        measures=[recovered, layers], seeds=size.seeds, snapshots=(0,), compile=False, given=built,
+        measures=[recovered, layers], seeds=size.seeds, snapshots=(0,), compile=False, workers=2, given=built,
         search=Search(setting, size.rates, extend=size.extend),
         variants={"half": Variant(half, lambda cell: cell.task != "by_hand", [joint])},
         findings={
@@ -279,10 +279,11 @@ def ratios(rows: pd.DataFrame, depth: int) -> dict[str, stats.Interval]:
 def answer(conditions: dict, verdicts: dict) -> str:
     cells = [own for (task, _), own in conditions.items() if task in TASKS]
     some, more = (sum(stats.decide(own[name], ABOVE) == "supported" for own in cells) for name in list(CONDITIONS)[1:3])
+    built = {"supported": "is found", "rejected": "is NOT found"}.get(verdicts["scattered_uand"], "can't be told yet")
     fair = {"rejected": "none", "supported": "some"}.get(verdicts["any_as_share_of_recovered"], "clearly none")
     return (f"Layers hold jointly what none holds alone in {some} of {len(cells)} kinds of trained networks, more than "
             f"parts of one layer do in {more} (as a share of what is recovered in {fair}); where it was built by hand "
-            f"it is {'' if verdicts['scattered_uand'] == 'supported' else 'NOT '}found")  # fmt: skip
+            f"it {built}")  # fmt: skip
 
 
 def draw(rows: pd.DataFrame, layers: dict, participation: dict, conditions: dict) -> plots.Figure:
@@ -304,7 +305,6 @@ def draw(rows: pd.DataFrame, layers: dict, participation: dict, conditions: dict
             plots.interval(divided, {depth: participation[task, depth][how] for depth in own}, color=hues[task],
                            marker=marker, linestyle=line, label=task if how == "attribution" else None)  # fmt: skip
     plots.labels(axes[:1], "blocks L", "excess X(L) / features offered")
-    plots.legend(figure)
     for kind, task, depth, prefix in (("trained", "and", depths[-1], ""),
                                       ("before training", "and", depths[-1], "fitted_start_"),
                                       ("scattered by hand", "scattered_uand", max(by_hand), "")):  # fmt: skip
@@ -317,6 +317,7 @@ def draw(rows: pd.DataFrame, layers: dict, participation: dict, conditions: dict
     for ax, places, more in ((grown, SIZES, None), (divided, depths, looks)):
         plots.ticks(ax, x=places, log="x")
         plots.legend(ax, more, loc="upper left", size=9)
+    plots.legend(figure)
     grown.set(xlabel="layers read k", ylabel="F(k) / features offered", title=f"AND, L = {depths[-1]}")
     divided.set(xlabel="blocks L", ylabel="participation ratio less its null", title="blocks for each feature")
     wide = figure.add_subplot(axes[1, 2].get_gridspec()[1, 2:])
