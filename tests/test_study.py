@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
 
 from toysup import constructions, report, stats
 from toysup.checks import InputError
@@ -17,7 +18,7 @@ from toysup.stats import Interval
 from toysup.study import Check, Claim, Finding, Given, Search, Study, Variant, bracketed, loads_suffice, moves
 from toysup.study.rules import Known
 from toysup.study.training import stacked
-from toysup.sweep import Grid
+from toysup.sweep import Axis, Grid
 from toysup.tasks import Identity
 
 
@@ -248,6 +249,39 @@ def test_given_networks_and_values_are_rows():
     assert again.stack.init_seed.tolist() == [4]
     with pytest.raises(InputError, match="published values"):
         made.outcome.trained.networks(table.iloc[[2]])
+
+
+def test_a_study_without_a_picture_or_an_answer_of_its_own_shows_its_claims():
+    rows = pd.DataFrame({"x": [1.0, 2.0]})
+    claims = [Claim("one", "x is positive", lambda rows: bool((rows["x"] > 0).all())),
+              Check("two", "there are many rows", lambda rows: len(rows) > 9, otherwise="undecided")]  # fmt: skip
+    made = Study(given=[Given(Cell(1, 0.5), rows)], claims=claims)
+    texts = {text.get_text() for text in made.figure().findobj(Text)}
+    assert {"x is positive", "there are many rows", "supported", "undecided"} <= texts
+    assert made.figure().get_suptitle().startswith("x is positive")
+    assert list(made.claims()["verdict"]) == ["yes, but checks fail: two", "undecided"]
+
+
+def test_seeds_and_given_rows_may_come_from_iterators():
+    rows = pd.DataFrame({"x": [1.0]})
+    made = Study(
+        CELLS[:2], setting, measures=[norm], seeds=iter([3, 4]), given=lambda: (Given(cell, rows) for cell in CELLS)
+    )
+    table = made.table()
+    assert list(table["seed"][:4]) == [3, 4, 3, 4] and table["x"].notna().sum() == len(CELLS)
+
+
+def test_named_axes_are_axes_of_a_study_too():
+    """Cells that differ in what a named axis sets are not joined over it, and a named axis over seeds is one."""
+    worlds = Axis("world", "features.density", {"sparse": 0.05, "dense": 0.5})
+
+    def grid(cell):
+        return Grid(setting(cell), [worlds, Axis("draw", "seed", {"a": 1, "b": 2})])
+
+    search = Search(lambda cell: Grid(setting(cell), [worlds]), (0.01, 0.02, 0.04, 0.08), peaked)
+    table = Study([Cell(1, 0.1), Cell(2, 0.1)], grid, measures=[norm], search=search).table()
+    assert len(table) == 8 and set(table["world"]) == {"sparse", "dense"} and set(table["draw"]) == {"a", "b"}
+    np.testing.assert_allclose(table["lr"], 0.02 * table["width"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

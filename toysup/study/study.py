@@ -120,7 +120,7 @@ class Study:
         claims: `Claim`s about the world and `Check`s of the run.
         draw: a function that names what it needs (`table`, findings, `networks`, `features`, `rates`, `judged`,
             `verdicts`) and returns the figure. answer: likewise, the answer to the question in a sentence.
-        snapshots, engine, compile: as `sweep`. workers: processes, unless the command line says; give them where
+        snapshots, engine, compile: as `sweep`. workers: processes, unless whoever trains says; give them where
             measuring is the work, not training.
 
     In a notebook: `study = Study(...)`, then `study.table()`, `study.claims()`, `study.figure()`; options of `train`
@@ -147,7 +147,8 @@ class Study:
         compile: bool | None = None,
         workers: int | None = None,
     ) -> None:
-        self.cells, self.grid, self.seeds, self.workers = tuple(cells), grid, seeds, workers
+        self.cells, self.grid, self.workers = tuple(cells), grid, workers
+        self.seeds = seeds if isinstance(seeds, int) else tuple(seeds)  # asked for by every cell
         self.measures = measures if callable(measures) else tuple(measures)
         self.search, self.variants, self.given, self.derive = search, dict(variants or {}), given, derive
         self.findings, self.declared = dict(findings or {}), tuple(claims)
@@ -178,7 +179,7 @@ class Study:
         mode: str = "default",
     ) -> Outcome:
         """Train what is not in the folder `results` yet, and find and judge what the study asks for."""
-        options = {"results": results, "device": device, "workers": workers}
+        options = {"results": results, "device": device, "workers": workers or self.workers}
         trained = train(
             self.cells,
             self.grid,
@@ -186,7 +187,7 @@ class Study:
             seeds=self.seeds,
             search=self.search,
             variants=self.variants,
-            given=self.given() if callable(self.given) else self.given,
+            given=list(self.given() if callable(self.given) else self.given),
             snapshots=self.snapshots,
             options=options,
             sweeping=self.sweeping,
@@ -223,7 +224,7 @@ class Study:
 
     def report(self, run: Run) -> dict[str, Any]:
         """Train, judge, draw, write the picture and the document (`report.write`), and end with the answer."""
-        found = self.train(results=run.results, device=run.device, workers=run.workers or self.workers, mode=run.mode)
+        found = self.train(results=run.results, device=run.device, workers=run.workers, mode=run.mode)
         rows = found.trained.rows
         statistics = found.known.statistics()
         engines = sorted({str(engine) for engine in rows["engine"].dropna()}) if "engine" in rows else []
@@ -281,7 +282,9 @@ def said(judged: Mapping[str, Judged]) -> str:
 def board(judged: Mapping[str, Judged]) -> Figure:
     """The claims and their verdicts, where a study draws nothing of its own."""
     figure, axes = plots.figure(1, 1, height=0.5 + 0.35 * max(1, len(judged)))
-    plots.board(axes[0, 0], {one.claim.says: _whole(one) for one in judged.values()})
+    axes[0, 0].set_axis_off()
+    if judged:
+        plots.claims(axes[0, 0], {one.claim.says: _whole(one) for one in judged.values()})
     return figure
 
 

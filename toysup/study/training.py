@@ -147,7 +147,7 @@ def train(
     seeds: int | Iterable[int],
     search: Search | None,
     variants: Mapping[str, Variant],
-    given: Iterable[Given | Table],
+    given: Sequence[Given | Table],
     snapshots: Sequence[int],
     options: Mapping[str, Any],
     sweeping: Mapping[str, Any],
@@ -253,7 +253,7 @@ def _grid_of(cell: Any, make: Any, best: Best | None) -> Grid:
 
 def _seeded(grid: Grid, seeds: int | Iterable[int]) -> Grid:
     """The grid with an axis of seeds, unless it has one."""
-    if any("seed" in ((key,) if isinstance(key, str) else key) for key in grid.axes):
+    if "seed" in grid.paths:
         return grid
     if isinstance(seeds, int):
         seeds = range(check_whole("Study", "seeds", seeds))
@@ -266,12 +266,13 @@ def _searched(cells: Sequence[Any], labels: Sequence[str], search: Search, optio
     of: dict[str, str] = {}  # label -> label of the first cell with the same grid
     firsts: dict[str, str] = {}
     by_rates: dict[tuple[float, ...], dict[str, Grid]] = {}
+    seeds = tuple(search.seeds)
     for label, cell in zip(labels, cells, strict=True):
         if not search.of(cell):
             continue
-        grid = _seeded(_grid_of(cell, search.grid, None), search.seeds)
+        grid = _seeded(_grid_of(cell, search.grid, None), seeds)
         rates = tuple(float(r) for r in (search.rates(cell) if callable(search.rates) else search.rates))
-        key = json.dumps([describe(grid.setting, code=id), describe(grid.axes, code=id), rates])
+        key = json.dumps([describe(grid.setting, code=id), describe(grid.account, code=id), rates])
         if key not in firsts:
             firsts[key] = label
             by_rates.setdefault(rates, {})[label] = grid
@@ -327,11 +328,11 @@ def stacked(grids: Mapping[str, Grid]) -> Iterator[Stacked]:
                 moving[path] = value
             else:
                 static[path] = value
-        key = json.dumps([sorted(moving), describe(static, code=id), describe(grid.axes, code=id)])
+        key = json.dumps([sorted(moving), describe(static, code=id), describe(grid.account, code=id)])
         groups.setdefault(key, []).append((label, grid, moving))
     for members in groups.values():
         label, first, moving = members[0]
-        axes = {path for key in first.axes for path in ((key,) if isinstance(key, str) else key)}
+        axes = first.paths
         differ = tuple(
             path for path in moving
             if len({json.dumps(describe(own[path], code=id)) for _, _, own in members}) > 1
