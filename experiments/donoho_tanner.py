@@ -31,7 +31,7 @@ from toysup.sweep import Grid
 from toysup.tasks import Identity
 from toysup.theory import bayes_amp_ratio, l1_strong_threshold, l1_weak_threshold
 
-sys.path.append(str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 import _exactly
 from _exactly import CASES, SHARP, SOLVED, TWINS, Column, column, fit, jackknife
 

@@ -17,6 +17,8 @@ from toysup.constructions import (
 )
 from toysup.features import OnePerGroup, SparseUniform
 from toysup.measure.cross_layer import decode, decode_labels
+from toysup.measure.jointly import SIZES as COUNTS
+from toysup.measure.jointly import held_jointly, jointly_and_alone
 from toysup.measure.layers import decodable_by_layer, inputs, label_chances, label_chances_by_layer
 from toysup.measure.participation import ablated, ablation_drops, attribution, contributions, readout
 from toysup.models import ResidualMLP, TiedAutoencoder
@@ -316,3 +318,19 @@ def test_bad_input():
     several = dataclasses.replace(residual(OnePerGroup(40, 2), Memory(4), Shape(8, 2), unembedding="coordinates"))
     with pytest.raises(InputError, match="one fact at a time"):
         attribution(untrained(several, SEEDS))
+
+
+def test_columns_of_what_layers_hold_jointly_are_what_the_decoder_finds():
+    """`held_jointly` says what `decode` does on the same draws; one block alone adds nothing to its union."""
+    scattered, single = scattered_uand(**SIZES), single_block_uand(**SIZES)
+    found = decode(scattered, subsets(8, [2, 4, 8], 2), beyond=inputs, own=True, batches=2, scored=4)
+    curve, columns = by_size(found), held_jointly(scattered, 2, COUNTS)
+    for place, size in enumerate(curve.sizes):
+        assert torch.equal(columns[f"joint_{size}"], curve.joint[:, place])
+        assert torch.equal(columns[f"union_{size}"], curve.union[:, place])
+    assert (columns["load"] == 66).all() and (columns["joint_8"] > columns["union_8"]).all()
+    one = held_jointly(single, 2, (1, 8))
+    assert torch.equal(one["joint_8"], one["union_8"]) and (one["joint_8"] > 0).all()
+    beside = jointly_and_alone(single, 1)
+    assert (beside["start_joint_8"] < one["joint_8"]).all()  # untrained networks of this shape hold less
+    assert (beside["pr_attribution"] < 1.01).all()  # one block takes part in each feature

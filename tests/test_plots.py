@@ -44,7 +44,7 @@ def test_plots_change_neither_their_table_nor_global_state():
         plots.phase_map(axes[0, 1], frame, "x", "y", "z")
         plots.phase_map(axes[1, 0], frame, "x", "y", "kind", colours=colours)
         plots.null(axes[1, 1], [1, 2], [3, 4], "chance")
-        plots.axes_legend(axes[1, 0], colours, below=0.1)
+        plots.legend(axes[1, 0], colours, below=True)
         figure.canvas.draw()
     pd.testing.assert_frame_equal(frame, before)
     assert dict(mpl.rcParams) == parameters

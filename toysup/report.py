@@ -341,7 +341,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, pd.DataFrame):
         return _plain(value.to_dict("records"))
-    if isinstance(value, tuple) or dataclasses.is_dataclass(value):  # a shape, features: as they call themselves
+    if dataclasses.is_dataclass(value):  # a shape, features: as they call themselves
         return str(value)
     got = " ".join(repr(value).split())[:60]
     raise InputError(f"report: expected numbers, text, lists and mappings, got {type(value).__name__}: {got}")

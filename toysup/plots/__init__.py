@@ -12,7 +12,6 @@ from matplotlib.patches import Patch
 
 from toysup.plots.boards import board, claims
 from toysup.plots.frame import (
-    axes_legend,
     colour_bar,
     figure,
     labels,
@@ -35,7 +34,6 @@ __all__ = [
     "Axes",
     "Figure",
     "Patch",
-    "axes_legend",
     "band",
     "bars",
     "board",

@@ -209,12 +209,6 @@ def _handle(label: Any, look: Any) -> Artist:
     return Patch(facecolor=look)
 
 
-def axes_legend(ax: Axes, colours: Mapping[Any, Any], below: float) -> None:
-    """Colour patches under one panel, `below` its height; `legend(ax, colours, below=True)` finds the place itself."""
-    patches = [Patch(facecolor=colour, label=shown(name)) for name, colour in colours.items()]
-    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -below), ncols=3, fontsize=9)
-
-
 def colour_bar(
     axes: Axes | Iterable[Axes], label: str, *, cmap: Any = None, limits: tuple[float, float] = (0, 1), **bar: Any
 ) -> None:
