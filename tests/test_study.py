@@ -222,6 +222,18 @@ def test_the_usual_checks():
     )
     assert known.judge(check).verdicts == {"one_length": "supported", "two_length": "supported", "length": "supported"}
     assert known.judge(moves("other", difference, 20, name="n", says="s")).verdicts == {"n": "undecided"}
+    only = moves("longer", difference, 20, by="cell", name="n", says="s", where={"task": "b"}, each="{cell}")
+    assert known.judge(only).verdicts == {"two": "supported", "n": "supported"}
+    with pytest.raises(InputError, match="no column 'colour'"):
+        known.judge(moves("longer", difference, 20, name="n", says="s", where={"colour": "red"}))
+    some, none = ({"bracketed": [True, *rest]} for rest in ([np.nan], [False]))
+    for table, verdict in (
+        (some, "supported"),
+        (none, "undecided"),
+        ({"bracketed": [np.nan]}, "undecided"),
+        ({"x": [1]}, "undecided"),
+    ):
+        assert Known(pd.DataFrame(table), {}).judge(bracketed()).verdict == verdict
     loads = pd.DataFrame({"cell": "a", "features_offered": [1, 2, 3], "recovered": [1.0, 2.0, 2.01]})
     assert Known(loads, {}).judge(loads_suffice()).verdict == "supported"
     assert Known(loads.assign(recovered=[1, 2, 3]), {}).judge(loads_suffice()).verdict == "undecided"

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from toysup import stats
 from toysup.stats import Interval
-from toysup.study.rules import MAIN, Check
+from toysup.study.rules import MAIN, Check, Where, chosen
 
 __all__ = ["bracketed", "loads_suffice", "moves"]
 
 
 def bracketed(name: str = "learning_rate_bracketed", **about: Any) -> Check:
-    """Every cell's learning rate lies between worse ones (or higher ones that are no better)."""
+    """Every cell's learning rate lies between worse ones (or higher ones that are no better). It is about the cells
+    that were searched; undecided where none was."""
 
     def of(rows: pd.DataFrame) -> bool:
-        return bool(rows["bracketed"].all())
+        known = rows["bracketed"].dropna() if "bracketed" in rows else []
+        return len(known) > 0 and bool(np.all(known.astype(bool)))
 
     return Check(name, "each cell's learning rate lies between others that are no better", of, otherwise="undecided",
                  **about)  # fmt: skip
@@ -32,10 +35,12 @@ def moves(
     name: str,
     says: str,
     by: str | Sequence[str] = (),
+    where: Where = None,
     **about: Any,
 ) -> Check:
     """Whether a variant leaves a number where it was: `of(variant's rows, main rows of the same cells)` gives
-    the difference or ratio, which must lie `within`, in each group."""
+    the difference or ratio, which must lie `within`, in each group. Cells that were not trained both ways are left out,
+    also of those that `where` names."""
 
     def compared(rows: pd.DataFrame) -> Interval:
         return of(rows[rows["variant"] == variant], rows[rows["variant"] == MAIN])
@@ -43,10 +48,9 @@ def moves(
     def both(table: pd.DataFrame) -> pd.Series:
         """Cells that were trained both ways."""
         own = set(table.loc[table["variant"] == variant, "cell"])
-        return table["cell"].isin(own) & table["variant"].isin([variant, MAIN])
+        return table["cell"].isin(own) & table["variant"].isin([variant, MAIN]) & chosen(table, where)
 
-    about = {"where": both, **about}
-    return Check(name, says, compared, inside=within, by=by, variant=None, **about)
+    return Check(name, says, compared, inside=within, by=by, variant=None, where=both, **about)
 
 
 def loads_suffice(

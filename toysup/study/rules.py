@@ -30,6 +30,19 @@ MAIN = ""  # the variant that is none
 Where = Mapping[str, Any] | Callable[[pd.DataFrame], Any] | None
 
 
+def chosen(rows: pd.DataFrame, where: Where) -> np.ndarray:
+    """(row,): whether a row is meant by column -> value or values, or by a function of the table that gives a mask."""
+    if callable(where):
+        return np.asarray(where(rows), dtype=bool)
+    mask = np.ones(len(rows), dtype=bool)
+    for column, wanted in (where or {}).items():
+        if column not in rows:
+            raise InputError(f"where: no column {column!r}, only {', '.join(map(str, rows))}")
+        several = isinstance(wanted, list | tuple | set | frozenset | range)
+        mask &= (rows[column].isin(list(wanted)) if several else rows[column] == wanted).to_numpy(dtype=bool)
+    return mask
+
+
 def needs(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of what a function asks for."""
     usual = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -189,12 +202,7 @@ class Known:
         rows = self.table
         if variant is not None and "variant" in rows:
             rows = rows[rows["variant"] == variant]
-        if callable(where):
-            return rows[np.asarray(where(rows), dtype=bool)]
-        for column, wanted in (where or {}).items():
-            several = isinstance(wanted, list | tuple | set | frozenset | range)
-            rows = rows[rows[column].isin(list(wanted)) if several else rows[column] == wanted]
-        return rows
+        return rows[chosen(rows, where)]
 
     def groups(self, rows: pd.DataFrame, by: tuple[str, ...]) -> Iterator[tuple[Hashable, pd.DataFrame]]:
         """(key, rows): keys are values, or tuples of them where there are several columns."""
