@@ -20,7 +20,7 @@ def bracketed(name: str = "learning_rate_bracketed", **about: Any) -> Check:
     that were searched; undecided where none was."""
 
     def of(rows: pd.DataFrame) -> bool:
-        known = rows["bracketed"].dropna() if "bracketed" in rows else []
+        known = rows["bracketed"].dropna() if "bracketed" in rows else pd.Series(dtype=bool)
         return len(known) > 0 and bool(np.all(known.astype(bool)))
 
     return Check(name, "each cell's learning rate lies between others that are no better", of, otherwise="undecided",
