@@ -16,7 +16,7 @@ from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Model, Setting
 from toysup.stats import Interval
 from toysup.study import Check, Claim, Finding, Given, Search, Study, Variant, bracketed, loads_suffice, moves
-from toysup.study.rules import Known
+from toysup.study.rules import GroupVerdict, Judged, Known
 from toysup.study.training import stacked
 from toysup.sweep import Axis, Grid
 from toysup.tasks import Identity
@@ -204,10 +204,15 @@ def test_a_claim_whose_checks_fail_is_shown_as_such_and_a_short_run_decides_noth
               Check("length", "training is long enough", lambda: False)]  # fmt: skip
     full, quick = outcome(*claims), outcome(*claims, mode="quick")
     assert full.judged["c"].words == "yes, but checks fail: length" and full.judged["d"].words == "yes"
-    assert full.answer == "It is so. (But checks fail: length.)" and full.verdicts["c"] == "supported"
+    assert (
+        full.answer == "It is so. (Checks that fail, on which 1 of 2 claims rest: training is long enough.)"
+        and full.verdicts["c"] == "supported"
+    )
     assert quick.judged["c"].words == "too short to tell" and quick.judged["d"].words == "yes"
     assert quick.verdicts == {"c": "undecided", "d": "supported", "length": "rejected"}
-    assert "Too short to tell with --quick (checks that fail: length)" in quick.answer
+    assert "Too short to tell with --quick (checks that fail: training is long enough)" in quick.answer
+    many = [Claim("c", "it holds", lambda: True), *(Check(f"n{i}", f"{i} do", lambda: False) for i in range(4))]
+    assert outcome(*many).answer == "It is so. (Checks that fail: 0 do; 1 do; 2 more.)"
     least = [Claim("c", "it holds", lambda: True, least="default")]
     assert outcome(*least, mode="quick").verdicts == {"c": "undecided"} and outcome(*least).verdicts == {
         "c": "supported"
@@ -261,6 +266,29 @@ def test_given_networks_and_values_are_rows():
     assert again.stack.init_seed.tolist() == [4]
     with pytest.raises(InputError, match="published values"):
         made.outcome.trained.networks(table.iloc[[2]])
+
+
+def test_a_check_bears_on_claims_about_the_groups_where_it_fails():
+    only_b = Check("length", "{task} is trained long enough", lambda task: task == "a", by=("task", "x"))
+    claims = [
+        Claim("a", "it holds", lambda: True, by="task", where={"task": "a"}),
+        Claim("b", "it holds", lambda: True, by="task", where={"task": "b"}),
+        Claim("both", "it holds", lambda: True, by="task"),
+        Claim("all", "it holds", lambda: True),
+        Claim("of x", "it holds", lambda: True, by="variant"),
+    ]
+    found = outcome(*claims, only_b)
+    assert {one.claim.name: one.failing for one in found.claims} == {
+        "a": [], "b": ["length"], "both": ["length"], "all": ["length"], "of x": ["length"]
+    }  # fmt: skip
+    fails = sum(group.verdict != "supported" for group in found.judged["length"].groups)
+    assert 1 < fails < len(found.judged["length"].groups)
+    assert f"b is trained long enough (not in {fails} of" in found.answer
+    none = Check("length", "{task} is trained long enough", lambda task: False, by="task")
+    assert "every task is trained long enough (not in 2 of 2)" in outcome(*claims, none).answer
+    halved = GroupVerdict({"task": "a", "variant": "half the steps", "column": "x"}, "", "rejected")
+    usual = GroupVerdict({"task": "a", "variant": "", "column": "y"}, "", "supported")
+    assert Judged(none, [halved], "rejected").bears_on(Judged(claims[0], [usual], "supported"))
 
 
 def test_a_study_without_a_picture_or_an_answer_of_its_own_shows_its_claims():

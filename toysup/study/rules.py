@@ -26,6 +26,10 @@ __all__ = ["Check", "Claim", "Finding", "GroupVerdict", "Judged", "Known", "reco
 OWN = ("rows", "table")
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 MAIN = ""  # the variant that is none
+NOT_ABOUT = (
+    "column",
+    "variant",
+)  # of a group's key: which number it is, and what a check compares with, not what it is of
 
 Where = Mapping[str, Any] | Callable[[pd.DataFrame], Any] | None
 
@@ -162,6 +166,26 @@ class Judged:
         if self.verdict is not None:
             found[self.claim.name] = self.verdict
         return found
+
+    def bears_on(self, other: Judged) -> bool:
+        """Whether this check, which fails, does so in a group of some group of a claim: both agree in the columns that
+        split both (a check that fails with 8 facts at once says nothing against a claim about one at a time)."""
+        ours = [group.key for group in self.groups if group.verdict != "supported"] or [{}]
+        theirs = [group.key for group in other.groups] or [{}]
+        return any(
+            all(key[name] == value for name, value in mine.items() if name in key and name not in NOT_ABOUT)
+            for mine in ours
+            for key in theirs
+        )
+
+    @property
+    def told(self) -> str:
+        """The sentence, with the values of the groups where it fails where they agree, and in how many it fails."""
+        failing = [group for group in self.groups if group.verdict != "supported"]
+        each = [self.claim.says.format(**group.key) for group in failing] or [self.claim.says]
+        general = self.claim.says.format(**{name: f"every {name}" for group in self.groups for name in group.key})
+        says = each[0] if len(set(each)) == 1 else general
+        return f"{says} (not in {len(failing)} of {len(self.groups)})" if len(self.groups) > 1 else says
 
     @property
     def words(self) -> str:

@@ -34,13 +34,14 @@ class Outcome:
         beside = {"networks": trained.networks, "features": trained.features, "rates": trained.rates, "mode": mode}
         self.known = Known(trained.rows, study.findings, beside)
         judged = {claim.name: self.known.judge(claim) for claim in study.declared}
-        failing = [name for name, one in judged.items() if one.claim.about_the_run and "supported" != _whole(one)]
+        failing = {name: one for name, one in judged.items() if one.claim.about_the_run and "supported" != _whole(one)}
         self.judged = {name: self._resting(one, failing) for name, one in judged.items()}
 
-    def _resting(self, one: Judged, failing: list[str]) -> Judged:
+    def _resting(self, one: Judged, failing: Mapping[str, Judged]) -> Judged:
         if one.claim.about_the_run:
             return one
-        own = failing if one.claim.checks is None else [name for name in failing if name in one.claim.checks]
+        rests = failing if one.claim.checks is None else one.claim.checks
+        own = [name for name, check in failing.items() if name in rests and check.bears_on(one)]
         small = MODES.index(self.mode) < MODES.index(one.claim.least)
         return Judged(one.claim, one.groups, one.verdict, own, small or (bool(own) and self.mode in SCRATCH))
 
@@ -80,12 +81,16 @@ class Outcome:
         """The answer in a sentence, with what it can't be held to."""
         said = " ".join(str(self.call(self.study.answer)).split())
         short = [one for one in self.claims if one.short]
-        failing = sorted({name for one in self.claims for name in one.failing})
+        named = {name for one in self.claims for name in one.failing}
+        first, rest = [one.told for name, one in self.judged.items() if name in named][:2], max(0, len(named) - 2)
+        failing = "; ".join([*first, *([f"{rest} more"] if rest else [])])
         if short:
-            why = f" (checks that fail: {', '.join(failing)})" if failing else ""
+            why = f" (checks that fail: {failing})" if failing else ""
             part = "" if len(short) == len(self.claims) else f"{len(short)} of {len(self.claims)} claims: "
             return f"{part}Too short to tell with --{self.mode}{why}. So far: {said}"
-        return f"{said} (But checks fail: {', '.join(failing)}.)" if failing else said
+        marked = sum(bool(one.failing) for one in self.claims)
+        bearing = "" if marked == len(self.claims) else f", on which {marked} of {len(self.claims)} claims rest"
+        return f"{said} (Checks that fail{bearing}: {failing}.)" if failing else said
 
     def figure(self) -> Figure:
         """The picture, with the answer as its title unless it has one."""
