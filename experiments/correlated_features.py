@@ -200,10 +200,8 @@ def dealt(rows: pd.DataFrame, world: str, networks: Callable[..., Trained]) -> I
 def answer(together: dict, exclusive: dict, exclusive_at_half: dict) -> str:
     apart, free = (f"{together[PAIRS[0]][world].value:.0%}" for world in ("together", "independent"))
     dense, sparse = (f"{found[PAIRS[0]]['exclusive'].value:.0%}" for found in (exclusive_at_half, exclusive))
-    return (
-        f"Features that occur together lie at right angles when sparse ({apart} of pairs; {free} if independent); ones "
-        f"that exclude each other lie opposite when dense ({dense} at p = 1/2; {sparse} when sparse)."
-    )
+    return f"""Features that occur together lie at right angles when sparse ({apart} of pairs; {free} if independent);
+        ones that exclude each other lie opposite when dense ({dense} at p = 1/2; {sparse} when sparse)."""
 
 
 def typical(rows: pd.DataFrame, layout: str, world: str, density: float) -> pd.DataFrame:

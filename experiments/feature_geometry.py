@@ -7,7 +7,6 @@ tetrahedra, pentagons and square antiprisms. If nothing sticks, D* falls evenly 
 networks share a density, so a pile is no artefact of the grid; a peak counts if it is more prominent than 99% of draws
 from the same density smoothed by 0.04. Beside them n = 6 and 8 in m = 3, whose exact optimum is known (`toy_optimum`),
 and as a reference copies of the one polytope that saves most loss per dimension (`best_polytope`).
-
 Two cores: --quick 45 s, default 8 to 11 minutes, --full 20.
 """
 
@@ -20,7 +19,7 @@ import torch
 from toysup import plots, stats
 from toysup.ensemble import Trained
 from toysup.features import SparseUniform
-from toysup.geometry import arrangements, clusters, dimensionality, polytopes
+from toysup.geometry import arrangements, clusters, dimensionality, polytopes, random_directions
 from toysup.measure import dimensions_per_feature
 from toysup.models import TiedAutoencoder
 from toysup.setting import Adam, Model, Setting
@@ -35,8 +34,7 @@ SHAPES = ["digon", "triangle", "tetrahedron", "pentagon", "square antiprism"]
 KINDS = ["point", *SHAPES, "other polytope", "no polytope"]
 WITHIN, TOLERANCE, KERNEL, SMOOTH = 0.05, 0.0125, 0.004, 0.04  # TOLERANCE: half of 2/5 - 3/8
 NEAR = 10 * (1 + 1e-9)  # greatest 1/(1-S) of networks whose D_i are pooled
-RESOLUTION = 1e-6  # of the loss: what float32 weights can resolve
-MORE, GREY = (1, np.inf), (0.85, 0.85, 0.85)
+MORE, GREY, RESOLUTION = (1, np.inf), (0.85, 0.85, 0.85), 1e-6  # of the loss: what float32 weights can resolve
 SMALL = {6: "3 digons", 8: "square antiprism"}  # the optimum that n features in 3 dimensions should be at
 
 
@@ -84,8 +82,8 @@ def study(run: Run) -> Study:
         """Exact D* of the polytope that saves most, by 1/(1-S)."""
         sparsities = np.geomspace(1, 10, size.fine)
         shapes = {name: gram for name, gram in polytopes().items() if len(gram) <= size.most}
-        shape, dimensions = best_polytope(shapes, 1 / sparsities)
-        return pd.DataFrame({"sparsity": sparsities, "shape": shape, "dimensions": dimensions})
+        best = dict(zip(("shape", "dimensions"), best_polytope(shapes, 1 / sparsities), strict=True))
+        return pd.DataFrame({"sparsity": sparsities} | best)
 
     def called(role: str, column: str) -> str:
         return column if role == "whole" else f"{role}: {column}"
@@ -153,22 +151,17 @@ def plateaus(rows: pd.DataFrame) -> dict[str, stats.Interval]:
 
 def groups(rows: pd.DataFrame, networks) -> dict[str, pd.DataFrame]:
     """A row per represented feature; per network the share of them in each shape, also of random directions (null_)."""
-    W, sparsity = networks(rows).parameters["W"].numpy(), 1 / rows["density"].to_numpy()
-    directions = np.random.default_rng(0).standard_normal(W.shape)
-    directions *= np.linalg.norm(W, axis=-1, keepdims=True) / np.linalg.norm(directions, axis=-1, keepdims=True)
+    W, sparsity = networks(rows).parameters["W"], 1 / rows["density"].to_numpy()
     kinds = {name: name if name in KINDS else "other polytope" for name in polytopes()}
-    found, null = (one.assign(kind=one["name"].map(kinds).fillna("no polytope")) for one in
-                   (clusters(W), clusters(directions)))  # fmt: skip
-    features = found.explode("features").rename_axis("group").reset_index()
+    found, null = (one.assign(kind=one["name"].map(kinds).fillna("no polytope")).explode("features") for one in
+                   (clusters(W), clusters(random_directions(W))))  # fmt: skip
+    features = found.rename_axis("group").reset_index()
     row, feature = (features[name].to_numpy(dtype=int) for name in ("instance", "features"))
-    own = dimensionality(torch.from_numpy(W)).clamp(max=1).numpy()
-    features = features.assign(dimensionality=own[row, feature], sparsity=sparsity[row])
-    shares = pd.DataFrame({"sparsity": pd.Series(sparsity), "represented": features.groupby("instance").size()})
-    for prefix, one in (("", found), ("null_", null)):
-        sizes = one.pivot_table(index="instance", columns="kind", values="size", aggfunc="sum")
-        sizes = sizes.reindex(index=shares.index, columns=KINDS).fillna(0)
-        shares = shares.join(sizes.div(shares["represented"], axis=0).add_prefix(prefix))
-    return {"features": features, "shares": shares.dropna()}
+    own = dimensionality(W).clamp(max=1).numpy()
+    shares, beside = (pd.crosstab(one["instance"], one["kind"], normalize="index").reindex(
+        columns=KINDS, fill_value=0.0) for one in (found, null))  # fmt: skip
+    shares = shares.assign(sparsity=sparsity[shares.index]).join(beside.add_prefix("null_"))
+    return {"features": features.assign(dimensionality=own[row, feature], sparsity=sparsity[row]), "shares": shares}
 
 
 def shapes(groups: dict) -> dict[str, stats.Interval]:
@@ -185,8 +178,7 @@ def small(n: int, rows: pd.DataFrame, networks) -> pd.DataFrame:
     """One row per density: the optimum, share of seeds at it, best seed's excess (of zero's loss), all shares."""
     W, b = (networks(rows).parameters[name].numpy() for name in ("W", "b"))
     loss = expected_loss(W.astype(float), b.astype(float), rows["density"].to_numpy(), np.ones(n))
-    rows = rows.assign(loss=loss, form=arrangements(W))
-    densities = rows["density"].unique()
+    rows, densities = rows.assign(loss=loss, form=arrangements(W)), rows["density"].unique()
     optimum = toy_optimum(n, 3, densities, np.ones((len(densities), n)), starts=8)
     told = []
     for p, name, least in zip(densities, arrangements(optimum.weights), optimum.loss, strict=True):
@@ -231,8 +223,7 @@ def draw(rows: pd.DataFrame, groups: dict, piles: dict, small: dict, reference: 
     features, shares, pile = *groups["whole"].values(), piles["whole"]
     dots.plot(features["sparsity"], features["dimensionality"], ".", markersize=2, alpha=0.3, rasterized=True)
     dots.set(xscale="log", ylim=(0, 1.05), ylabel="dimensionality $D_i$", title="Each represented feature a dot")
-    density.plot(pile.grid, pile.density)
-    density.fill_between(pile.grid, pile.density, alpha=0.3, linewidth=0)
+    density.fill_between(pile.grid, pile.density, alpha=0.3, edgecolor="C0", linewidth=2)
     density.plot(pile.grid, pile.smooth, ":", color=plots.GREY, label="smoothed by 0.04 (null)")
     for x in pile.table.loc[pile.table["stands_out"], "location"]:
         density.annotate(f"{x:.3f}", (x, np.interp(x, pile.grid, pile.density)), (-4, 0), textcoords="offset points",
@@ -244,8 +235,7 @@ def draw(rows: pd.DataFrame, groups: dict, piles: dict, small: dict, reference: 
     plots.legend(density, below=True)
     colours = plots.category_colours(KINDS) | {"no polytope": GREY}
     plots.stack(stack, shares.set_index("sparsity")[KINDS], colours)
-    shares = shares.sort_values("sparsity")
-    stack.plot(shares["sparsity"], shares[[f"null_{kind}" for kind in KINDS[:-1]]].sum(axis=1), "k:", linewidth=1.5)
+    stack.plot(1 - shares.set_index("sparsity")["null_no polytope"].sort_index(), "k:", linewidth=1.5)
     stack.set(xscale="log", ylabel="share of represented features")
     stack.set_title("Represented features by shape of their group\n(dotted: all shapes, random directions)")
     for panel in (ax, dots, stack, *last):
@@ -253,10 +243,9 @@ def draw(rows: pd.DataFrame, groups: dict, piles: dict, small: dict, reference: 
     plots.legend(stack, colours, below=True, only=True, ncols=3, size=9)
     for panel, (n, own) in zip(last, small.items(), strict=False):
         forms = pd.DataFrame(own["forms"].tolist(), index=own["sparsity"]).fillna(0)
-        common = dict.fromkeys(name for name in own["optimum"] if name in forms)
-        common = list(common | dict.fromkeys(forms.mean().sort_values(ascending=False).index))[:7]
+        common = [*(name for name in own["optimum"] if name in forms), *forms.mean().sort_values(ascending=False).index]
+        common = list(dict.fromkeys(common))[:7]
         told = forms[common].assign(other=1 - forms[common].sum(axis=1))
-        told.columns = told.columns.str.replace(" ignored", " out")
         colours = plots.category_colours(told.columns) | {"other": GREY}
         plots.stack(panel, told, colours, bars=True)
         for i, name in enumerate(own["optimum"]):

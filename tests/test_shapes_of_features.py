@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from toysup.checks import InputError
-from toysup.geometry import arrangements, clusters, polytopes
+from toysup.geometry import arrangements, clusters, polytopes, random_directions
 
 RNG = np.random.default_rng(0)
 
@@ -142,3 +142,16 @@ def test_instances_do_not_depend_on_their_company(monkeypatch):
 def test_bad_input(weights, options, said):
     with pytest.raises(InputError, match=said):
         clusters(weights, **options)
+
+
+def test_random_directions_keep_lengths_and_point_everywhere_alike():
+    weights = np.abs(RNG.standard_normal((40, 30, 3))) * np.array([5.0, 1.0, 0.1])  # all point one way
+    drawn = random_directions(weights)
+    assert drawn.shape == weights.shape and np.array_equal(drawn, random_directions(weights))
+    assert not np.array_equal(drawn, random_directions(weights, seed=1))
+    np.testing.assert_allclose(np.linalg.norm(drawn, axis=-1), np.linalg.norm(weights, axis=-1))
+    unit = (drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)).reshape(-1, 3)
+    np.testing.assert_allclose(unit.T @ unit / len(unit), np.eye(3) / 3, atol=5 * np.sqrt(4 / 45 / len(unit)))
+    np.testing.assert_allclose(unit.mean(0), 0, atol=5 * np.sqrt(1 / 3 / len(unit)))
+    with pytest.raises(InputError, match=r"must have shape \(..., feature, width\), got \(3,\)"):
+        random_directions(np.ones(3))

@@ -6,7 +6,7 @@
 from toysup.geometry.blocks import block_sizes
 from toysup.geometry.dimensions import dimensionality, irregularity, typical_dimensionality
 from toysup.geometry.groups import RELATIONS, group_relations
-from toysup.geometry.shapes import REPRESENTED, arrangements, clusters, polytopes
+from toysup.geometry.shapes import REPRESENTED, arrangements, clusters, polytopes, random_directions
 
 __all__ = [
     "RELATIONS",
@@ -18,5 +18,6 @@ __all__ = [
     "group_relations",
     "irregularity",
     "polytopes",
+    "random_directions",
     "typical_dimensionality",
 ]

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from toysup.checks import InputError, check_interval
 from toysup.geometry.dimensions import dimensionality
 
-__all__ = ["REPRESENTED", "arrangements", "clusters", "polytopes"]
+__all__ = ["REPRESENTED", "arrangements", "clusters", "polytopes", "random_directions"]
 
 REPRESENTED = 0.25  # least |W_i|^2 of a represented feature
 ORTHOGONAL = 15.0  # degrees off a right angle that still count as one: half-way to a triangle's 120
@@ -161,6 +161,20 @@ def _clusters(weights: np.ndarray, first: int, represented: float, joined: float
         for row, own in zip(rows, feature.tolist(), strict=True):
             found["features"][row] = tuple(own)
     return pd.DataFrame(found).sort_values(["instance", "features"], ignore_index=True)
+
+
+def random_directions(weights: Float[ArrayLike, "*stack feature width"], seed: int = 0) -> np.ndarray:
+    """Vectors as long as the features' in directions drawn evenly from the sphere, shape (..., feature, width): what a
+    count of shapes finds where there are none. The same for the same seed.
+
+    Raises:
+        InputError: fewer than two axes.
+    """
+    weights = np.asarray(weights)
+    if weights.ndim < 2:
+        raise InputError(f"random_directions: weights must have shape (..., feature, width), got {weights.shape}")
+    drawn = np.random.default_rng(seed).standard_normal(weights.shape)
+    return drawn * (np.linalg.norm(weights, axis=-1, keepdims=True) / np.linalg.norm(drawn, axis=-1, keepdims=True))
 
 
 def arrangements(weights: Float[ArrayLike, "instance feature width"], **options: float) -> np.ndarray:
