@@ -14,6 +14,7 @@ from toysup.ensemble import Stack, Trained, task_constants, train
 from toysup.evidence import BATCH, FEWEST, GROUPS, positive_sum
 from toysup.features import OnePerGroup, PowerLaw, SparseBoolean, SparseUniform
 from toysup.geometry import dimensionality
+from toysup.grid import Grid
 from toysup.measure import (
     accuracy_recovered,
     dimensions_per_feature,
@@ -27,6 +28,7 @@ from toysup.measure import (
     r_squared,
     recovered,
     recovered_at,
+    trivial_losses,
     unseen,
 )
 from toysup.measure.held_out import ACTIVE_SAMPLES, MOST
@@ -34,6 +36,7 @@ from toysup.models import MLP, ResidualMLP, TiedAutoencoder, UntiedAutoencoder
 from toysup.random import Stream
 from toysup.setting import Model, Setting
 from toysup.shapes import Shape
+from toysup.sweep import sweep
 from toysup.tasks import And, Identity, Memory
 
 
@@ -234,6 +237,21 @@ def test_the_constant_predictor_loses_what_its_task_states(setting):
     loss = held_out_loss(by_hand(stack, parameters))
     assert ((loss.value - stated).abs() < 5 * loss.error).all()
     assert (loss.error < 0.05 * stated).all()
+    assert torch.equal(trivial_losses(by_hand(stack, parameters))["constant_loss"], stated)
+
+
+def test_the_nulls_of_a_figure_are_columns_of_its_table():
+    p = [0.5, 0.1]
+    setting = dataclasses.replace(autoencoder(SparseUniform(6, 0.05), 6), steps=2, batch=8)
+    cubes = dataclasses.replace(setting, task=Identity(exponent=3))
+    grid = Grid(setting, {"features.density": p, "model.width": [2, 6], "seed": [0]})
+    table = sweep(grid, [trivial_losses], device="cpu").table
+    variance = table["density"] / 3 - table["density"] ** 2 / 4  # of U[0, 1] that is on with probability p
+    np.testing.assert_allclose(table["zero_loss"], 6 * table["density"] / 3, rtol=1e-6)
+    np.testing.assert_allclose(table["constant_loss"], 6 * variance, rtol=1e-6)
+    np.testing.assert_allclose(table["linear_loss"], (6 - table["width"]) * variance, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="Identity knows none in closed form here"):
+        trivial_losses(train(Stack.of(cubes, [0]), device="cpu"))
 
 
 @pytest.mark.parametrize(("n", "density"), [(400, 0.01), (2000, 0.002)])

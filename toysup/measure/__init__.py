@@ -51,6 +51,7 @@ from toysup.measure.recovery import (
     r_squared,
     recovered,
     recovered_at,
+    trivial_losses,
     untrained,
 )
 from toysup.measure.universality import fact_bits
@@ -94,6 +95,7 @@ __all__ = [
     "shrinkage",
     "split_latents",
     "through",
+    "trivial_losses",
     "unknown",
     "unseen",
     "unseen_loss",

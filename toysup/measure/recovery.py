@@ -27,6 +27,7 @@ __all__ = [
     "r_squared",
     "recovered",
     "recovered_at",
+    "trivial_losses",
     "untrained",
 ]
 
@@ -50,6 +51,23 @@ def held_out_loss(trained: Trained) -> Estimate:
     seen = held_out(trained)
     value, error = over_groups(seen.loss)
     return Estimate(value, torch.where(enough(seen.shown, seen.samples), error, torch.nan))
+
+
+def trivial_losses(trained: Trained) -> dict[str, torch.Tensor]:
+    """What predictors that learned nothing lose, (instance,) each, in the unit of `held_out_loss`: a figure's nulls.
+
+    Columns: `zero_loss`, `constant_loss` (the best output that knows no input) and `linear_loss` (the best affine map
+    through as many dimensions as the model is wide), as far as `Task.trivial_losses` knows them in closed form.
+
+    Raises:
+        InputError: the task knows none.
+    """
+    arguments, task = trained.setting.model.arguments, trained.setting.task
+    width = arguments.get("width", getattr(arguments.get("shape"), "width", None))
+    known = trained.per_instance(lambda setting, own: setting.task.trivial_losses(setting.features, own, width))
+    if not known:
+        raise InputError(f"trivial_losses: {type(task).__name__} knows none in closed form here")
+    return {f"{name}_loss": value for name, value in known.items()}
 
 
 def r_squared(trained: Trained) -> Estimate:
