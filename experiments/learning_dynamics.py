@@ -105,7 +105,7 @@ def study(run: Run) -> Study:
         claims=[*(Claim(name, says, "found", regions, combine=None, each=lambda case, name=name:
                         f"{case}_{name}" if case in WORDS else "") for name, (says, regions) in RULES.items()),
                 *(Claim(name, f"most runs of correlated features {says}", f"ends.{of}", (0.5, 1), combine=None,
-                        each=f"{{case}}_{name}") for name, says, of in (
+                        each=f"{{case}}_{name}", checks=()) for name, says, of in (
                       ("learns_in_regimes", "have a drop of the loss", "runs_with_a_drop"),
                       ("ends_in_an_octahedron", "end in an octahedron", "octahedra"))),
                 Check("rate_does_not_decide", "half and double the learning rate turn no verdict on 5 features around",
