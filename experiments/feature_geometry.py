@@ -121,8 +121,8 @@ def study(run: Run) -> Study:
                   "shapes.share_named", (0.5, np.inf), where=first),
             *(Claim(f"n{n}_m3_{name.replace(' ', '_')}", f"where {n} features in 3 dimensions should form {name}, most "
                     "seeds do", lambda small, name=name: stats.every(*[stats.decide(one, (0.5, 1)) for one in small.loc[
-                        small["optimum"] == name, "reached"]] or ["undecided"]), by="n", checks=["optimum_never_beaten"],
-                    where={"role": "small", "n": n}) for n, name in SMALL.items()),
+                        small["optimum"] == name, "reached"]] or ["undecided"]), by="n",
+                    where={"role": "small", "n": n}, checks=["optimum_never_beaten"]) for n, name in SMALL.items()),
             Check("optimum_never_beaten", "no network has less loss than the exact optimum", lambda small: not any(
                   (own["excess"] < -RESOLUTION).any() for own in small.values())),
             Check("converged", "the last third of training changes D* by less than 2%",
