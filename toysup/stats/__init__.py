@@ -58,6 +58,9 @@ from toysup.stats.levels import (
     busiest_levels,
     near_levels,
 )
+from toysup.stats.matching import (
+    nearest_pairs,
+)
 from toysup.stats.peaks import (
     Peaks,
     peaks,
@@ -115,6 +118,7 @@ __all__ = [
     "mean",
     "mean_share",
     "near_levels",
+    "nearest_pairs",
     "peaks",
     "quantile",
     "ratio",
