@@ -89,8 +89,8 @@ def study(run: Run) -> Study:
              rates=(0.01, 0.02, 0.04), extend=2),
         quick=dict(share=0.3, published=(300, 512), depths=(1,), seeds=3, steps=400, widths=(8, 16), small=((8,), (8,)),
                    deep=(), middle=8, rates=(0.01, 0.03), extend=0),
-        smoke=dict(share=0.003, published=(110, 32), seeds=2, steps=4, batch=64, booleans=12, pairs=16, middle=4, loads=2,
-                   kinds=KINDS | {"x_plus_relu": [], "and": BOTH[:1]}, widths=(4,), small=2 * ((4,),)))  # fmt: skip
+        smoke=dict(share=0.003, small=2 * ((4,),), seeds=2, steps=4, batch=64, booleans=12, pairs=16, middle=4, loads=2,
+                   kinds=KINDS | {"x_plus_relu": [], "and": BOTH[:1]}, widths=(4,), published=(110, 32)))  # fmt: skip
 
     def grid(cell: Cell, loads: tuple[float, ...] = ()) -> Grid:
         """All numbers of functions offered; AND learns the first of its pairs, the others have no importance."""
