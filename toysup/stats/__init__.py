@@ -27,6 +27,9 @@ from toysup.stats.comparison import (
     equivalence_by_load,
     tost,
 )
+from toysup.stats.departure import (
+    departure,
+)
 from toysup.stats.descent import (
     DoubleDescent,
     double_descent,
@@ -108,6 +111,7 @@ __all__ = [
     "compare",
     "crossing",
     "decide",
+    "departure",
     "double_descent",
     "equivalence",
     "equivalence_by_load",
