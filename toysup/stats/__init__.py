@@ -27,6 +27,9 @@ from toysup.stats.comparison import (
     equivalence_by_load,
     tost,
 )
+from toysup.stats.departure import (
+    departure,
+)
 from toysup.stats.descent import (
     DoubleDescent,
     double_descent,
@@ -57,6 +60,9 @@ from toysup.stats.intervals import (
 from toysup.stats.levels import (
     busiest_levels,
     near_levels,
+)
+from toysup.stats.matching import (
+    nearest_pairs,
 )
 from toysup.stats.peaks import (
     Peaks,
@@ -105,6 +111,7 @@ __all__ = [
     "compare",
     "crossing",
     "decide",
+    "departure",
     "double_descent",
     "equivalence",
     "equivalence_by_load",
@@ -115,6 +122,7 @@ __all__ = [
     "mean",
     "mean_share",
     "near_levels",
+    "nearest_pairs",
     "peaks",
     "quantile",
     "ratio",
