@@ -39,6 +39,8 @@ from toysup.stats.exponents import (
     ExponentFit,
     exponent,
     fit_exponents,
+    misfit,
+    slopes,
 )
 from toysup.stats.intervals import (
     UNDEFINED,
@@ -50,6 +52,7 @@ from toysup.stats.intervals import (
     mean,
     mean_share,
     quantile,
+    quotient,
     ratio,
     share,
     some,
@@ -74,6 +77,7 @@ from toysup.stats.supremum import (
 )
 from toysup.stats.switching import (
     crossing,
+    holds_up_to,
     threshold,
 )
 
@@ -111,14 +115,18 @@ __all__ = [
     "every",
     "exponent",
     "fit_exponents",
+    "holds_up_to",
     "log_linear_stretch",
     "mean",
     "mean_share",
+    "misfit",
     "near_levels",
     "peaks",
     "quantile",
+    "quotient",
     "ratio",
     "share",
+    "slopes",
     "some",
     "stretches",
     "supremum",
