@@ -51,7 +51,7 @@ def lifetimes(trained: Trained) -> dict[str, Tensor]:
     but any. What comes in, the stream's layer 0, is in none of these. `at_l`: the share of features that layer l holds,
     blocks from 1; `stream_at_0`: the embedded input.
     """
-    told = {}
+    told: dict[str, Tensor] = {}
     for place in PLACES:
         found, first = known_by_layer(trained, place), int(place == "neurons")
         known = isinstance(trained.setting.task, Memory)  # no layer gives labels away
@@ -72,7 +72,7 @@ def lifetimes(trained: Trained) -> dict[str, Tensor]:
 def held_before_training(trained: Trained) -> dict[str, Tensor]:
     """The share of features that a layer knows more than half of at step 0, as columns `stream_before_l` and
     `neurons_before_l`, numbered as in `lifetimes`."""
-    told = {}
+    told: dict[str, Tensor] = {}
     for place in PLACES:
         found, first = known_by_layer(trained.at(0), place), int(place == "neurons")
         share = torch.where(found.isnan(), torch.nan, (found > 0.5).float()).nanmean(2)
