@@ -226,8 +226,8 @@ def draw(rows: pd.DataFrame, held: dict, aspects: dict, by_load: dict, numbers: 
         plots.zone(top, 1 / 1.03, 1.03, "equal within 3%", color="0.6", legend=True)
         slack = max((load for load, found in loads.items() if found["slack"]), default=0.11)
         plots.zone(top, 0.11, slack, "slack: all recover 99%", upright=True, color="0.92", legend=True)
-        plots.ticks(top, x=[0.125, 0.5, 1, 2, 4, 8, 16], log=True)
-        top.set(xlim=(0.11, None), title=NAMES[task], xlabel="load", ylabel="held-out loss, wide / deep")
+        plots.ticks(top, x=[0.125, 0.5, 1, 2, 4, 8, 16], log="x")
+        top.set(xlim=(0.11, None), yscale="log", title=NAMES[task], xlabel="load", ylabel="held-out loss, wide / deep")
         if np.divide(*top.get_ylim()[::-1]) < 1000:
             plots.ticks(top, y=[0.125, 0.25, 0.5, 1, 2, 4, 8])
         shaded = rows[rows["task"] == task].assign(load=lambda own: own["load"].map("load {:g}".format))
