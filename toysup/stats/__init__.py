@@ -42,6 +42,8 @@ from toysup.stats.exponents import (
     ExponentFit,
     exponent,
     fit_exponents,
+    misfit,
+    slopes,
 )
 from toysup.stats.intervals import (
     UNDEFINED,
@@ -53,6 +55,7 @@ from toysup.stats.intervals import (
     mean,
     mean_share,
     quantile,
+    quotient,
     ratio,
     share,
     some,
@@ -80,6 +83,7 @@ from toysup.stats.supremum import (
 )
 from toysup.stats.switching import (
     crossing,
+    holds_up_to,
     threshold,
 )
 
@@ -118,15 +122,19 @@ __all__ = [
     "every",
     "exponent",
     "fit_exponents",
+    "holds_up_to",
     "log_linear_stretch",
     "mean",
     "mean_share",
+    "misfit",
     "near_levels",
     "nearest_pairs",
     "peaks",
     "quantile",
+    "quotient",
     "ratio",
     "share",
+    "slopes",
     "some",
     "stretches",
     "supremum",
