@@ -46,8 +46,7 @@ def test_committed_result(script):
 
 
 # Made by changed or lost code; each is made anew from a commit of the history, and then leaves this list.
-AWAITED = {"capacity_allocation", "compressed_sensing_bound", "feature_geometry", "feature_lifetime",
-           "learning_dynamics", "low_activations", "parameters_or_neurons"}  # fmt: skip
+AWAITED = {"compressed_sensing_bound", "feature_geometry", "feature_lifetime", "parameters_or_neurons"}
 
 
 def _git(*arguments):
