@@ -14,14 +14,14 @@ import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-__all__ = ["LANES", "Emit", "answers", "emitted", "source_of"]
+__all__ = ["LANES", "Emit", "Registers", "answers", "emitted", "source_of"]
 
 LANES = 16
 INT = ir.IntType(64)
@@ -55,8 +55,8 @@ def emitted(function: Callable[..., Any]) -> Callable[..., Any]:
                     element = element or context.get_value_type(kind.dtype)
                     value = arrayobj.make_array(kind)(context, builder, value).data
                 arguments.append(value)
-            features = context.codegen().magic_tuple()[2]
-            result = function(Emit(builder, element, "+avx512f" in features), *arguments)
+            triple, _, features = context.codegen().magic_tuple()
+            result = function(Emit(builder, element, Registers.of(triple, features)), *arguments)
             return context.get_dummy_value() if result is None else result
 
         return answer(*kept), generate
@@ -73,12 +73,44 @@ def answers(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+class Registers(NamedTuple):
+    """The vector registers of a processor: how many there are, their bits, and whether lanes can be squeezed together
+    in one instruction (AVX-512)."""
+
+    count: int
+    bits: int
+    compresses: bool = False
+
+    @classmethod
+    def of(cls, triple: str, features: str) -> Registers:
+        """Those of a target as LLVM names it; "+avx512f,-avx512er,..." are features."""
+        own = features.split(",")
+        if "+avx512f" in own:
+            return cls(32, 512, True)
+        if triple.startswith(("aarch64", "arm64")):
+            return cls(32, 128)
+        return cls(16, 256 if "+avx" in own else 128)
+
+
 class Emit:
     """Appends instructions where numba's builder stands. Offsets count elements, not bytes."""
 
-    def __init__(self, builder: ir.IRBuilder, element: ir.Type, compresses: bool) -> None:
-        self.b, self.element, self.compresses = builder, element, compresses
-        self.vector = ir.VectorType(element, LANES)
+    def __init__(self, builder: ir.IRBuilder, element: ir.Type, registers: Registers, lanes: int = LANES) -> None:
+        self.b, self.element, self.registers = builder, element, registers
+        self.vector = ir.VectorType(element, lanes)
+
+    @property
+    def sums(self) -> int:
+        """How many vectors of `LANES` elements may be held while others are loaded: three quarters of what the
+        registers have room for. Which sums are held together changes speed alone, never a number."""
+        size = 64 if self.element == ir.DoubleType() else 32
+        return max(1, 3 * self.registers.count * self.registers.bits // (4 * size * LANES))
+
+    def parts(self) -> list[tuple[int, Emit]]:
+        """(first lane, what works on one register) for each register that a vector of `LANES` takes."""
+        size = 64 if self.element == ir.DoubleType() else 32
+        lanes = min(LANES, self.registers.bits // size)
+        return [(at, Emit(self.b, self.element, self.registers, lanes)) for at in range(0, LANES, lanes)]
 
     # ------------------------------------------------------------------------------------------------ whole numbers
 
@@ -161,8 +193,9 @@ class Emit:
     def store(self, value: ir.Value, pointer: ir.Value, offset: Any) -> None:
         self.b.store(value, self.b.bitcast(self.at(pointer, offset), value.type.as_pointer())).align = 4
 
-    def splat(self, value: ir.Value, count: int = LANES) -> ir.Value:
-        """All lanes equal to one scalar."""
+    def splat(self, value: ir.Value, count: int = 0) -> ir.Value:
+        """All lanes, `count` of them where given, equal to one scalar."""
+        count = count or self.vector.count
         empty = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
         zeros = ir.Constant(ir.VectorType(INT32, count), [0] * count)
         return self.b.shuffle_vector(self.b.insert_element(empty, value, ir.Constant(INT32, 0)), empty, zeros)
