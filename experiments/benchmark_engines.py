@@ -33,7 +33,9 @@ from toysup.study import Check, Claim, Finding, Given, Run, Study, experiment
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "tests")]
 import _engines  # noqa: E402
-from _engines import Residual, Tied, compared, race, rates_of  # noqa: E402
+import _race  # noqa: E402
+from _engines import Residual, Tied  # noqa: E402
+from _race import compared, race, rates_of  # noqa: E402
 
 QUESTION = "How much faster does toysup train toy models than the field's loop and packages do, to the same loss?"
 WORKLOADS = {"w1": Tied(5, 2, 8), "w2": Tied(20, 5, 10), "w3": Tied(20, 5, 1000), "w4": Tied(400, 30, 10),
@@ -72,7 +74,7 @@ def study(run: Run) -> Study:
                           timed=race),
                      quick=dict(works={name: WORKLOADS[name] for name in ("w1", "w2", "w5")}, aim=0.1, repetitions=5),
                      smoke=dict(works={"w1": replace(WORKLOADS["w1"], batch=64)}, ours=["general"], twice=[],
-                                timed=_engines.race_here))  # fmt: skip
+                                timed=_race.race_here))  # fmt: skip
     modes = {"occhio": list(_engines.OCCHIO), "tms-kit": ["tms_kit"]}
     there = [name for name in modes if importlib.util.find_spec(name.replace("-", "_"))]
     public = [mode for name in there for mode in modes[name]] if run.mode != "smoke" else []
@@ -174,7 +176,7 @@ def own_draws_losses(name: str) -> pd.DataFrame:
     """Each instance's loss on the same 16,384 samples after 300 steps, from the same start, on draws of its own."""
     work = Tied(5, 2, 100)
     try:
-        W, b = _engines.ENGINES[name](work, _engines.clocked([300], lambda _: None))
+        W, b = _engines.ENGINES[name](work, _race.clocked([300], lambda _: None))
     except Exception as error:
         return pd.DataFrame({"who": [name], "refused": repr(error)[:200]})
     x = work.stack(1).setting.features.transform(uniforms(0, 0, 16_384, work.n, stream=Stream.HELD_OUT))

@@ -90,6 +90,14 @@ def study(run: Run) -> Study:
                 found[f"{kind}_{name}"] = stats.mean(count.value / m)
         return found
 
+    def trained(name: str, where=None, **about) -> Check:
+        return moves("twice the steps", longer, (1 / 1.03, 1.03), by=CELL, name=name, where=where,
+                     says="twice the steps move what is recovered by less than 3%", **about)  # fmt: skip
+
+    sound = ["never_above_bayes_amp", "largest_offer_suffices"]  # every claim rests on these, and on its own cells'
+    everywhere = [*sound, "training_sufficient", "learning_rates_bracketed"]
+    at_widest = [*sound, "training_sufficient_at_most_densities", "learning_rates_bracketed"]
+    sparse = [*sound, "training_sufficient", "learning_rates_bracketed_where_sparse"]
     read = {"model": "tied", "m": size.read[0], "p": size.read[1], "n_features": offered(*size.read)}
     return Study(
         [Cell(model, m, p) for m, densities in size.cells.items() for p in densities for model in MODELS],
@@ -106,27 +114,27 @@ def study(run: Run) -> Study:
         },
         claims=[
             Claim("elhage_slope", "features per neuron grow as 1/(p ln 1/p): a slope in logs within 1 +- 0.1",
-                  "slopes.slope_@", (0.9, 1.1), where=widest, each="elhage_slope_{model}"),
+                  "slopes.slope_@", (0.9, 1.1), where=widest, each="elhage_slope_{model}", checks=at_widest),
             Claim("one_step_slope", "features per neuron grow as those of one-step decoding: a slope within 1 +- 0.1",
-                  "slopes.slope_@_one_step", (0.9, 1.1), where=widest, each="one_step_slope_{model}"),
+                  "slopes.slope_@_one_step", (0.9, 1.1), where=widest, each="one_step_slope_{model}", checks=at_widest),
             Claim("one_step_explains", "each cell holds what one-step decoding of a tight frame does, within 10%",
-                  "beside.over_one_step", (1 / 1.1, 1.1), each="one_step_explains_{model}"),
+                  "beside.over_one_step", (1 / 1.1, 1.1), each="one_step_explains_{model}", checks=everywhere),
             Claim("near_bayes_amp", "each cell holds at least half of the Bayes-optimal ceiling",
-                  "beside.of_ceiling", (0.5, np.inf)),
+                  "beside.of_ceiling", (0.5, np.inf), checks=everywhere),
             Claim("width_does_not_matter", "features per neuron at m = 32 and at m = 16 agree within 10%",
                   lambda held, model, p: over(held, (model, 32, p), (model, 16, p)), (1 / 1.1, 1.1),
-                  by=CELL, least="default",
+                  by=CELL, least="default", checks=at_widest,
                   where=lambda table: (table["m"] == 32) & table["p"].isin(table.loc[table["m"] == 16, "p"])),
             Claim("untied_holds_more", "at densities up to 0.01 untied networks hold over 3% more than tied ones",
                   lambda held, m, p: over(held, ("untied", m, p), ("tied", m, p)), (1.03, np.inf), by=["m", "p"],
-                  where=lambda table: table["p"] <= 0.01, least="default"),
+                  where=is_sparse, least="default", checks=sparse),
             Check("never_above_bayes_amp", "no cell exceeds the Bayes-optimal ceiling (a bug if one does)",
                   "beside.of_ceiling", (-np.inf, 1)),
             Check("largest_offer_suffices", "the largest n offered adds less than 3%", "beside.last_offer_adds",
                   (0, 1.03), each=lambda m: "sup_reached_m8" if m == 8 else "sup_reached"),
-            moves("twice the steps", longer, (1 / 1.03, 1.03), by=CELL, name="training_sufficient",
-                  says="twice the steps move what is recovered by less than 3%"),
+            trained("training_sufficient"), trained("training_sufficient_at_most_densities", widest, combine=None),
             bracketed("learning_rates_bracketed"),
+            bracketed("learning_rates_bracketed_where_sparse", where=is_sparse, combine=None),
         ],
         draw=draw, answer=answer,
     )  # fmt: skip
@@ -171,6 +179,10 @@ def widest(table: pd.DataFrame) -> pd.Series:
     """Rows of the width with the most densities, the larger of two."""
     count = table.groupby("m")["p"].nunique()
     return table["m"] == max(count[count == count.max()].index)
+
+
+def is_sparse(table: pd.DataFrame) -> pd.Series:
+    return table["p"] <= 0.01
 
 
 def answer(beside: dict) -> str:

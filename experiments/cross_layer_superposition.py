@@ -8,22 +8,17 @@ pairs of 12 booleans (p = .1), circuits of two levels of gates over 4 bits, iden
 do AND as well as ones built for it (Haenni et al. 2024), so features are read along the network's own readout, with a
 gain and a threshold fitted on other draws, for AND and circuits without what is affine in the inputs; recovered if
 R^2 > 1/2. Facts: one softmax readout for all, fitted on other facts, gives the label more than half; luck is taken off.
-
 A first run had 32 neurons, which no load filled, and half the length moved X by up to .17: hence 16, and the checks of
 length. `any_as_share_of_recovered` came after a second: memory's single layer, of fewer live parameters, recovers a
 quarter of what deep networks do. Two cores: --quick about a minute, default about 8 minutes.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import math
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from toysup import constructions, plots, stats
@@ -35,7 +30,7 @@ from toysup.measure.jointly import HOWS, SIZES, held_jointly, jointly_and_alone
 from toysup.models import ResidualMLP
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.shapes import Shape
-from toysup.sharing import BySize, gamma
+from toysup.stats.cross_layer import ABOVE, at, at_best, conditions, divided, excess, exponent, growth, superposed
 from toysup.study import Check, Claim, Finding, Given, Run, Search, Study, Variant, bracketed, experiment
 from toysup.tasks import Circuit, Identity, Memory
 
@@ -43,8 +38,7 @@ QUESTION = "Do several layers hold features jointly that none of them holds alon
 OFFERED = {"and": (8, 16, 32), "circuits": (3, 6, 12), "identity": (8, 16, 32), "memory": (256, 512, 1024),
            "by_hand": (16, 32, 64)}  # fmt: skip
 TASKS = {"and": "AND of two inputs", "circuits": "circuits", "identity": "identity", "memory": "memory of facts"}
-NEGATIVE = ("single_block_uand", "one_feature_one_block", "copied_identity")
-NEURONS, ABOVE = 16, (0.05, math.inf)
+NEURONS, SOME, NEGATIVE = 16, (ABOVE, np.inf), ("single_block_uand", "one_feature_one_block", "copied_identity")
 KINDS = ("trained", "one layer, dealt to L parts", "before training")
 CELL, TRAINED, DEEP = ("task", "depth"), {"kind": "trained"}, {"kind": ["trained", "by hand"]}
 CONDITIONS = {"i": "(i) X > 0", "ii_untrained": "(ii) more than untrained", "ii_one_layer": "(ii) than one layer dealt",
@@ -121,28 +115,31 @@ def study(run: Run) -> Study:
         search=Search(setting, size.rates, extend=size.extend),
         variants={"half": Variant(half, lambda cell: cell.task != "by_hand", [joint])},
         findings={
-            "conditions": Finding(partial(conditions, level=level), CELL, where=DEEP),
-            "held": Finding(held, CELL, "{task}_{depth}_{column}", where=DEEP),
+            "top": Finding(at_best, CELL, where=DEEP, kept=False),
+            "one": Finding(one_layer, CELL, where=DEEP, kept=False),
+            "conditions": Finding(lambda rows, depth, one: conditions(rows, depth, one, level), CELL, where=DEEP),
+            "found": Finding(lambda conditions: superposed(conditions), CELL, where=DEEP, kept=False),
+            "held": Finding(lambda top, depth: {"excess_share": stats.mean(excess(top, depth) / top["load"]),
+                                                "gamma": exponent(top, depth)}, CELL, "{task}_{depth}_{column}", DEEP),
             "layers": Finding(beside, CELL, where=DEEP),
             "share_of_recovered": Finding(partial(share_of_recovered, level=level), CELL, where=TRAINED),
-            "participation": Finding(ratios, CELL, where=DEEP),
+            "participation": Finding(lambda top: {how: divided(top, how) for how in HOWS}, CELL, where=DEEP),
             "random_init": Finding(partial(random_init, level=level), CELL, where=TRAINED),
             "fitted_probes": Finding(fitted, CELL, "{task}_{depth}_{column}", where={"kind": "trained", "task": "and"}),
             "half_length": Finding(half_length, CELL, where=TRAINED, variant=None),
         },
         claims=[
             *(Claim(task, f"networks trained on {name} have cross-layer superposition at some depth: (i) to (iv) hold",
-                    judge, by=CELL, where={"kind": "trained", "task": task}, combine=stats.some,
+                    "found", where={"kind": "trained", "task": task}, combine=stats.some,
                     each="{task}_{depth}", least="default") for task, name in TASKS.items() if task in size.tasks),
             Claim("any_as_share_of_recovered", "some has it, and more of it as a share of what is recovered than parts "
-                  "of one layer", lambda conditions, share_of_recovered: stats.every(judge(conditions), stats.decide(
-                      share_of_recovered["difference"], ABOVE)), by=CELL, where=TRAINED, combine=stats.some,
-                  least="default"),
-            *(Claim(name, f"{name.replace('_', ' ')}, built by hand, has it", judge, by=CELL, where={"task": name},
+                  "of one layer", by=CELL, where=TRAINED, combine=stats.some, least="default", of=lambda found,
+                  share_of_recovered: stats.every(found, stats.decide(share_of_recovered["difference"], SOME))),
+            *(Claim(name, f"{name.replace('_', ' ')}, built by hand, has it", "found", where={"task": name},
                     each="{task}_{depth}", combine=combine, checks=()) for name, combine in
               {"scattered_uand": stats.every, **dict.fromkeys(NEGATIVE, stats.some)}.items()),
-            Claim("random_init", "networks before training have it", lambda random_init: judge(random_init), by=CELL,
-                  where=TRAINED, combine=stats.some, checks=()),
+            Claim("random_init", "networks before training have it", lambda random_init: superposed(random_init),
+                  by=CELL, where=TRAINED, combine=stats.some, checks=()),
             Check("measure_is_right", "of networks built by hand and untrained ones only universal AND scattered over "
                   "layers has it", right),
             Check("length_does_not_decide", "half the length moves X by less than .1 of what is offered",
@@ -152,68 +149,19 @@ def study(run: Run) -> Study:
                 [own["offered"] < OFFERED[task][-1] for (task, _), own in layers.items() if task in TASKS]) > 0.5),
             bracketed(where={"kind": ["trained", "one layer"]}),
         ],
-        draw=draw, answer=answer,
-    )  # fmt: skip
+        draw=draw, answer=answer)  # fmt: skip
 
 
-def at_top(rows: pd.DataFrame, depth: int) -> pd.DataFrame:
-    """The load with the most features recovered jointly, by seed."""
-    return at(rows, rows.groupby("load")[f"joint_{depth}"].mean().idxmax())
-
-
-def at(rows: pd.DataFrame, load: float) -> pd.DataFrame:
-    return rows[rows["load"] == load].set_index("seed").sort_index()
-
-
-def one_layer(table: pd.DataFrame, task: str, top: pd.DataFrame, variant: str = "") -> pd.DataFrame:
-    """A trained single layer of as many neurons and parameters at the same load; none for some constructions."""
+def one_layer(table: pd.DataFrame, task: str, variant: str = "") -> pd.DataFrame:
+    """A trained single layer of as many neurons and parameters; none for some constructions."""
     task = "by_hand" if task in ("scattered_uand", "single_block_uand") else task
-    own = table[(table["task"] == task) & (table["kind"] == "one layer") & (table["variant"] == variant)]
-    return at(own, top["load"].iloc[0])
+    return table[(table["task"] == task) & (table["kind"] == "one layer") & (table["variant"] == variant)]
 
 
-def excess(rows: pd.DataFrame, depth: int, prefix: str = "") -> pd.Series:
-    return rows[f"{prefix}joint_{depth}"] - rows[f"{prefix}union_{depth}"]
-
-
-def growth(rows: pd.DataFrame, depth: int, prefix: str = "") -> pd.DataFrame:
-    """F by number of layers, of the numbers there are."""
-    names = {f"{prefix}joint_{k}": k for k in SIZES if k <= depth}
-    return rows.reindex(columns=list(names)).rename(columns=names).dropna(axis=1)
-
-
-def exponent(rows: pd.DataFrame, depth: int, prefix: str = "") -> stats.Interval:
-    """gamma of each seed."""
-    found = growth(rows, depth, prefix)
-    if found.shape[1] < 2:
-        return stats.UNDEFINED
-    joint = torch.tensor(found.to_numpy())
-    return stats.mean(gamma(BySize(tuple(found), joint, joint, joint)))
-
-
-def conditions(rows: pd.DataFrame, table: pd.DataFrame, task: str, depth: int, level: float = 0.95) -> dict:
-    """What must lie above .05, as a share of what is offered, at k = L and the load with the most recovered jointly: X;
-    X less that of the network before training; X less that of a single layer dealt to L parts; what the supremum over
-    loads of F exceeds that of the union by, as a share of it; F less what a fitted probe reads from the embedded input,
-    the stream without what S wrote. (The final stream holds every output, by construction.)"""
-    top = at_top(rows, depth)
-    offered, x, one = top["load"], excess(top, depth), one_layer(table, task, top)
-    found = {"i": x / offered, "ii_untrained": (x - excess(top, depth, "start_")) / offered}
-    found |= {"ii_one_layer": (x - excess(one, depth)) / offered} if len(one) else {}
-    joint, union = (stats.capacity(rows, recovered=f"{what}_{depth}")["held_out"] for what in ("joint", "union"))
-    found |= {"iii": (joint - union) / max(float(joint.mean()), 1.0)}
-    found |= {"iv": (top[f"joint_{depth}"] - top["input"]) / offered}
-    return {name: stats.mean(own, level) for name, own in found.items()}
-
-
-def judge(conditions: dict[str, stats.Interval]) -> stats.Verdict:
-    return stats.every(*(stats.decide(interval, ABOVE) for interval in conditions.values()))
-
-
-def right(conditions: dict, random_init: dict) -> bool:
-    null = all(judge(own) == "rejected" for own in random_init.values())
-    return null and all(judge(own) == ("supported" if task == "scattered_uand" else "rejected")
-                        for (task, _), own in conditions.items() if task not in TASKS)  # fmt: skip
+def right(found: dict, random_init: dict) -> bool:
+    null = all(superposed(own) == "rejected" for own in random_init.values())
+    return null and all(own == ("supported" if task == "scattered_uand" else "rejected")
+                        for (task, _), own in found.items() if task not in TASKS)  # fmt: skip
 
 
 def random_init(rows: pd.DataFrame, depth: int, level: float = 0.95) -> dict[str, stats.Interval]:
@@ -224,28 +172,18 @@ def random_init(rows: pd.DataFrame, depth: int, level: float = 0.95) -> dict[str
     return {"i": stats.mean(start, level), "ii_untrained": stats.mean(pairs[1] - pairs[0], level)}
 
 
-def held(rows: pd.DataFrame, depth: int) -> dict[str, stats.Interval]:
-    top = at_top(rows, depth)
-    return {"excess_share": stats.mean(excess(top, depth) / top["load"]), "gamma": exponent(top, depth)}
-
-
-def beside(rows: pd.DataFrame, table: pd.DataFrame, task: str, depth: int) -> dict:
-    """What X is made of and held against: as shares of what is offered the three that are drawn; the capacities."""
-    top = at_top(rows, depth)
-    one, offered, joint = one_layer(table, task, top), top["load"], top[f"joint_{depth}"]
+def beside(top: pd.DataFrame, one: pd.DataFrame, depth: int) -> dict:
+    """What X is made of and held against: as shares of what is offered the three that are drawn, and F in features."""
+    offered, joint, alone = top["load"], top[f"joint_{depth}"], at(one, top["load"].iloc[0])
     found = {KINDS[0]: excess(top, depth) / offered, KINDS[2]: excess(top, depth, "start_") / offered, "joint": joint,
-             "union": top[f"union_{depth}"], "best_layer": top["best"], "final_stream_more": top["final"] - joint,
-             "recovered_share": top["recovered"] / offered}  # fmt: skip
-    if len(one):
-        found |= {"one_layer": one[f"joint_{depth}"], "one_layer_union": one[f"union_{depth}"],
-                  KINDS[1]: excess(one, depth) / offered}  # fmt: skip
-    capacity = {f"capacity_{what}": stats.supremum(rows, recovered=f"{what}_{depth}") for what in ("joint", "union")}
-    return {"offered": float(offered.iloc[0]), **{name: stats.mean(own) for name, own in found.items()}, **capacity}
+             "best_layer": top["best"], "recovered_share": top["recovered"] / offered}  # fmt: skip
+    found |= {KINDS[1]: excess(alone, depth) / offered, "one_layer": alone[f"joint_{depth}"]} if len(alone) else {}
+    return {"offered": float(offered.iloc[0]), **{name: stats.mean(own) for name, own in found.items()}}
 
 
-def share_of_recovered(rows: pd.DataFrame, table: pd.DataFrame, task: str, depth: int, level: float = 0.95) -> dict:
-    top = at_top(rows, depth)
-    both = (top, one_layer(table, task, top))
+def share_of_recovered(top: pd.DataFrame, one: pd.DataFrame, depth: int, level: float = 0.95) -> dict:
+    """X as a share of what is recovered: of layers, and of parts of one."""
+    both = (top, at(one, top["load"].iloc[0]))
     own, parts = (excess(net, depth) / net[f"joint_{depth}"].clip(lower=1) for net in both)
     return {"layers": stats.mean(own), "parts": stats.mean(parts), "difference": stats.mean(own - parts, level)}
 
@@ -253,8 +191,8 @@ def share_of_recovered(rows: pd.DataFrame, table: pd.DataFrame, task: str, depth
 def half_length(rows: pd.DataFrame, table: pd.DataFrame, task: str, depth: int) -> dict[str, stats.Interval]:
     """What half the length does to X at the largest load, and to X less that of one layer."""
     most = at(rows, rows["load"].max())
-    half, whole = ((own, one_layer(table, task, own, name)) for name, own in
-                   ((name, most[most["variant"] == name]) for name in ("half", "")))  # fmt: skip
+    half, whole = ((most[most["variant"] == name], at(one_layer(table, task, name), rows["load"].max()))
+                   for name in ("half", ""))  # fmt: skip
     moved, one = (excess(a, depth) - excess(b, depth) for a, b in zip(half, whole, strict=True))
     return {"excess": stats.mean(moved / whole[0]["load"]), "comparison": stats.mean((moved - one) / whole[0]["load"])}
 
@@ -266,19 +204,9 @@ def fitted(rows: pd.DataFrame, depth: int) -> dict[str, stats.Interval]:
     return found | {f"{name}_fitted_excess": stats.mean(excess(most, depth, p)) for name, p in prefixes.items()}
 
 
-def ratios(rows: pd.DataFrame, depth: int) -> dict[str, stats.Interval]:
-    """Participation ratio of blocks less its shuffled null: below 0 they divide features, above they share."""
-    found = {}
-    for how in HOWS:
-        pair = at_top(rows, depth).reindex(columns=[f"pr_{how}", f"null_{how}"]).dropna()
-        both = {how: pair.iloc[:, 0] - pair.iloc[:, 1], f"{how}_ratio": pair.iloc[:, 0], f"{how}_null": pair.iloc[:, 1]}
-        found |= {name: stats.mean(own) if len(own) > 1 else stats.UNDEFINED for name, own in both.items()}
-    return found
-
-
 def answer(conditions: dict, verdicts: dict) -> str:
     cells = [own for (task, _), own in conditions.items() if task in TASKS]
-    some, more = (sum(stats.decide(own[name], ABOVE) == "supported" for own in cells) for name in list(CONDITIONS)[1:3])
+    some, more = (sum(stats.decide(own[name], SOME) == "supported" for own in cells) for name in list(CONDITIONS)[1:3])
     built = {"supported": "is found", "rejected": "is NOT found"}.get(verdicts["scattered_uand"], "can't be told yet")
     fair = {"rejected": "none", "supported": "some"}.get(verdicts["any_as_share_of_recovered"], "clearly none")
     return (f"Layers hold jointly what none holds alone in {some} of {len(cells)} kinds of trained networks, more than "
@@ -286,45 +214,44 @@ def answer(conditions: dict, verdicts: dict) -> str:
             f"it {built}")  # fmt: skip
 
 
-def draw(rows: pd.DataFrame, layers: dict, participation: dict, conditions: dict) -> plots.Figure:
+def draw(rows: pd.DataFrame, layers: dict, participation: dict, conditions: dict, found: dict) -> plots.Figure:
     """X by depth for each task; F by number of layers; participation beside its null; the board of conditions."""
     figure, axes = plots.figure(2, 4, width=16, height=4.3)
     colours, hues = plots.category_colours([*KINDS, "scattered by hand"]), plots.category_colours(TASKS)
-    depths = sorted({depth for task, depth in conditions if task in TASKS})
-    grown, divided = axes[1, :2]
+    (grown, shared), depths = axes[1, :2], sorted({depth for task, depth in conditions if task in TASKS})
     for ax, (task, name) in zip(axes[0], TASKS.items(), strict=True):
         own = {depth: layers[task, depth] for depth in depths if (task, depth) in layers}
         plots.curves(ax, {kind: {depth: one[kind] for depth, one in own.items()} for kind in KINDS}, colours=colours)
         by_hand = {depth: one[KINDS[0]] for (built, depth), one in layers.items() if built == "scattered_uand"}
         if task == "and":
             plots.curve(ax, by_hand, color=colours["scattered by hand"], label="scattered by hand", marker="^")
-        plots.level(ax, ABOVE[0])
+        plots.level(ax, ABOVE)
         plots.ticks(ax, x=depths, log="x")
         ax.set(title=name, ylim=(-0.15, 1))
         for how, marker, line in (("attribution", "o", "-"), ("mean", "s", "--")):
-            plots.interval(divided, {depth: participation[task, depth][how] for depth in own}, color=hues[task],
+            plots.interval(shared, {depth: participation[task, depth][how] for depth in own}, color=hues[task],
                            marker=marker, linestyle=line, label=task if how == "attribution" else None)  # fmt: skip
     plots.labels(axes[:1], "blocks L", "excess X(L) / features offered")
     for kind, task, depth, prefix in (("trained", "and", depths[-1], ""),
                                       ("before training", "and", depths[-1], "fitted_start_"),
                                       ("scattered by hand", "scattered_uand", max(by_hand), "")):  # fmt: skip
-        top = at_top(rows[(rows["task"] == task) & (rows["depth"] == depth)], depth)
+        top = at_best(rows[(rows["task"] == task) & (rows["depth"] == depth)], depth)
         shares = growth(top, depth, prefix).div(top["load"], axis=0)
         plots.curve(grown, {k: stats.mean(own) for k, own in shares.items()}, color=colours[kind],
                     label=f"{kind}{', fitted probe' * bool(prefix)}")  # fmt: skip
-    plots.level(divided, 0)
+    plots.level(shared, 0)
     looks = {"attribution": {"marker": "o", "linestyle": "-"}, "mean ablation": {"marker": "s", "linestyle": "--"}}
-    for ax, places, more in ((grown, SIZES, None), (divided, depths, looks)):
+    for ax, places, more in ((grown, SIZES, None), (shared, depths, looks)):
         plots.ticks(ax, x=places, log="x")
         plots.legend(ax, more, loc="upper left", size=9)
     plots.legend(figure)
     grown.set(xlabel="layers read k", ylabel="F(k) / features offered", title=f"AND, L = {depths[-1]}")
-    divided.set(xlabel="blocks L", ylabel="participation ratio less its null", title="blocks for each feature")
+    shared.set(xlabel="blocks L", ylabel="participation ratio less its null", title="blocks for each feature")
     wide = figure.add_subplot(axes[1, 2].get_gridspec()[1, 2:])
     for ax in axes[1, 2:]:
         ax.remove()
     plots.board(wide, {f"{task.replace('_', ' ')}, L = {depth}": {
-        **{CONDITIONS[name]: stats.decide(one, ABOVE) for name, one in own.items()}, "all": judge(own)}
+        **{CONDITIONS[name]: stats.decide(one, SOME) for name, one in own.items()}, "all": found[task, depth]}
         for (task, depth), own in conditions.items()})  # fmt: skip
     return figure
 

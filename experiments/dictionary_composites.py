@@ -13,6 +13,7 @@ training. Since a slow default run 48 of 128 seeds where only curves are drawn. 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,6 @@ from toysup.features import Features
 from toysup.features.base import as_tensor
 from toysup.models import L1, Embedding, JumpReLU, SparseAutoencoder, TopK
 from toysup.setting import Adam, Cosine, Model, Setting
-from toysup.stats import Interval
 from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, experiment
 from toysup.sweep import Grid
 from toysup.tasks import Reconstruction
@@ -37,8 +37,7 @@ KINDS = {"L1": L1(), "L0": JumpReLU(0.3, 0.5), "TopK 1": TopK(1), "TopK 2": TopK
 PENALTY = {"L1": 0.1, "L0": 0.03, "TopK 1": 0.0, "TopK 2": 0.0}
 COEFFICIENTS = {"L1": [0.0, 0.01, 0.03, 0.3, 1.0], "L0": [0.0, 0.003, 0.01, 0.1, 0.3]}
 STATES, ON = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)), 0.01  # ON: the contribution of a latent that is on
-P, LATENTS, MORE = 0.2, 8, (1e-9, np.inf)
-SHARES = ("conjunction", "composite", "separate", "untrained")
+P, LATENTS, SHARES = 0.2, 8, ("conjunction", "composite", "separate", "untrained")
 
 
 @dataclass(frozen=True)
@@ -141,19 +140,20 @@ def study(run: Run) -> Study:
     changes = {f"{times}x_rate": {"optimizer.lr": times} for times in (0.5, 2.0)}
     changes |= {f"{times:g}x_steps": {"steps": times} for times in size.lengths}
     cells = [Cell(kind, latents, "", PENALTY[kind]) for kind in KINDS for latents in size.latents]
-    bases = {kind: Cell(kind, LATENTS, "", PENALTY[kind]) for kind in KINDS}
+    trained = partial(Claim, checks=["rate_does_not_decide", "length_does_not_decide"])  # the table is exact
     return Study(
         cells + [cell for kind in KINDS for cell in cells_of(kind)], grid, measures=[found, exact_loss], snapshots=(0,),
-        search=Search(lambda cell: grid(bases[cell.kind]).setting, size.rates, exact_loss, True, size.extend,
-                      seeds=range(1000, 1000 + size.held)), derive=derive,
-        variants={name: Variant(change, lambda cell: cell in bases.values() and cell.kind in COEFFICIENTS)
+        search=Search(lambda cell: grid(Cell(cell.kind, LATENTS, "", PENALTY[cell.kind])).setting, size.rates,
+                      exact_loss, True, size.extend, seeds=range(1000, 1000 + size.held)), derive=derive,
+        variants={name: Variant(change, lambda cell: cell[1:3] == (LATENTS, "") and cell.kind in COEFFICIENTS)
                   for name, change in changes.items()},
         findings={
-            "gain": Finding(lambda rows: least(rows["gain"]), "key", "{key}_least_gain_per_conjunction",
-                            lambda rows: (rows["spread"] == 0) & (rows["latents"] >= 3) & (
-                                (rows["penalty"] > 0) | rows["kind"].str.startswith("TopK"))),
-            "over": Finding(lambda rows: least(rows["excess"]), (), "least_excess_over_the_table", {"spread": 0}, None),
-            "shares": Finding(lambda rows: {of: share(rows, of) for of in SHARES}, ("key", "latents"),
+            "gain": Finding(lambda rows: stats.Interval(*3 * [rows["gain"].min()]), "key",
+                            "{key}_least_gain_per_conjunction", lambda rows: (rows["spread"] == 0) & (
+                                rows["latents"] >= 3) & ((rows["penalty"] > 0) | rows["kind"].str.startswith("TopK"))),
+            "over": Finding(lambda rows: stats.Interval(*3 * [rows["excess"].min()]), (), "least_excess_over_the_table",
+                            {"spread": 0}, None),
+            "shares": Finding(lambda rows: {of: stats.share(rows[of]) for of in SHARES}, ("key", "latents"),
                               "{key}_H{latents}_{column}", {"varied": ""}),
             "made": Finding(lambda rows: stats.mean(rows["conjunction"] - rows["untrained"]), "key",
                             f"{{key}}_H{LATENTS}_trained_less_untrained", {"varied": "", "latents": LATENTS}),
@@ -162,27 +162,27 @@ def study(run: Run) -> Study:
                             "L1_conjunction_most_less_three_latents"),
             "driven": Finding(lambda rows, at_size: stats.mean(at_size["L1", LATENTS] - by_seed(rows)), (),
                               "L1_conjunction_base_less_no_penalty", {"kind": "L1", "varied": "penalty", "penalty": 0}),
-            "graded": Finding(
-                lambda rows, at_size, kind: stats.ratio(by_seed(rows), at_size[kind, LATENTS], paired=True), "kind",
-                "{kind}_conjunction_graded_over_binary", {"kind": ["L1", "L0"], "spread": 1}),
+            "graded": Finding(lambda rows, at_size, kind: stats.ratio(by_seed(rows), at_size[kind, LATENTS],
+                                                                      paired=True),
+                              "kind", "{kind}_conjunction_graded_over_binary", {"kind": ["L1", "L0"], "spread": 1}),
             "moved": Finding(lambda rows, at_size, kind: stats.mean(by_seed(rows) - at_size[kind, LATENTS]),
                              ("kind", "variant"), f"{{kind}}_H{LATENTS}_{{variant}}_less_default",
                              lambda table: table["variant"] != "", None),
-            "cells": Finding(lambda rows: {of: share(rows, of) for of in SHARES} | {"live": rows["live"].mean()},
+            "cells": Finding(lambda rows: {of: stats.share(rows[of]) for of in SHARES} | {"live": rows["live"].mean()},
                              [*Cell._fields, "variant"], variant=None),
         },
         claims=[
-            Claim("composites_are_optimal", "with three latents the exact optimum of {key} is composite", "gain", MORE,
-                  each="table_{key}", combine=None, checks=["table_is_a_bound"]),
-            Claim("training_finds_them", "with 8 latents over half of {key}'s seeds have a conjunction",
+            Claim("composites_are_optimal", "with three latents the exact optimum of {key} is composite", "gain",
+                  (1e-9, np.inf), each="table_{key}", combine=None, checks=["table_is_a_bound"]),
+            trained("training_finds_them", "with 8 latents over half of {key}'s seeds have a conjunction",
                   "shares.conjunction", (0.5, 1), where={"latents": LATENTS}, each="trained_{key}", combine=None),
-            Claim("training_makes_them", "more of {key}'s seeds have one than before training", "made", (1e-9, 1),
+            trained("training_makes_them", "more of {key}'s seeds have one than before training", "made", (1e-9, 1),
                   each="training_makes_them_{key}", combine=None),
-            Claim("spare_latents", "with two latents under 5% of seeds have one, unless k = 1; with L1 more do with 16 "
-                  "than with three", lambda shares, more: stats.every(stats.decide(more, (0, 1)), *(
+            trained("spare_latents", "with two latents under 5% of seeds have one, unless k = 1; with L1 more do with "
+                  "16 than with three", lambda shares, more: stats.every(stats.decide(more, (0, 1)), *(
                       stats.decide(shares[key, 2]["conjunction"], (0, 0.05)) for key in ("L1", "L0", "TopK_2")))),
-            Claim("penalty_drives_L1", "at least .2 more seeds have one than without penalty", "driven", (0.2, 1)),
-            Claim("graded_features_stop_them", "at s = 1 under half as many have one as at s = 0", "graded", (0, 0.5),
+            trained("penalty_drives_L1", "at least .2 more seeds have one than without penalty", "driven", (0.2, 1)),
+            trained("graded_features_stop_them", "at s = 1 under half as many have one as at s = 0", "graded", (0, 0.5),
                   each="graded_features_stop_{kind}", combine=None),
             Check("table_is_a_bound", "no dictionary is below the table's best loss by more than .1%", "over",
                   (-1e-3, np.inf)),
@@ -191,13 +191,11 @@ def study(run: Run) -> Study:
             Check("length_does_not_decide", "and so do half the steps", "moved", 0.2,
                   where={"kind": "L1", "variant": "0.5x_steps"}),
         ],
-        draw=draw, answer=answer,
-    )  # fmt: skip
+        draw=draw, answer=answer)  # fmt: skip
 
 
 def derive(table: pd.DataFrame) -> pd.DataFrame:
-    """With exact losses of [A, B] and of composites (three latents), what these save for each conjunction, and what
-    was lost beyond the best, relatively."""
+    """With exact losses of [A, B] and composites (three latents), what these save by conjunction, relative excess."""
     found = {}
     for cell, row in table.drop_duplicates("cell").set_index("cell").iterrows():
         name, _, k = row["kind"].partition(" ")
@@ -208,15 +206,6 @@ def derive(table: pd.DataFrame) -> pd.DataFrame:
     table = table.join(pd.DataFrame.from_dict(found, orient="index"), on="cell")
     excess = (table["exact_loss"].astype(float) - table["best"]) / table["best"].clip(lower=1e-3)
     return table.assign(gain=(table["apart"] - table["together"]) / table["both"], excess=excess)
-
-
-def least(values: pd.Series) -> Interval:
-    return Interval(*3 * [values.min()])
-
-
-def share(rows: pd.DataFrame, column: str = "conjunction") -> Interval:
-    """How many seeds have it."""
-    return stats.share(int(rows[column].sum()), len(rows))
 
 
 def by_seed(rows: pd.DataFrame) -> pd.Series:
@@ -235,10 +224,10 @@ def draw(rows: pd.DataFrame, table: pd.DataFrame, shares: dict) -> plots.Figure:
     """How often there is a conjunction over latents, steps, coefficient, frequency, correlation and magnitudes."""
     figure, axes = plots.figure(2, 3, width=13, height=3.9, sharey=True)
     latents, longer, coefficient, frequency, together, graded = axes.flat
-    panels = {"More latents": "latents H", "Longer training": "steps, times the default",
-              "A stronger penalty": "coefficient (leftmost: none)", "More frequent features": "P(A) = P(B)",
-              "Features more often together": "P(B | A), P(A) = P(B) = .2",
-              "Graded features": "spread s of magnitudes U(1 - s, 1 + s)"}  # fmt: skip
+    titles = ("More latents", "Longer training", "A stronger penalty", "More frequent features",
+              "Features more often together", "Graded features")  # fmt: skip
+    below = ("latents H", "steps, times the default", "coefficient (leftmost: none)", "P(A) = P(B)",
+             "P(B | A), P(A) = P(B) = .2", "spread s of magnitudes U(1 - s, 1 + s)")  # fmt: skip
     rows = rows.assign(given=rows["both"] / P, strength=rows["penalty"].clip(lower=0.001))
     colours, sizes = plots.category_colours(KINDS), sorted(set(rows["latents"]))
     for kind, marker in zip(KINDS, "osD^", strict=True):
@@ -250,21 +239,20 @@ def draw(rows: pd.DataFrame, table: pd.DataFrame, shares: dict) -> plots.Figure:
                               (together, "both", "given"), (graded, "spread", "spread")):  # fmt: skip
             part = own[(own["latents"] == LATENTS) & own["varied"].isin(["", varied]) & (own["p"] == own["q"])]
             if kind in COEFFICIENTS or varied in ("both", "spread"):
-                plots.curve(ax, {at: share(one) for at, one in part.groupby(x)}, **look)
+                plots.curve(ax, {at: stats.share(one["conjunction"]) for at, one in part.groupby(x)}, **look)
         part = table[(table["kind"] == kind) & (table["latents"] == LATENTS) & (table["varied"] == "")]
         times = part[~part["variant"].str.endswith("rate")].groupby(part["steps"] / rows["steps"].iloc[0])
-        plots.curve(longer, {n: share(one) for n, one in times}, **look)
-    latents.plot([], [], color=plots.GREY, linestyle=":", label="before training")
+        plots.curve(longer, {n: stats.share(one["conjunction"]) for n, one in times}, **look)
     plots.ticks(latents, x=sizes, log="x")
     plots.ticks(longer, x=[0.5, 1, 2, 4, 8], log="x")
     edge = np.sqrt(3 * ((2 - np.sqrt(2)) * PENALTY["L1"] - PENALTY["L1"] ** 2 / 4))
     plots.level(together, P, "independent", upright=True)
     plots.level(graded, edge, "beyond, a single A&B costs more (L1)", upright=True)
     coefficient.set_xscale("log")
-    for ax, (title, x) in zip(axes.flat, panels.items(), strict=True):
+    for ax, title, x in zip(axes.flat, titles, below, strict=True):
         ax.set(title=title, xlabel=x, ylim=(-0.03, 1.03))
     plots.labels(axes, y="share of seeds with an A&B latent")
-    plots.legend(figure)
+    plots.legend(figure, {"before training": {"linestyle": ":"}})
     return figure
 
 

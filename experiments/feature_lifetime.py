@@ -21,24 +21,22 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from toysup import constructions, plots, stats
-from toysup.ensemble import Trained
 from toysup.features import BitGroups, OnePerGroup
 from toysup.measure import recovered
-from toysup.measure.layers import decodable_by_layer, gates, inputs, label_chances_by_layer, outputs
+from toysup.measure.layers import decodable_by_layer, inputs, outputs
+from toysup.measure.lifetimes import PLACES, held_before_training, lifetimes
 from toysup.models import ResidualMLP
 from toysup.setting import Adam, Cosine, Model, Setting
 from toysup.shapes import Shape
-from toysup.sharing import longest_run
+from toysup.sharing import lifetime
 from toysup.study import Check, Claim, Finding, Run, Search, Study, Variant, bracketed, experiment
 from toysup.sweep import Grid
 from toysup.tasks import Circuit, Memory
 
 QUESTION = "In how many layers does a feature live, and does it flip the note's count of features per neuron?"
-PLACES, LABELS, PROBE_FACTS, ENOUGH = ("stream", "neurons"), 4, 1024, 8
-RULES = ("", "_strict", "_uncorrected", "_shuffled")
+LABELS, ENOUGH = 4, 8
 TAUS = {"tau": "tau", "strict_tau": "tau_strict", "shuffled_tau": "tau_shuffled"}
 SLOPES = {"s": "tau", "strict_s": "tau_strict", "uncorrected_s": "tau_uncorrected", "s_of_any_layers": "layers",
           "shuffled_s": "tau_shuffled"}  # fmt: skip
@@ -50,64 +48,6 @@ class Cell(NamedTuple):
     width: int
     live: int  # parameters
     offered: int  # circuits or facts
-
-
-def scores(trained: Trained, place: str) -> torch.Tensor:
-    """(instance, layer, feature): 0 at chance, 1 if known, NaN where there is no such feature. The stream's first
-    entry, the embedded input, is layer 0."""
-    if isinstance(trained.setting.task, Memory):
-        return (label_chances_by_layer(trained, of=place, most=PROBE_FACTS) - 1 / LABELS) / (1 - 1 / LABELS)
-    found = decodable_by_layer(trained, of=place, targets=gates, batches=8).value
-    pure = trained.per_instance(lambda setting, constants: setting.task.pure(constants).flatten()).unsqueeze(1)
-    return torch.where(pure, found, torch.nan)
-
-
-def lifetime(on: torch.Tensor) -> list[float]:
-    """tau and the number of layers of the features that some (layer, feature) holds, and the share of those."""
-    held = on.any(0)
-    runs, layers = longest_run(on).float()[held].mean(), on.sum(0).float()[held].mean()
-    return [float(runs), float(layers), float(held.float().mean())]
-
-
-def shuffled(on: torch.Tensor, times: int = 8) -> list[float]:
-    """The same where each layer holds as many features, but any."""
-    if not on.any():
-        return [math.nan] * 3
-    draws = torch.rand(times, *on.shape, generator=torch.Generator().manual_seed(0)).argsort(-1)
-    return np.nanmean([lifetime(on.gather(-1, draw)) for draw in draws], axis=0).tolist()
-
-
-def columns(place: str, rows: list[list[float]], names: list[str]) -> dict[str, torch.Tensor]:
-    return {f"{place}_{name}": column for name, column in zip(names, torch.tensor(rows).T, strict=True)}
-
-
-def lifetimes(trained: Trained) -> dict[str, torch.Tensor]:
-    """At each place lifetimes by each rule, and the share of features that each layer holds (at_0: the input)."""
-    told = {}
-    for place in PLACES:
-        found, first = scores(trained, place), int(place == "neurons")
-        known = isinstance(trained.setting.task, Memory)  # no layer gives labels away
-        before, rows = torch.zeros_like(found) if known else scores(trained.at(0), place).clamp(min=0), []
-        for own, start in zip(found, before, strict=True):
-            real = ~own[0].isnan()
-            own, start = own[:, real], start[:, real]
-            learned = (own - start) / (1 - start).clamp(min=1e-6)
-            main, done = learned > 0.5, slice(1 - first, None)  # what was computed, not what came in
-            row = [number for on in (main, learned > 0.75, own > 0.5) for number in lifetime(on[done])]
-            rows.append(row + shuffled(main[done]) + main.float().mean(1).tolist())
-        names = [f"{what}{rule}" for rule in RULES for what in ("tau", "layers", "held")]
-        told |= columns(place, rows, names + [f"at_{first + layer}" for layer in range(found.shape[1])])
-    return told
-
-
-def untrained(trained: Trained) -> dict[str, torch.Tensor]:
-    """At each place the share of features with a score above 1/2 before training."""
-    told = {}
-    for place in PLACES:
-        found, first = scores(trained.at(0), place), int(place == "neurons")
-        share = torch.where(found.isnan(), torch.nan, (found > 0.5).float()).nanmean(2)
-        told |= columns(place, share.tolist(), [f"before_{first + layer}" for layer in range(share.shape[1])])
-    return told
 
 
 def study(run: Run) -> Study:
@@ -141,12 +81,12 @@ def study(run: Run) -> Study:
         """Smaller runs are too short to tell anyhow."""
         return run.mode in ("default", "full") or (cell.task, cell.depth) == ("memory", 1)
 
-    def claim(name: str, says: str, of, inside=None) -> Claim:
-        return Claim(name, says, of, inside, by=by, each=f"{{task}}_{{place}}_{name}", least="default")
+    def claim(name: str, says: str, of, inside=None, checks=None) -> Claim:
+        return Claim(name, says, of, inside, by=by, each=f"{{task}}_{{place}}_{name}", checks=checks, least="default")
 
     return Study(
         [cell(task, depth) for task, depths in size.depths.items() for depth in depths], grid,
-        measures=[recovered, lifetimes, untrained], seeds=size.seeds, snapshots=[0], derive=by_place,
+        measures=[recovered, lifetimes, held_before_training], seeds=size.seeds, snapshots=[0], derive=by_place,
         search=Search(grid, size.rates, extend=size.extend), draw=draw, answer=answer,
         variants={"half_length": Variant({"steps": 0.5}, controlled, [recovered, lifetimes]),
                   "half_load": Variant(halved, controlled, [recovered, lifetimes])},
@@ -162,7 +102,9 @@ def study(run: Run) -> Study:
             claim("each_feature_in_one_layer", "a feature lives in one layer (s within 1/4 of 0)", "exponents.s", 0.25),
             claim("every_layer_carries_it", "every layer carries it (s within 1/4 of 1)", "exponents.s", (0.75, 1.25)),
             claim("flips", "the note's count flips (s above 1/2)", "exponents.s", (0.5, math.inf)),
-            claim("flips_strict", "it flips where a layer has to know 3/4", "exponents.strict_s", (0.5, math.inf)),
+            claim("flips_strict", "it flips where a layer has to know 3/4", "exponents.strict_s", (0.5, math.inf),
+                  ["length_does_not_decide", "load_does_not_decide", "untrained_knows_nothing", "measure_is_right",
+                   "learning_rate_bracketed"]),
             claim("B_denser", "L / 4 layers hold more features per neuron than L of as many parameters do", denser),
             claim("power_law", "slopes of the first and last factor of 4 in L differ by less than 1/4",
                   "exponents.bend", 0.25),
@@ -258,7 +200,7 @@ def by_hand(depths: tuple[int, ...]) -> dict[str, float]:
         computed = decodable_by_layer(trained, of="neurons", targets=outputs, batches=2).value
         copied = decodable_by_layer(trained, targets=inputs, batches=2).value[:, 1:]
         for own, found in zip(lives.values(), (computed, copied), strict=True):
-            own.append(lifetime(found[0] > 0.5)[0])
+            own.append(lifetime(found[0] > 0.5).run)
     return {name: float(np.polyfit(np.log(depths), np.log(own), 1)[0]) for name, own in lives.items()}
 
 

@@ -72,8 +72,9 @@ def study(run: Run) -> Study:
         setting = Setting(UnitLength(cell.n, ACTIVE / cell.n), Identity(), model, adam, length * steps)
         return Grid(setting, {("examples", "batch"): sets, "seed": range(size.some if examples else seeds)})
 
-    def claim(name: str, says: str, of: str, inside=None) -> Claim:
-        return Claim(name, says, of, inside, combine=None, each=f"n{{n}}_{name}")
+    def claim(name: str, says: str, of: str, inside=None, checks=()) -> Claim:
+        """Longer training is only checked for a dip and a peak, of which most claims say nothing."""
+        return Claim(name, says, of, inside, combine=None, each=f"n{{n}}_{name}", checks=checks)
 
     return Study(
         [Cell(n) for n in size.sets], grid, measures=[seen_loss, unseen_loss, structure], draw=draw, answer=answer,
@@ -92,9 +93,11 @@ def study(run: Run) -> Study:
             claim("generalises_at_large_T", "with most examples unseen loss is below the best constant's, within 0.01 "
                   "of seen loss, and features have more dimensions than examples", "found", {
                   "unseen_minus_constant_large": LESS, "unseen_minus_seen_large": 0.01, "examples_ahead_large": LESS}),
-            claim("double_descent", "unseen loss falls to a dip, rises to a peak and falls", "turns.verdict"),
+            claim("double_descent", "unseen loss falls to a dip, rises to a peak and falls", "turns.verdict",
+                  checks=["length_does_not_decide"]),
             claim("neither_at_the_peak", "at the peak ten examples share a dimension, and ten features",
-                  "found", {"example_dimensions_peak": FEW, "feature_dimensions_peak": FEW}),
+                  "found", {"example_dimensions_peak": FEW, "feature_dimensions_peak": FEW},
+                  checks=["length_does_not_decide"]),
             claim("example_polygons", "five examples form a regular pentagon", "found.example_polygons", (0.5, 1)),
             claim("feature_polygons", "with most examples features form a polygon", "found.feature_polygons", (0.5, 1)),
             Check("length_does_not_decide", "after three times the steps there is a dip and a peak as well",

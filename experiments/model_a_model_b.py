@@ -93,7 +93,7 @@ def study(run: Run) -> Study:
             "before": Finding(lambda rows: rows["untrained"].max(), ("task", "model")),
             "note": Finding(note),
         },
-        claims=[
+        claims=[  # all hold B against A at the rates and lengths they were given, so all rest on every check
             *(Claim(name, f"B holds {factor:g} times as much as A: what is held goes as {name}", "gain.B_over_A",
                     (factor / WITHIN, factor * WITHIN), each=f"{{task}}_{name}") for name, factor in PREDICTED.items()),
             *(Claim(f"shape_invariant_{percent}pct", f"losses agree within {percent}% wherever something is missed",

@@ -77,7 +77,9 @@ def study(run: Run) -> Study:
         return Grid(Setting(*asked, Adam(beta2=0.99, schedule=Cosine()), size.steps[min(K, 2)], BATCH), [axis])
 
     ends = {size.m[0], size.m[-1]}, {size.d[0], size.d[-1]}
-    facts = {"K": (1, 2, 4)}
+    facts, lengths = {"K": (1, 2, 4)}, "length_does_not_decide"
+    alone, every = ({"checks": ["learning_rate_bracketed", name]} for name in (f"representation_{lengths}", lengths))
+    steady = "half the steps move no exponent between narrowest and widest by 0.1"
     return Study(
         [Cell(*task, width) for task in size.tasks for width in (size.d if task[2] else size.m)], grid,
         measures=[recovered, features_offered, untrained], seeds=size.seeds, snapshots=(0,),
@@ -91,14 +93,15 @@ def study(run: Run) -> Study:
         },
         claims=[
             Claim("quadratic", "what is held grows as the square of the width, in every task", "exponents.width",
-                  SQUARE, each="quadratic_{task}"),
+                  SQUARE, each="quadratic_{task}", **every),
             Claim("quadratic in sqrt(N)", "facts held grow as the live parameters", "exponents.live", SQUARE,
-                  where=facts, combine=None, each="quadratic_{task}_live"),
+                  where=facts, combine=None, each="quadratic_{task}_live", **every),
             Claim("linear_representation", "features held in one layer grow as its width", "exponents.width", LINEAR,
-                  where={"K": 0}, each="linear_{task}"),
+                  where={"K": 0}, each="linear_{task}", **alone),
             bracketed(),
-            moves("half the steps", longer, 0.1, by="task", name="length_does_not_decide",
-                  says="half the steps move no exponent between narrowest and widest by 0.1"),
+            moves("half the steps", longer, 0.1, by="task", name=lengths, says=steady),
+            moves("half the steps", longer, 0.1, by="task", where={"K": 0}, name=f"representation_{lengths}",
+                  says=f"{steady}, of features in one layer"),
         ],
         draw=draw, answer=answer,
     )  # fmt: skip

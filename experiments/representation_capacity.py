@@ -7,11 +7,11 @@ many steps (approximate message passing, AMP) read more: then depth adds, up to 
 Decoders: `stream`, residual blocks on a stream as narrow as the code; `unrolled`, the positive control, learned ISTA
 with one matrix for all steps (n + 1 parameters each) whose state has all n coordinates: where it gains and the stream
 does not, the stream's width was the limit, not depth. A decoder without any block still has one ReLU layer, so laws are
-fitted to L = depth + 1. Loads are in units of 1/(p ln 1/p) features per neuron. Thresholds are asymptotic.
-
-Two cores: --quick a minute, default 5.
+fitted to L = depth + 1. Loads are in units of 1/(p ln 1/p) features per neuron. Thresholds are asymptotic. Two cores:
+--quick a minute, default 5.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -35,23 +35,20 @@ MORE = (1.05, np.inf)  # "more" means by 5% at least
 WHAT = {"stream": "residual blocks", "unrolled": "unrolled steps"}
 LAWS = {"neurons": (1, 1), "parameters": (2, 1), "width": (1, 0)}
 PLAIN = {"density": [DENSITY], "times": [1]}  # the cells that differ in decoder, width and depth alone
-
-
-def line(decoder: str, width: int, density: float = DENSITY, times: int = 1) -> str:
-    """The name of cells that differ in depth alone."""
-    return f"{decoder}_d{width}_p{density:g}" + f"_h{times}d" * (times > 1)
+over = partial(stats.ratio, paired=True)
 
 
 class Cell(NamedTuple):
-    """A decoder of `depth` blocks (stream), of `times` x `width` neurons each, or of `depth` steps (unrolled)."""
+    """A decoder of `depth` blocks (stream), of `times` x `width` neurons each, or of `depth` steps (unrolled); `line`
+    names those that differ in depth alone."""
 
     decoder: str
     width: int
-    depth: int
+    depth: int = 0
     density: float = DENSITY
     times: int = 1
 
-    line = property(lambda cell: line(cell.decoder, cell.width, cell.density, cell.times))
+    line = property(lambda own: f"{own.decoder}_d{own.width}_p{own.density:g}" + f"_h{own.times}d" * (own.times > 1))
     key = property(lambda cell: cell.line.replace("_p", f"_L{cell.depth}_p"))
 
     def offered(self, load: float) -> int:
@@ -59,18 +56,15 @@ class Cell(NamedTuple):
 
 
 def study(run: Run) -> Study:
-    size = run.sizes(
-        dict(stream={8: DEPTHS, 16: DEPTHS, 32: (0, 2, 8)}, unrolled={8: (2, 8), 16: (2, 8)}, sparser={16: (0, 2, 8)},
-             blocks=((16, 4, 2), (16, 2, 4), (16, 1, 8)), doubled=(("stream", 16), ("unrolled", 8)), loads=LOADS,
-             steps=2500, batch=256, seeds=8, extend=2, samples=512),
-        quick=dict(stream={8: (0, 2, 8), 16: (0, 2, 8)}, unrolled={8: (8,)}, sparser={}, blocks=((16, 1, 8),),
-                   doubled=(("stream", 16),), steps=450, batch=128, seeds=4, extend=0, samples=128),
-        smoke=dict(stream={4: (0, 8), 6: (0, 8)}, unrolled={4: (8,)}, blocks=((6, 1, 8),), doubled=(("stream", 6),),
-                   loads=LOADS[:2], steps=5, batch=64, seeds=2, samples=16),
-    )  # fmt: skip
-    cells = [Cell("stream", d, depth) for d, depths in size.stream.items() for depth in depths]
-    cells += [Cell("unrolled", d, depth) for d, depths in size.unrolled.items() for depth in depths]
-    cells += [Cell("stream", d, depth, SPARSER) for d, depths in size.sparser.items() for depth in depths]
+    size = run.sizes(dict(stream={8: DEPTHS, 16: DEPTHS, 32: (0, 2, 8)}, unrolled={8: (2, 8), 16: (2, 8)}, loads=LOADS,
+                          sparser={16: (0, 2, 8)}, blocks=((16, 4, 2), (16, 2, 4), (16, 1, 8)), seeds=8, extend=2,
+                          doubled=(("stream", 16), ("unrolled", 8)), steps=2500, batch=256, samples=512),
+                     quick=dict(stream={8: (0, 2, 8), 16: (0, 2, 8)}, unrolled={8: (8,)}, sparser={}, seeds=4, extend=0,
+                                blocks=((16, 1, 8),), doubled=(("stream", 16),), steps=450, batch=128, samples=128),
+                     smoke=dict(stream={4: (0, 8), 6: (0, 8)}, unrolled={4: (8,)}, loads=LOADS[:2], seeds=2, steps=5,
+                                blocks=((6, 1, 8),), doubled=(("stream", 6),), batch=64, samples=16))  # fmt: skip
+    asked = (("stream", size.stream, DENSITY), ("unrolled", size.unrolled, DENSITY), ("stream", size.sparser, SPARSER))
+    cells = [Cell(name, d, depth, p) for name, depths, p in asked for d in depths for depth in depths[d]]
     cells += [Cell("stream", d, depth, times=times) for d, depth, times in size.blocks]
     d = size.blocks[0][0]  # the width at which most is shown
 
@@ -89,6 +83,7 @@ def study(run: Run) -> Study:
 
     def shared(table: pd.DataFrame) -> pd.DataFrame:
         """At depth 0 both decoders are one: trained as `stream`, it is the unrolled ones' too."""
+        table = table.assign(load=table["n_features"])
         same = table[(table["decoder"] == "stream") & (table["depth"] == 0) & (table["variant"] == "")]
         same = same[(same["density"] == DENSITY) & same["width"].isin(list(size.unrolled))].assign(decoder="unrolled")
         names = {name: same[name].str.replace("stream", "unrolled") for name in ("line", "key", "cell")}
@@ -97,81 +92,79 @@ def study(run: Run) -> Study:
     def read(rows: pd.DataFrame, networks, key: str, depth: int) -> dict[str, stats.Interval]:
         """Features per neuron that Bayes-AMP reads, sup over offered n, from trained codes and from random ones."""
         found: dict[str, list[pd.DataFrame]] = {}
-        for _, own in rows.groupby("n_features"):
+        for _, own in rows.groupby("load"):
             code = encoding_of(networks(own))
             for name, one in {f"amp_{key}": code, **({} if depth else {"amp_random_code": code.random()})}.items():
                 count = decoded_count(one, bayes_amp, samples=size.samples).value.numpy()
-                found.setdefault(name, []).append(own[["seed", "n_features"]].assign(recovered=count / d))
-        return {name: stats.mean(capacity(pd.concat(tables))["recovered"]) for name, tables in found.items()}
+                found.setdefault(name, []).append(own[["seed", "load"]].assign(recovered=count / d))
+        return {name: stats.mean(stats.capacity(pd.concat(tables))["recovered"]) for name, tables in found.items()}
 
+    of_counts = ["sup_reached", "training_sufficient", "learning_rates_bracketed"]
+    of_gain = ["sup_reached", "training_does_not_decide", "learning_rates_bracketed"]  # of the stream, tested as such
+    wide = Cell("stream", d, times=8).line
     several = [name for name in ("stream", "unrolled") if len(getattr(size, name)) > 1]
     return Study(
         cells, lambda cell: Grid(setting(cell), {"features.n_features": [*map(cell.offered, size.loads)]}),
         measures=[recovered], seeds=size.seeds, derive=shared,
         search=Search(setting, (0.005, 0.01, 0.02, 0.04), extend=size.extend),
         variants={"twice the steps": Variant(longer, lambda c: c.depth in (0, 8) and c.line in
-                                             [line(*own) for own in size.doubled])},
+                                             [Cell(*own).line for own in size.doubled])},
         findings={
-            "held": Finding(lambda rows: stats.capacities(rows, "depth", load="n_features"), "line", kept=False),
+            "held": Finding(lambda rows: stats.capacities(rows, "depth"), "line", kept=False),
             "cells": Finding(one_cell, ("key", "width", "density"), "{column}_{key}"),
-            "held_out_offer": Finding(lambda rows, width: stats.mean(capacity(rows)["held_out"] / width),
+            "held_out_offer": Finding(lambda rows, width: stats.mean(stats.capacity(rows)["held_out"] / width),
                                       ("key", "width")),
             "gain": Finding(lambda held: {depth: over(held[depth], held[0]) for depth in held if depth},
                             ("line", "decoder", "width"), "over_depth_0_{decoder}_d{width}_L{column}_p0.05", PLAIN),
             "law": Finding(law, "decoder", "{decoder}_{column}", {**PLAIN, "decoder": several}),
             "b": Finding(lambda held: stats.exponent(held, held.columns + 1), "line", "b_{line}",
                          lambda rows: (rows["times"] == 1) & rows["line"].isin(rows["line"][rows["depth"] == 8])),
-            "over_stream": Finding(lambda held, width, depth: over(held[line("unrolled", width)][depth],
-                                                                   held[line("stream", width)][depth]),
+            "over_stream": Finding(lambda held, width, depth: over(held[Cell("unrolled", width).line][depth],
+                                                                   held[Cell("stream", width).line][depth]),
                                    ("key", "width", "depth"), "over_stream_{key}",
                                    lambda rows: (rows["decoder"] == "unrolled") & (rows["depth"] > 0)),
-            "deep_over_wide": Finding(lambda held: over(held[line("stream", d)][8],
-                                                        held[line("stream", d, times=8)][1]), named="deep_over_wide"),
+            "deep_over_wide": Finding(lambda held: over(held[Cell("stream", d).line][8], held[wide][1]), (),
+                                      "deep_over_wide"),
             "read": Finding(read, ("key", "depth"), "read_by_{column}", {**PLAIN, "width": [d], "key": [
                 cell.key for cell in cells if cell.depth in (0, 8)]}),
         },
         claims=[
             Claim("reaches_bayes_amp", "some decoder holds 90% of the Bayes-AMP threshold", "cells.share_of_bayes_amp",
-                  (0.9, np.inf), combine=stats.some),
-            Claim("never_above_bayes_amp", "none exceeds the threshold", "cells.share_of_bayes_amp", (-np.inf, 1)),
+                  (0.9, np.inf), combine=stats.some, checks=of_counts),
+            Claim("never_above_bayes_amp", "none exceeds the threshold", "cells.share_of_bayes_amp", (-np.inf, 1),
+                  checks=of_counts),
             *(Claim(f"depth_adds_{decoder}", f"at every width 4 or 8 {what} hold over 5% more than none",
                     lambda gain: stats.some(*(stats.decide(gain[depth], MORE) for depth in gain if depth >= 4)),
-                    by=("line", "decoder", "width"), where={**PLAIN, "decoder": [decoder]})
+                    by=("line", "decoder", "width"), where={**PLAIN, "decoder": [decoder]},
+                    checks=of_gain if decoder == "stream" else of_counts)
               for decoder, what in WHAT.items()),
             *(Claim(f"exponents_{decoder}", "capacity goes as the width, whatever the depth",
                     lambda law: stats.every(stats.decide(law["a"], (0.9, 1.1)), stats.decide(law["b"], 0.1)),
-                    by="decoder", where={**PLAIN, "decoder": [decoder]}) for decoder in several),
+                    by="decoder", where={**PLAIN, "decoder": [decoder]}, checks=of_counts) for decoder in several),
             Claim("stream_limits", "8 unrolled steps hold over 5% more than 8 residual blocks", "over_stream", MORE,
-                  where={"depth": [8]}),
-            Claim("deep_beats_wide", "8 blocks of d neurons hold over 5% more than 1 of 8 d", "deep_over_wide", MORE),
+                  where={"depth": [8]}, checks=of_counts),
+            Claim("deep_beats_wide", "8 blocks of d neurons hold over 5% more than 1 of 8 d", "deep_over_wide", MORE,
+                  checks=of_counts),
             Check("sup_reached", "the largest offer adds less than 3% to the rest", last_offer, (0, 1.03), by="key"),
-            moves("twice the steps", at_once, (1 / 1.03, 1.03), by="key", name="training_sufficient",
-                  says="twice the steps move no count by 3%"),
+            moves("twice the steps", lambda long, usual: over(*(own.set_index("seed")["recovered"] for own in (
+                long, usual[usual["load"].isin(long["load"])]))), (1 / 1.03, 1.03), by="key",
+                name="training_sufficient", says="twice the steps move no count by 3%"),
             Check("training_does_not_decide", "twice the steps move the gain of depth 8 over 0 by less than 5%", drift,
-                  (1 / 1.05, 1.05), variant=None, where={"line": [line(*size.doubled[0])]}),
+                  (1 / 1.05, 1.05), variant=None, where={"line": [Cell(*size.doubled[0]).line]}),
             bracketed("learning_rates_bracketed"),
         ],
-        draw=draw, answer=answer,
-    )  # fmt: skip
-
-
-def capacity(rows: pd.DataFrame) -> pd.DataFrame:
-    return stats.capacity(rows, load="n_features")
-
-
-def over(ours: pd.Series, theirs: pd.Series) -> stats.Interval:
-    return stats.ratio(ours, theirs, paired=True)
+        draw=draw, answer=answer)  # fmt: skip
 
 
 def one_cell(rows: pd.DataFrame, width: int, density: float) -> dict[str, stats.Interval]:
-    each = capacity(rows)["recovered"] / width
+    each = stats.capacity(rows)["recovered"] / width
     return {"per_neuron": stats.mean(each), "share_of_bayes_amp": stats.mean(each / float(bayes_amp_ratio(density)))}
 
 
 def law(rows: pd.DataFrame) -> dict[str, stats.Interval]:
     """Only a and b are asked for, not which named law it is, so that any budget does."""
     groups = rows.groupby(["width", "depth"])
-    table = pd.concat(capacity(own).assign(width=width, depth=depth + 1) for (width, depth), own in groups)
+    table = pd.concat(stats.capacity(own).assign(width=width, depth=depth + 1) for (width, depth), own in groups)
     fit = stats.fit_exponents(table.assign(budget=table["depth"] * table["width"] ** 2 + 1))
     return {"a": fit.a, "b": fit.b, "a-2b": fit.a_minus_2b}
 
@@ -181,11 +174,6 @@ def last_offer(rows: pd.DataFrame) -> stats.Interval:
     counts = rows.pivot(index="seed", columns="n_features", values="recovered")
     before = counts[counts.columns[:-1]]
     return over(counts.iloc[:, -1], before[before.mean().idxmax()])
-
-
-def at_once(long: pd.DataFrame, usual: pd.DataFrame) -> stats.Interval:
-    usual = usual[usual["n_features"].isin(long["n_features"])]
-    return over(long.set_index("seed")["recovered"], usual.set_index("seed")["recovered"])
 
 
 def drift(rows: pd.DataFrame) -> stats.Interval:
@@ -212,7 +200,6 @@ def draw(rows: pd.DataFrame, held: dict, cells: dict, law: dict, read: dict) -> 
     d = int(rows.loc[rows["times"] > 1, "width"].iloc[0])
     each = {key: found["per_neuron"] for (key, *_), found in cells.items()}
     plain = rows[(rows["density"] == DENSITY) & (rows["times"] == 1)]
-
     for (name, decoder, width), _ in plain.groupby(["line", "decoder", "width"]):
         plots.curve(depths, {depth + 1: each[Cell(decoder, width, depth).key] for depth in held[name]},
                     linestyle="--" if decoder == "unrolled" else "-", color=colours[width],
@@ -224,18 +211,16 @@ def draw(rows: pd.DataFrame, held: dict, cells: dict, law: dict, read: dict) -> 
     plots.null(depths, [1, 9], 1.0, "linear (PCA)")
     depths.set(ylabel="capacity, features per neuron", ylim=(0, 1.1 * ceiling), title="Capacity against depth")
     depths.legend(fontsize=9, loc="center", bbox_to_anchor=(0.5, 0.78), ncols=2)
-
     shown = {"1 ReLU layer": Cell("stream", d, 0), "8 blocks, stream": Cell("stream", d, 8),
              "2 steps, unrolled": Cell("unrolled", d, 2), "8 steps, unrolled": Cell("unrolled", d, 8)}  # fmt: skip
     amp = {name: one for found in read.values() for name, one in found.items()}
     readers = {label: each[cell.key] for label, cell in shown.items() if cell.key in each}
-    readers |= {"AMP, random code": amp["amp_random_code"]}
-    readers |= {f"AMP, code of {label.split(',')[0]}": amp[f"amp_{cell.key}"] for label, cell in shown.items()
+    readers |= {"AMP, random code": amp["amp_random_code"]} | {
+                f"AMP, code of {label.split(',')[0]}": amp[f"amp_{cell.key}"] for label, cell in shown.items()
                 if f"amp_{cell.key}" in amp}  # fmt: skip
     plots.forest(bars, readers, bars=True, levels={"PCA": 1, "threshold": ceiling},
                  colours={label: "0.6" if label.startswith("AMP") else colours[d] for label in readers})  # fmt: skip
     bars.set(xlabel=f"features read per neuron (d = {d})", title="Who reads how much of the code")
-
     for decoder, found in law.items():
         plots.interval(plane, found["a"], found["b"], label=decoder)
     for name, place in LAWS.items():
@@ -244,23 +229,20 @@ def draw(rows: pd.DataFrame, held: dict, cells: dict, law: dict, read: dict) -> 
     plane.set(xlabel="a, exponent of width", ylabel="b, exponent of depth + 1", xlim=(0.5, 2.5), ylim=(-0.3, 1.3),
               title="Exponents, and what each law predicts")  # fmt: skip
     plots.legend(plane, loc="center right")
-
     own = plain[plain["width"] == d].assign(held=plain["recovered"] / d, offered=plain["n_features"] / d)
     plots.band(offers, own, "offered", "held", "depth", line="decoder", level=None, marker="o")
     offers.set(xlabel="features offered per neuron, n / d", ylabel="features recovered per neuron", ylim=(0, None),
                title=f"The supremum over n (d = {d})")  # fmt: skip
     plots.legend(offers, title="depth", ncols=2, loc="lower right", size=9)
-
     blocks = [cell for depth in DEPTHS[1:] if (cell := Cell("stream", d, depth, times=8 // depth)).key in each]
     plots.bars(equal, [f"{cell.depth} x {cell.times * d}" for cell in blocks],
                {"capacity": [each[cell.key] for cell in blocks]}, {"capacity": colours[d]})  # fmt: skip
     plots.null(equal, [-0.5, len(blocks) + 0.2], each[Cell("stream", d, 0).key].value, "no block")
     equal.set(xlabel="blocks x neurons in each", ylabel="capacity, features per neuron",
               title=f"Equal parameters in the blocks (d = {d})")  # fmt: skip
-
-    for density in (p for p in (DENSITY, SPARSER) if line("stream", d, p) in held):
+    for density in (p for p in (DENSITY, SPARSER) if Cell("stream", d, density=p).line in held):
         found = {depth + 1: cells[Cell("stream", d, depth, density).key, d, density]["share_of_bayes_amp"]
-                 for depth in held[line("stream", d, density)]}  # fmt: skip
+                 for depth in held[Cell("stream", d, density=density).line]}  # fmt: skip
         plots.curve(sparser, found, label=f"stream, p = {density:g}")
     plots.reference(sparser, [1, 9], 1.0, "Bayes-AMP threshold")
     sparser.set(ylabel="capacity / Bayes-AMP threshold", ylim=(0, 1.1), title=f"Sparser data (d = {d})")

@@ -1,8 +1,10 @@
 """Cross-layer superposition is found where it was built in, and nowhere else; blocks' shares add up."""
 
 import dataclasses
+import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -25,6 +27,7 @@ from toysup.models import ResidualMLP, TiedAutoencoder
 from toysup.setting import Model, Setting
 from toysup.shapes import Shape
 from toysup.sharing import BySize, Decoded, by_size, dealt, gamma, participation, participation_ratio, subsets
+from toysup.stats import cross_layer as cross
 from toysup.tasks import Identity, Memory
 
 SIZES = {"n_inputs": 12, "n_pairs": 66, "neurons": 96, "depth": 8, "takes": 5, "seeds": range(2)}
@@ -334,3 +337,38 @@ def test_columns_of_what_layers_hold_jointly_are_what_the_decoder_finds():
     beside = jointly_and_alone(single, 1)
     assert (beside["start_joint_8"] < one["joint_8"]).all()  # untrained networks of this shape hold less
     assert (beside["pr_attribution"] < 1.01).all()  # one block takes part in each feature
+
+
+# --------------------------------------------------------------------------------------- statistics of their columns
+
+
+def jointly_held(**columns):
+    """Two layers that recover 6 of 8 features jointly, one of them 3 and at least one 2; at load 4 they do worse."""
+    known = {"joint_1": 3.0, "joint_2": 6.0, "union_2": 2.0, "start_joint_2": 3.0, "start_union_2": 2.0, "input": 2.0}
+    more = {"joint_4": np.nan, "pr_zero": 1.5, "null_zero": 2.0, **columns}
+    table = pd.DataFrame([{"seed": seed, "load": load, **known, **more} for load in (4.0, 8.0) for seed in (2, 0, 1)])
+    return table.assign(joint_2=table["joint_2"] - 3 * (table["load"] == 4))
+
+
+def test_conditions_are_what_layers_hold_beyond_each_of_their_nulls():
+    rows, one = jointly_held(), jointly_held(joint_2=5.0, union_2=4.0)
+    assert cross.at_best(rows, 2).index.tolist() == [0, 1, 2] and (cross.at_best(rows, 2)["load"] == 8).all()
+    known = {"i": 4 / 8, "ii_untrained": 3 / 8, "ii_one_layer": 3 / 8, "iii": 4 / 6, "iv": 4 / 8}
+    found = cross.conditions(rows, 2, one)
+    for name, value in known.items():
+        assert (found[name].value, found[name].low, found[name].high) == pytest.approx((value,) * 3)
+    assert list(found) == list(known) and cross.superposed(found) == "supported"
+    assert cross.superposed(cross.conditions(rows, 2, jointly_held())) == "rejected"  # parts of one layer hold as much
+    assert "ii_one_layer" not in cross.conditions(rows, 2) | cross.conditions(rows, 2, one[one["load"] == 4])
+    assert cross.excess(rows, 2, "start_").tolist() == [1] * 6
+    with pytest.raises(InputError, match="no column 'joint_3'"):
+        cross.excess(rows, 3)
+    with pytest.raises(InputError, match="at least one condition"):
+        cross.superposed({})
+
+
+def test_growth_leaves_out_what_is_not_known_and_has_its_exponent():
+    top = cross.at_best(jointly_held(), 2)
+    assert cross.growth(top, 4).columns.tolist() == [1, 2] and (cross.growth(top, 4)[2] == 6).all()
+    assert cross.exponent(top, 4).value == pytest.approx(1) and math.isnan(cross.exponent(top, 4, "start_").value)
+    assert cross.divided(top, "zero").value == -0.5 and math.isnan(cross.divided(top, "mean").value)

@@ -44,6 +44,15 @@ def test_exponent_is_that_of_each_seeds_power_law():
     assert np.isnan(stats.exponent(counts.mask(counts < 6, 0)).value) and np.isnan(stats.exponent(counts[[2.0]]).value)
     with pytest.raises(InputError, match="each of 3 columns"):
         stats.exponent(counts, x[:2])
+    np.testing.assert_allclose(stats.slopes(counts), powers, rtol=1e-9)
+    assert np.isnan(stats.slopes(counts[[2.0]])).tolist() == [True] * 3
+
+
+def test_misfit_is_the_largest_residual_of_the_mean_power_law():
+    law = pd.DataFrame([[1.0, 2, 4], [1, 2, 4]], columns=[1, 2, 4])
+    assert stats.misfit(law) == pytest.approx(0, abs=1e-12)
+    bent = law * [1, np.exp(0.3), 1]  # residuals of a bump of .3 amid three even places: .2 there, -.1 beside it
+    assert stats.misfit(bent) == pytest.approx(0.2) and np.isnan(stats.misfit(0 * law))
 
 
 @pytest.mark.parametrize(("law", "exponents"), LAWS.items())

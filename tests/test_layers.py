@@ -12,11 +12,12 @@ from toysup.checks import InputError
 from toysup.ensemble import Stack, Trained, initial_values, task_constants
 from toysup.features import BitGroups, OnePerGroup, SparseUniform
 from toysup.measure.layers import decodable, decodable_by_layer, gates, inputs, label_chances, label_chances_by_layer
+from toysup.measure.lifetimes import held_before_training, known_by_layer, lifetimes
 from toysup.models import ResidualMLP
 from toysup.probes import PENALTIES, fit_ridge, fit_softmax, predict_softmax
 from toysup.setting import Model, Setting
 from toysup.shapes import Shape
-from toysup.sharing import longest_run
+from toysup.sharing import lifetime, longest_run, shuffled_lifetime
 from toysup.tasks import Circuit, Identity, Memory
 
 
@@ -159,6 +160,21 @@ def test_a_gate_lives_where_it_is_computed_and_after():
     assert torch.allclose(same, stream[:, 2], atol=1e-5)
 
 
+def test_gates_live_from_the_block_that_computes_them_on():
+    trained = exclusive_ors(2, at=0)
+    trained.snapshots[0] = dict(exclusive_ors(2, at=2).parameters)  # where nothing is computed
+    told = lifetimes(trained) | held_before_training(trained)
+    for place, lived, first in (("stream", [0, 1, 1], 0), ("neurons", [1, 0], 1)):
+        for layer, on in enumerate(lived, first):
+            assert told[f"{place}_at_{layer}"].tolist() == [on, on]
+            assert told[f"{place}_before_{layer}"].tolist() == [0, 0]
+        for rule in ("", "_strict", "_uncorrected"):
+            assert told[f"{place}_tau{rule}"].tolist() == told[f"{place}_layers{rule}"].tolist() == [sum(lived)] * 2
+            assert told[f"{place}_held{rule}"].tolist() == [1, 1]
+    with pytest.raises(InputError, match="must be Circuit or Memory"):
+        known_by_layer(untrained(residual(SparseUniform(2, 1.0), Identity(), Shape(2, 1))))
+
+
 def test_a_target_that_needs_two_layers_is_read_from_both_only():
     """Each block holds one of two inputs: half of the sum's variance, or all."""
     features = SparseUniform(2, 1.0)
@@ -179,6 +195,11 @@ def test_longest_runs():
     on = torch.tensor([[1, 1, 0, 1, 1, 1, 0], [0] * 7, [1] * 7, [0, 1, 0, 1, 0, 1, 0]]).bool()
     assert longest_run(on.T).tolist() == [3, 0, 7, 1]
     assert longest_run(on.T.expand(2, 7, 4)).tolist() == [[3, 0, 7, 1]] * 2
+    assert lifetime(on.T) == pytest.approx((11 / 3, 5, 3 / 4)) and lifetime(on[2:3].T) == (7, 7, 1)
+    assert shuffled_lifetime(on[2:3].T) == (7, 7, 1) and math.isnan(shuffled_lifetime(on[1:2].T).held)
+    many = torch.zeros(2, 200).bool()
+    many[:, :100] = True  # the same half in both layers; any half in each: 1/4 of all features are in both
+    assert lifetime(many) == (2, 2, 0.5) and shuffled_lifetime(many) == pytest.approx((4 / 3, 4 / 3, 3 / 4), rel=0.03)
 
 
 # ------------------------------------------------------------------------------------------------------------- labels

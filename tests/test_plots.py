@@ -13,6 +13,7 @@ from PIL import Image
 from toysup import plots, stats
 from toysup.checks import InputError
 from toysup.plots import saving
+from toysup.shapes import Shape
 from toysup.stats import Interval
 
 OPEN = Interval(2.0, -np.inf, np.inf)
@@ -94,6 +95,14 @@ def test_neuron_stacks_pile_up_absolute_weights_and_put_the_dead_last():
     assert tops == pytest.approx([1.5, 1.25, 2.0])  # neuron 1 (feature 0), neuron 0 (feature 1), then the dead one
     colours = largest.get_facecolor()
     assert np.array_equal(colours[0], colours[1]) and not np.array_equal(colours[0], colours[2])
+
+
+def test_cylinders_are_as_wide_and_high_as_networks_and_the_first_is_on_top():
+    ax = plots.cylinders(panel(), [Shape(2, 4), Shape(4, 1)], stretch=3)
+    boxes = [patch for patch in ax.patches if patch.__class__.__name__ == "Rectangle"]
+    assert [(box.get_width(), box.get_height()) for box in boxes] == [(4, 12), (8, 3)]
+    assert boxes[0].get_y() > boxes[1].get_y() + 3
+    assert [text.get_text() for text in ax.texts] == ["2 wide, 4 deep\n8 neurons", "4 wide, 1 deep\n4 neurons"]
 
 
 def test_phase_map_puts_every_cell_around_its_centre():
@@ -348,6 +357,7 @@ def test_levels_zones_and_notes_stand_where_they_are_put():
     (lambda ax: plots.board(ax, pd.DataFrame()), "board: expected at least one row"),
     (lambda ax: plots.claims(ax, {}), "claims: expected at least one sentence"),
     (lambda ax: plots.claims(ax, {"a": None}), "claims: expected supported"),
+    (lambda ax: plots.cylinders(ax, []), "cylinders: expected at least one shape"),
     (lambda ax: plots.gram(ax, [1.0, 2.0]), "gram: expected weights"),
     (lambda ax: plots.feature_bars(ax, [1.0, 2.0], [1.0]), "feature_bars: expected norms and interference"),
     (lambda ax: plots.scatter(ax, table(), "x", "w"), "scatter: .*no column 'w'"),

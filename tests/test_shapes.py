@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toysup.checks import InputError
 from toysup.models import ResidualMLP, UntiedAutoencoder
 from toysup.random import uniforms
-from toysup.shapes import Shape, model_b_of, shapes_at_budget
+from toysup.shapes import Shape, model_b_of, shapes_at_budget, shapes_by_halving
 
 SIZES = st.integers(1, 9)
 
@@ -152,6 +152,8 @@ def test_a_large_budget_with_free_hidden_sizes_is_quick():
         (lambda: shapes_at_budget(7, read=100), ["nearest is"]),
         (lambda: model_b_of(Shape(8, 2)), ["depth", "4", "2"]),
         (lambda: model_b_of(Shape(8, 0)), ["depth", "0"]),
+        (lambda: shapes_by_halving(Shape(8, 4), [1, 3]), ["[4, 2, 1]", "2"]),
+        (lambda: shapes_by_halving(Shape(8, 2), [1, 0]), ["factors"]),
     ],
 )
 def test_bad_input_is_refused_in_one_line(make, names):
@@ -195,3 +197,13 @@ def test_the_move_can_be_repeated():
     assert [str(s) for s in shapes] == ["16x64", "32x16", "64x4", "128x1"]
     assert len({s.parameters for s in shapes}) == 1
     assert all(b in [f.shape for f in shapes_at_budget(s.parameters)] for s, b in itertools.pairwise(shapes))
+
+
+def test_halved_depths_keep_the_parameters_and_come_near_the_aspect_ratios_asked_for():
+    assert shapes_by_halving(Shape(8, 4), (1, 4, 16)) == [Shape(8, 4), Shape(16, 2, 8), Shape(32, 1, 8)]
+    deep, factors = Shape(12, 16, 11), [1, 8 / 3, 8, 64 / 3, 64]
+    found = shapes_by_halving(deep, factors, tolerance=0.005, read=4)
+    assert [shape.depth for shape in found] == [16, 8, 4, 2, 1] and found[0] == deep
+    for shape, factor in zip(found, factors, strict=True):
+        assert abs(shape.live_parameters(4) / deep.live_parameters(4) - 1) <= 0.005
+        assert 0.8 < shape.aspect_ratio / (factor * deep.aspect_ratio) < 1.25

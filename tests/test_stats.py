@@ -381,3 +381,26 @@ def test_curves_cross_where_their_medians_do(slope):
 def test_an_increasing_function_takes_an_interval_end_by_end():
     assert Interval(0, -np.inf, 2).transformed(np.exp) == Interval(1, 0, np.exp(2))
     assert stats.UNDEFINED.transformed(np.exp) is stats.UNDEFINED
+
+
+def test_something_holds_up_to_where_it_is_no_longer_supported():
+    yes, no, maybe = "supported", "rejected", "undecided"
+    assert stats.holds_up_to({4.0: no, 1.0: yes, 2.0: maybe, 8.0: yes}) == Interval(2.0, 1.0, 4.0)
+    nowhere = stats.holds_up_to({1.0: maybe, 2.0: no})
+    assert (nowhere.low, nowhere.high) == (0, 2) and np.isnan(nowhere.value)
+    everywhere = stats.holds_up_to({1.0: yes, 2.0: yes})
+    assert (everywhere.low, everywhere.high) == (2, np.inf) and np.isnan(everywhere.value)
+    with pytest.raises(InputError, match="holds_up_to: x"):
+        stats.holds_up_to({0.0: yes})
+
+
+def test_a_quotient_of_independent_intervals_adds_their_errors_in_logarithms():
+    one, other = Interval(6, 6 * math.exp(-0.3), 6 * math.exp(0.6)), Interval(2, 2 * math.exp(-0.8), 2 * math.exp(0.4))
+    found = stats.quotient(one, other)
+    ends = [3, 3 * math.exp(-0.5), 3 * math.exp(1.0)]  # 3-4-5 triangles
+    np.testing.assert_allclose([found.value, found.low, found.high], ends, rtol=1e-12)
+    assert stats.quotient(one, Interval(2, 2, 2)).low == pytest.approx(one.low / 2)
+    assert stats.quotient(Interval(6, 0, np.inf), other) == Interval(3, 0, np.inf)
+    assert np.isnan(stats.quotient(stats.UNDEFINED, other).value)
+    with pytest.raises(InputError, match="numerator must be positive"):
+        stats.quotient(Interval(1, -1, 3), other)

@@ -16,7 +16,17 @@ from toysup.measure.universality import shared_activations, unit_responses
 from toysup.models import ResidualMLP, TiedAutoencoder
 from toysup.setting import Adam, Model, Setting
 from toysup.shapes import Shape
-from toysup.similarity import chance, explained, feature_correlation, gram_similarity, linear_cka, matched_cosine, svcca
+from toysup.similarity import (
+    above_chance,
+    chance,
+    explained,
+    feature_correlation,
+    gram_similarity,
+    linear_cka,
+    matched_cosine,
+    monomials,
+    svcca,
+)
 from toysup.tasks import Identity, Memory
 
 
@@ -329,3 +339,27 @@ def test_agreement_refuses_what_does_not_fit():
     diagonal = within_a.copy()
     np.fill_diagonal(diagonal, np.nan)
     assert stats.agreement(across, diagonal, within_b) == stats.agreement(across, within_a, within_b)
+
+
+def test_above_chance_is_agreement_less_chance_and_floors():
+    a, b = drawn(3, 12, 4, seed=1), drawn(4, 12, 5, seed=2)
+    pairs = (a, b), (a, a), (b, b)
+    lows = [chance(svcca, x, y, axis=1, repeats=2, seed=3).numpy() + off
+            for (x, y), off in zip(pairs, (0.1, 0.2, 0.3), strict=True)]  # fmt: skip
+    found = above_chance(svcca, a, b, axis=1, repeats=2, seed=3, floors=(0.1, 0.2, 0.3))
+    assert found == stats.agreement(*(svcca(x, y).numpy() for x, y in pairs), floors=tuple(lows))
+    assert above_chance(linear_cka, a, b) == stats.agreement(*(linear_cka(x, y).numpy() for x, y in pairs))
+
+
+def test_monomials_span_every_polynomial_of_their_degree():
+    """Of two columns there are 9 of degree 3, and an arbitrary cubic of the columns is explained wholly by them."""
+    x, y = np.exp(drawn(2, 40, seed=4).numpy())
+    controls = monomials([x, y], 3)
+    assert controls.shape == (40, 9)
+    cubic = 2 * x**3 - x * y**2 + 3 * x * y - y
+    assert explained(cubic[None], controls, ranks=False).item() == pytest.approx(1)
+    assert explained((x**4)[None], controls, ranks=False).item() < 1 - 1e-6
+    assert monomials([[1.0, 3.0]], 2) == pytest.approx(np.array([[-1, 1], [1, 1]]))
+    for columns in ([[1.0, 1.0]], [[1.0, np.nan]], [1.0, 2.0]):
+        with pytest.raises(InputError, match="monomials"):
+            monomials(columns, 2)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from toysup.checks import InputError, check_interval, check_kind, check_whole, whole_numbers
 
-__all__ = ["BudgetedShape", "Shape", "model_b_of", "shapes_at_budget"]
+__all__ = ["BudgetedShape", "Shape", "model_b_of", "shapes_at_budget", "shapes_by_halving"]
 
 
 @dataclass(frozen=True, order=True)
@@ -147,6 +147,32 @@ def shapes_at_budget(
         raise InputError(
             f"shapes_at_budget: no shape has {budget} live parameters within {tolerance:.1%}; nearest is {best}"
         )
+    return found
+
+
+def shapes_by_halving(
+    deep: Shape, factors: Sequence[float], *, tolerance: float = 0.02, read: int | None = None
+) -> list[Shape]:
+    """Shapes of as many live parameters as `deep`, each half as deep as the one before, down to one block.
+
+    At each depth it is that whose aspect ratio is nearest, as a ratio, to `factors` (one for each depth, 1 for the
+    first) times that of `deep`, of all that `shapes_at_budget` finds within `tolerance` with hidden free.
+
+    Raises InputError for fewer factors than depths, and where no shape qualifies.
+    """
+    where = "shapes_by_halving"
+    check_kind(where, "deep", deep, Shape)
+    check_interval(where, "factors", factors, 0, open_low=True)
+    depths = [deep.depth >> power for power in range(deep.depth.bit_length())]
+    if len(factors) < len(depths):
+        raise InputError(f"{where}: expected a factor for each of the depths {depths}, got {len(factors)}")
+    found = []
+    for depth, factor in zip(depths, factors, strict=False):
+        near = shapes_at_budget(
+            deep.live_parameters(read), tolerance=tolerance, depths=[depth], hidden_ratio=None, read=read
+        )
+        aspect = deep.aspect_ratio * factor
+        found.append(min((one.shape for one in near), key=lambda shape: abs(math.log(shape.aspect_ratio / aspect))))
     return found
 
 

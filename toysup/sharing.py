@@ -18,14 +18,17 @@ from toysup.checks import InputError, check_interval, check_whole
 __all__ = [
     "BySize",
     "Decoded",
+    "Lifetime",
     "Participation",
     "by_size",
     "dealt",
     "gamma",
+    "lifetime",
     "longest_run",
     "participation",
     "participation_ratio",
     "shuffled",
+    "shuffled_lifetime",
     "subsets",
 ]
 
@@ -145,6 +148,32 @@ def longest_run(on: Bool[Tensor, "*stack layer feature"]) -> Int[Tensor, "*stack
         run = torch.where(on[..., layer, :], run + 1, 0)
         best = torch.maximum(best, run)
     return best
+
+
+class Lifetime(NamedTuple):
+    """In how many layers features are on, averaged over those that are on in some: `run`, in a row at most; `layers`,
+    in all; NaN where none is. `held`: the share of features that are."""
+
+    run: float
+    layers: float
+    held: float
+
+
+def lifetime(on: Bool[Tensor, "layer feature"]) -> Lifetime:
+    """In how many layers the features of one network are on."""
+    held = on.any(0)
+    runs, layers = longest_run(on).float()[held].mean(), on.sum(0).float()[held].mean()
+    return Lifetime(float(runs), float(layers), float(held.float().mean()))
+
+
+def shuffled_lifetime(on: Bool[Tensor, "layer feature"], times: int = 8) -> Lifetime:
+    """The mean of `lifetime` over `times` draws in which each layer has as many features on, but any; all NaN where
+    there are none."""
+    check_whole("shuffled_lifetime", "times", times)
+    if not on.any():
+        return Lifetime(*[np.nan] * 3)
+    draws = torch.rand(times, *on.shape, generator=torch.Generator().manual_seed(0)).argsort(-1)
+    return Lifetime(*np.nanmean([lifetime(on.gather(-1, draw)) for draw in draws], axis=0).tolist())
 
 
 class Participation(NamedTuple):

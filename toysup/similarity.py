@@ -9,7 +9,7 @@ features or samples, and `toysup.stats.agreement` holds pairs across against pai
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,17 +19,20 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 from torch import Tensor
 
-from toysup.checks import InputError, check_interval, check_whole
+from toysup import stats
+from toysup.checks import InputError, check_interval, check_whole, numbers_in
 from toysup.evidence import SEEN, away, usual
 from toysup.safely import one_thread
 
 __all__ = [
+    "above_chance",
     "chance",
     "explained",
     "feature_correlation",
     "gram_similarity",
     "linear_cka",
     "matched_cosine",
+    "monomials",
     "svcca",
 ]
 
@@ -137,6 +140,21 @@ def explained(values: ArrayLike, given: ArrayLike, *, ranks: bool = True) -> Flo
             all_of_it = np.where(np.sqrt(all_of_it) > np.ravel(_rounding(own, ranks)), all_of_it, np.nan)
             found[rows] = 1 - (residual**2).sum(1) / (n - fitted) / (all_of_it / (n - 1))
     return torch.from_numpy(found)
+
+
+def monomials(columns: ArrayLike, degree: int) -> Float[np.ndarray, "feature control"]:
+    """Controls for `given` where scores depend on columns in a curve: all products of powers of the columns, each less
+    its mean and over its standard deviation, up to `degree` in total.
+
+    columns: (column, feature), such as log frequency and log importance; InputError where one is the same for all.
+    """
+    values = numbers_in("monomials", "columns", columns, ("column", "feature"))
+    check_whole("monomials", "degree", degree)
+    if not (values.std(1) > 0).all():
+        raise InputError("monomials: every column must be finite and vary over features")
+    z = [(own - own.mean()) / own.std() for own in values]
+    powers = [p for p in np.ndindex(*[degree + 1] * len(z)) if 0 < sum(p) <= degree]
+    return np.stack([np.prod([x**k for x, k in zip(z, p, strict=True)], axis=0) for p in powers], 1)
 
 
 def gram_similarity(a: Float[Tensor, "instance_a feature _"], b: Float[Tensor, "instance_b feature _"]) -> Pairs:
@@ -274,3 +292,29 @@ def chance(
     place = axis - 1 if axis > 0 else axis  # inside one instance
     mixed = (torch.stack([one.index_select(place, o) for one, o in zip(b, own, strict=True)]) for own in orders)
     return torch.stack([similarity(a, other) for other in mixed]).mean(0)
+
+
+def above_chance(
+    similarity: Callable[[Tensor, Tensor], Tensor],
+    a: Tensor,
+    b: Tensor,
+    *,
+    axis: int | None = None,
+    repeats: int = 4,
+    seed: int = 0,
+    floors: Sequence[float] = (0.0, 0.0, 0.0),
+) -> stats.Agreement:
+    """How alike two ensembles are beside how alike the members of each are (`stats.agreement`), above `chance`.
+
+    Args:
+        similarity, a, b: one of these functions and what it compares.
+        axis, repeats, seed: of `chance`; axis None: the similarity is 0 by chance.
+        floors: of pairs across, within a and within b, taken off beside chance, such as what untrained networks of the
+            same shapes reach.
+    """
+    found, lows = [], []
+    for (x, y), floor in zip(((a, b), (a, a), (b, b)), floors, strict=True):
+        found.append(similarity(x, y).numpy())
+        lows.append(floor + (0.0 if axis is None else
+                             chance(similarity, x, y, axis=axis, repeats=repeats, seed=seed).numpy()))  # fmt: skip
+    return stats.agreement(*found, floors=(lows[0], lows[1], lows[2]))

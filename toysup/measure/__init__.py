@@ -8,9 +8,9 @@ No evidence is not success: what held-out data show too little of (`toysup.evide
 `unseen`, or `unknown` of any measure, is the share of it.
 
 Here are the measures that a sweep is handed, and what a new one is made of; whatever else a family has is in its
-module: `dictionary`, `layers`, `cross_layer`, `participation`, `purity`, `universality`, `dynamics`. What is known of
-arrays alone has rooms of its own: `toysup.geometry`, `neurons`, `probes`, `sharing`, `similarity`, `ranking`,
-`decoders`, `attacks`.
+module: `dictionary`, `layers`, `lifetimes`, `cross_layer`, `participation`, `purity`, `universality`, `dynamics`. What
+is known of arrays alone has rooms of its own: `toysup.geometry`, `neurons`, `probes`, `sharing`, `similarity`,
+`ranking`, `decoders`, `attacks`.
 """
 
 from toysup.evidence import Estimate

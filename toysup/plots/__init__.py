@@ -24,7 +24,7 @@ from toysup.plots.frame import (
 from toysup.plots.intervals import band, bars, curve, curves, forest, interval
 from toysup.plots.looks import GREY, MARKERS, category_colours
 from toysup.plots.maps import boundaries, phase_map
-from toysup.plots.networks import directions, feature_bars, gram, neuron_stacks
+from toysup.plots.networks import cylinders, directions, feature_bars, gram, neuron_stacks
 from toysup.plots.references import level, null, reference, zone
 from toysup.plots.tables import scatter, stack
 
@@ -43,6 +43,7 @@ __all__ = [
     "colour_bar",
     "curve",
     "curves",
+    "cylinders",
     "directions",
     "feature_bars",
     "figure",

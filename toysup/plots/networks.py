@@ -1,19 +1,20 @@
-"""Networks: their features as directions, W W^T, norms with interference, and neurons as stacks of weights."""
+"""Networks: their features as directions, W W^T, norms with interference, neurons as stacks of weights, shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import is_color_like
-from matplotlib.patches import Circle
+from matplotlib.patches import Circle, Ellipse, Rectangle
 from numpy.typing import ArrayLike
 
 from toysup.checks import InputError
 from toysup.plots.looks import GREY, category_colours
+from toysup.shapes import Shape
 
 MANY = 100  # beyond which features are thin lines with small dots
 
@@ -175,4 +176,24 @@ def neuron_stacks(ax: Axes, weights: np.ndarray, alive: np.ndarray) -> Axes:
         ax.plot([], [], "s", color=fill, label=name)
     ax.set(xlim=(-1, len(x)), ylim=(0, 1.03 * ranked.sum(0).max()))
     ax.set(xlabel="neuron, by the importance of its main feature", ylabel="stacked |W$_1$|, largest = 1")
+    return ax
+
+
+def cylinders(ax: Axes, shapes: Sequence[Shape], *, stretch: float = 4) -> Axes:
+    """Networks as the note (Katta 2024) pictures them: cylinders of radius d and height L, drawn `stretch` times as
+    high, the first on top, named by their width, depth and d L neurons. Parameters are like the volume d^2 L, neurons
+    like the surface."""
+    if not shapes:
+        raise InputError("cylinders: expected at least one shape, got none")
+    top, wide = 0.0, max(shape.width for shape in shapes)
+    for shape in shapes:
+        d, height = shape.width, stretch * shape.depth
+        top -= 0.35 * d + height
+        ax.add_patch(Ellipse((0, top), 2 * d, 0.3 * d, color="0.75"))
+        ax.add_patch(Rectangle((-d, top), 2 * d, height, color="0.75"))
+        ax.add_patch(Ellipse((0, top + height), 2 * d, 0.3 * d, facecolor="0.9", edgecolor=GREY))
+        ax.annotate(f"{d} wide, {shape.depth} deep\n{shape.note_neurons} neurons", (1.15 * wide, top + height / 2),
+                    va="center", fontsize=10)  # fmt: skip
+    ax.set(xlim=(-1.05 * wide, 2.8 * wide), ylim=(top - 0.2 * wide, 0.1 * wide), aspect="equal")
+    ax.axis("off")
     return ax

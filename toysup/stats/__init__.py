@@ -27,6 +27,9 @@ from toysup.stats.comparison import (
     equivalence_by_load,
     tost,
 )
+from toysup.stats.departure import (
+    departure,
+)
 from toysup.stats.descent import (
     DoubleDescent,
     double_descent,
@@ -39,6 +42,8 @@ from toysup.stats.exponents import (
     ExponentFit,
     exponent,
     fit_exponents,
+    misfit,
+    slopes,
 )
 from toysup.stats.intervals import (
     UNDEFINED,
@@ -50,6 +55,7 @@ from toysup.stats.intervals import (
     mean,
     mean_share,
     quantile,
+    quotient,
     ratio,
     share,
     some,
@@ -57,6 +63,9 @@ from toysup.stats.intervals import (
 from toysup.stats.levels import (
     busiest_levels,
     near_levels,
+)
+from toysup.stats.matching import (
+    nearest_pairs,
 )
 from toysup.stats.peaks import (
     Peaks,
@@ -74,6 +83,7 @@ from toysup.stats.supremum import (
 )
 from toysup.stats.switching import (
     crossing,
+    holds_up_to,
     threshold,
 )
 
@@ -105,20 +115,26 @@ __all__ = [
     "compare",
     "crossing",
     "decide",
+    "departure",
     "double_descent",
     "equivalence",
     "equivalence_by_load",
     "every",
     "exponent",
     "fit_exponents",
+    "holds_up_to",
     "log_linear_stretch",
     "mean",
     "mean_share",
+    "misfit",
     "near_levels",
+    "nearest_pairs",
     "peaks",
     "quantile",
+    "quotient",
     "ratio",
     "share",
+    "slopes",
     "some",
     "stretches",
     "supremum",

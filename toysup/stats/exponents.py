@@ -164,10 +164,42 @@ def fit_exponents(
     return ExponentFit(found[1], found[2], found[0], dict(zip(others, found[3:], strict=True)), laws, predicted)
 
 
-def exponent(counts: pd.DataFrame, x: ArrayLike | None = None) -> Interval:
-    """e of count = c x^e: the mean over seeds of each one's least-squares slope of ln count in ln x.
+def _positive(where: str, counts: pd.DataFrame, x: ArrayLike | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """ln x and ln counts, (x, seed); None where a count is not positive or there are fewer than two x."""
+    check_kind(where, "counts", counts, pd.DataFrame)
+    values = numbers_in(where, "counts", counts)
+    x = numbers_in(where, "x", counts.columns if x is None else x, ("x",))
+    check_interval(where, "x", x, 0, open_low=True)
+    if len(x) != counts.shape[1]:
+        raise InputError(f"{where}: expected an x for each of {counts.shape[1]} columns, got {len(x)}")
+    return (np.log(x), np.log(values.T)) if counts.shape[1] > 1 and (values > 0).all() else None
 
-    Its interval holds what differs between seeds, not the misfit of the power law (`fit_exponents` holds both).
+
+def slopes(counts: pd.DataFrame, x: ArrayLike | None = None) -> np.ndarray:
+    """Each seed's least-squares slope of ln count in ln x, (seed,): samples of which `exponent` is the mean, for
+    differences between two tables of the same seeds. All NaN where that is undefined.
+
+    Args:
+        counts: (seed, x). x: positive, one for each column; by default the columns themselves.
+    """
+    logs = _positive("slopes", counts, x)
+    return np.full(len(counts), np.nan) if logs is None else np.polyfit(*logs, 1)[0]
+
+
+def misfit(counts: pd.DataFrame, x: ArrayLike | None = None) -> float:
+    """By how much a power law of x misses the mean counts at most, in ln count; NaN where `exponent` is undefined.
+    Arguments as there."""
+    if (logs := _positive("misfit", counts, x)) is None:
+        return np.nan
+    at, means = logs[0], np.log(counts.mean().to_numpy())
+    return float(np.abs(means - np.polyval(np.polyfit(at, means, 1), at)).max())
+
+
+def exponent(counts: pd.DataFrame, x: ArrayLike | None = None) -> Interval:
+    """e of count = c x^e: the mean over seeds of each one's least-squares slope of ln count in ln x (`slopes`).
+
+    Its interval holds what differs between seeds, not the misfit of the power law (`misfit`; `fit_exponents` holds
+    both).
 
     Args:
         counts: (seed, x). x: positive, one for each column; by default the columns themselves.
@@ -175,15 +207,8 @@ def exponent(counts: pd.DataFrame, x: ArrayLike | None = None) -> Interval:
     Returns:
         The interval; undefined where a count is not positive, or there are fewer than two x.
     """
-    check_kind("exponent", "counts", counts, pd.DataFrame)
-    values = numbers_in("exponent", "counts", counts)
-    x = numbers_in("exponent", "x", counts.columns if x is None else x, ("x",))
-    check_interval("exponent", "x", x, 0, open_low=True)
-    if len(x) != counts.shape[1]:
-        raise InputError(f"exponent: expected an x for each of {counts.shape[1]} columns, got {len(x)}")
-    if counts.shape[1] < 2 or not (values > 0).all():
-        return UNDEFINED
-    return mean(np.polyfit(np.log(x), np.log(values.T), 1)[0])
+    logs = _positive("exponent", counts, x)
+    return UNDEFINED if logs is None else mean(np.polyfit(*logs, 1)[0])
 
 
 def _cells(table: pd.DataFrame, count: str, width: str, depth: str, budget: str, others: Sequence[str]) -> _Cells:

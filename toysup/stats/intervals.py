@@ -239,6 +239,26 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike, *, paired: bool = False,
     return Interval(value, value * np.exp(-half), value * np.exp(half))
 
 
+def quotient(numerator: Interval, denominator: Interval) -> Interval:
+    """The ratio of two positive statistics that are independent, as of two experiments: in logarithms their errors add
+    like the sides of a right triangle, each end with the one that it comes from. Undefined where one of them is.
+
+    Raises:
+        InputError: an interval that goes below 0, or a statistic that is 0.
+    """
+    for name, one in (("numerator", numerator), ("denominator", denominator)):
+        check_kind("quotient", name, one, Interval)
+        if one.value == 0 or (one.low < 0 and not np.isnan(one.value)):
+            raise InputError(f"quotient: {name} must be positive with its interval, got {in_line(one)}")
+    if np.isnan(numerator.value) or np.isnan(denominator.value):
+        return UNDEFINED
+    value = numerator.value / denominator.value
+    with np.errstate(divide="ignore"):  # an end of 0 or infinity puts no bound
+        ours, theirs = (np.log([one.low / one.value, one.high / one.value]) for one in (numerator, denominator))
+    low, high = np.hypot(ours, theirs[::-1])
+    return Interval(value, value * np.exp(-low), value * np.exp(high))
+
+
 def expanded(level: float, n: int) -> float:
     """The level at which a bootstrap interval of n samples covers like a t interval at `level`.
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from toysup.checks import InputError, in_line, numbers_in
+from toysup.checks import InputError, check_interval, in_line, numbers_in
+from toysup.stats.intervals import Interval, Verdict
 
-__all__ = ["crossing", "threshold"]
+__all__ = ["crossing", "holds_up_to", "threshold"]
 
 
 def threshold(x: ArrayLike, above: ArrayLike) -> float:
@@ -42,6 +46,19 @@ def threshold(x: ArrayLike, above: ArrayLike) -> float:
     places = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
     best = np.flatnonzero(wrong == wrong.min())
     return float(places[best[len(best) // 2]])
+
+
+def holds_up_to(verdicts: Mapping[float, Verdict]) -> Interval:
+    """Up to which x > 0 something holds that is judged at each.
+
+    `low` is the last x before the first whose verdict isn't "supported", 0 where that is the first of all; `high` the
+    first where it is "rejected", infinite where it is nowhere; `value` their geometric mean, NaN without both.
+    """
+    check_interval("holds_up_to", "x", list(verdicts), 0, open_low=True)
+    ordered = sorted(verdicts)
+    held = list(itertools.takewhile(lambda x: verdicts[x] == "supported", ordered))
+    low, high = held[-1] if held else 0.0, next((x for x in ordered if verdicts[x] == "rejected"), math.inf)
+    return Interval(math.sqrt(low * high) if held and high < math.inf else math.nan, low, high)
 
 
 def crossing(first: ArrayLike, second: ArrayLike, x: ArrayLike, near: float = 0.15) -> tuple[float, float]:
