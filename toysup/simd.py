@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,14 +29,15 @@ INT = ir.IntType(64)
 INT32 = ir.IntType(32)
 
 
-def source_of(*files: str) -> str:
-    """Hash of some source files and of this one.
+def source_of(*modules: str) -> str:
+    """Hash of the sources of some modules, by their names, and of this one.
 
     numba's cache on disk notices changes of the file a kernel stands in only. A kernel that mentions this string as a
-    variable of an enclosing function is compiled anew when any of the files changed.
+    variable of an enclosing function is compiled anew when any of the files changed. Modules are named, not files: what
+    a kernel does, and what its results are kept under, has nothing to do with the folder it lies in.
     """
-    text = b"".join(Path(file).read_bytes() for file in [__file__, *files])
-    return hashlib.sha256(text).hexdigest()
+    files = [Path(str(sys.modules[name].__file__)) for name in (__name__, *modules)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def emitted(function: Callable[..., Any]) -> Callable[..., Any]:
