@@ -385,6 +385,21 @@ def test_a_png_keeps_the_colours_of_what_is_plain():
     assert np.array_equal(np.asarray(few.convert("RGB")), picture[:80])
 
 
+def test_shades_of_a_map_stay_what_they_are_beside_other_colours():
+    """A map's shades, each as common as the others, beside 6,000 of the edges of lines."""
+    map = mpl.colormaps["cividis"](np.linspace(0, 1, 1500))[:, :3]
+    lines = [(0.87, 0.56, 0.02), (0.0, 0.45, 0.7), (0.1, 0.6, 0.3), (0.0, 0.0, 0.0)]
+    edges = [np.linspace(one, other, 300) for one in lines for other in [(1, 1, 1), *map[::200]]]
+    rows = np.concatenate([np.tile(map, (30, 1)), *edges])
+    picture = np.round(255 * rows[: 100 * (len(rows) // 100)]).astype(np.uint8).reshape(-1, 100, 3)
+    small = saving._few(Image.fromarray(picture), 256)
+    off = np.abs(np.asarray(small.convert("RGB")).astype(int) - picture).max(-1)
+    assert off[:450].max() <= 12 and off[:450].mean() < 2.5
+    palette = np.reshape(small.getpalette(), (-1, 3)).astype(int)
+    gaps = np.square(picture.reshape(-1, 1, 3)[::97].astype(int) - palette).sum(-1)
+    assert np.array_equal(gaps[np.arange(len(gaps)), np.asarray(small).reshape(-1)[::97]], gaps.min(1))
+
+
 def test_dense_panels_of_an_svg_become_pixels_and_letters_do_not():
     figure, axes = plots.figure(1, 2, width=4, height=1.5)
     axes[0, 0].plot(np.random.default_rng(0).normal(size=2000), "o")

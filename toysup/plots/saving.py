@@ -49,23 +49,34 @@ def _png(figure: Figure, most: int) -> bytes:
 
 def _few(picture: Image.Image, colours: int) -> Image.Image:
     """The picture with a palette: its commonest colours exactly, so that fills and lines keep theirs, and as many that
-    are spread over all it has, for the shades at the edges of letters and lines."""
+    are spread over all it has, for the shades between and at the edges of letters and lines. Each pixel gets the
+    nearest of them."""
     half = colours // 2
     counts = picture.getcolors(2**24)
     most = heapq.nsmallest(colours if len(counts) <= colours else half, counts, key=lambda one: (-one[0], one[1]))
-    common = np.array([colour for _, colour in most])
-    places = np.full(2**24, -1, np.int16)
-    places[_packed(common)] = np.arange(len(common))
-    chosen = places[_packed(np.asarray(picture))]
-    palette = common
-    if (chosen < 0).any():
+    times, found = np.array([count for count, _ in counts]), np.array([colour for _, colour in counts], np.float32)
+    palette = np.array([colour for _, colour in most], np.float32)
+    if len(counts) > colours:
         method = Image.Quantize.MAXCOVERAGE if len(counts) < 30_000 else Image.Quantize.FASTOCTREE  # minutes, for noise
-        spread = picture.quantize(half, method=method, dither=Image.Dither.NONE)
-        chosen = np.where(chosen < 0, len(common) + np.asarray(spread), chosen)
-        palette = np.concatenate([common, np.reshape(spread.getpalette(), (-1, 3))])
-    small = Image.fromarray(chosen.astype(np.uint8))
+        spread = picture.quantize(half, method=method, dither=Image.Dither.NONE).getpalette()
+        palette = np.concatenate([palette, np.reshape(spread, (-1, 3)).astype(np.float32)])
+        for _ in range(2):  # steps of Lloyd's algorithm, which leave the commonest alone
+            near = _nearest(found, palette)
+            pixels = np.bincount(near, times, len(palette))
+            means = [np.bincount(near, times * channel, len(palette)) / np.maximum(pixels, 1) for channel in found.T]
+            moved = (np.arange(len(palette)) >= half) & (pixels > 0)
+            palette = np.where(moved[:, None], np.round(np.stack(means, 1)), palette).astype(np.float32)
+    places = np.zeros(2**24, np.uint8)
+    places[_packed(found)] = _nearest(found, palette)
+    small = Image.fromarray(places[_packed(np.asarray(picture))])
     small.putpalette(palette.astype(np.uint8).tobytes())
     return small
+
+
+def _nearest(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """The place in the palette of the colour nearest to each, (colour,)."""
+    parts = np.array_split(colours, len(colours) // 4096 + 1)
+    return np.concatenate([((part[:, None] - palette) ** 2).sum(-1).argmin(1) for part in parts])
 
 
 def _packed(colours: np.ndarray) -> np.ndarray:
