@@ -1,5 +1,6 @@
 """What happens to sweeps in the world: a short trial of faults, interrupts, several drivers, other users' files."""
 
+import contextlib
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ HERE = Path(__file__).parent
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 FOREVER = 300  # seconds after which something hangs
 LONG = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
 from toysup.features import SparseUniform
 from toysup.grid import Grid
 from toysup.models import TiedAutoencoder
@@ -55,13 +58,17 @@ def test_an_interrupt_is_one_line_and_leaves_nobody_behind(which, workers, tmp_p
     """As the parent alone gets it, in the midst of chunks that would take minutes."""
     script = LONG.format(seeds=2000, folder=str(tmp_path), workers=workers)
     driver = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, **PIPES)
-    await_(lambda: any(tmp_path.glob("*/*.part")) or driver.poll() is not None)  # something was kept
-    driver.send_signal(which)
-    out, said = driver.communicate(timeout=FOREVER)
-    assert driver.returncode == (128 + signal.SIGTERM if which == signal.SIGTERM else -signal.SIGINT), said
-    assert out == "" and said.count("\n") == 1, said
-    assert str(tmp_path) in said or "again" in said
-    await_(lambda: not processes_of(driver.pid))
+    try:
+        await_(lambda: any(tmp_path.glob("*/*.part")) or driver.poll() is not None)  # something was kept
+        driver.send_signal(which)
+        out, said = driver.communicate(timeout=FOREVER)
+        assert driver.returncode == (128 + signal.SIGTERM if which == signal.SIGTERM else -signal.SIGINT), said
+        assert out == "" and said.count("\n") == 1, said
+        assert str(tmp_path) in said or "again" in said
+        await_(lambda: not processes_of(driver.pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
 
 
 def await_(true):
@@ -131,6 +138,7 @@ def test_a_device_that_holds_nothing_is_refused_before_training(monkeypatch):
 
 
 ALONE = """
+import contextlib
 import os
 from toysup.results import load
 
