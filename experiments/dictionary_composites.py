@@ -188,7 +188,7 @@ def study(run: Run) -> Study:
                   (-1e-3, np.inf)),
             Check("rate_does_not_decide", "half and twice the learning rate move L1's share by less than .2", "moved",
                   0.2, where={"kind": "L1", "variant": ["0.5x_rate", "2.0x_rate"]}),
-            Check("length_does_not_decide", "and so do half the steps", "moved", 0.2,
+            Check("length_does_not_decide", "half the steps move L1's share by less than .2", "moved", 0.2,
                   where={"kind": "L1", "variant": "0.5x_steps"}),
         ],
         draw=draw, answer=answer)  # fmt: skip
