@@ -142,9 +142,9 @@ def study(run: Run) -> Study:
                   by=CELL, where=TRAINED, combine=stats.some, checks=()),
             Check("measure_is_right", "of networks built by hand and untrained ones only AND scattered over layers has "
                   "cross-layer superposition", right),
-            Check("length_does_not_decide", "half the length moves X by less than .1 of what is offered",
-                  "half_length.excess", 0.1),
-            Check("nor_the_comparison", "half the length moves X less one layer's by less than .1", "half_length.comparison", 0.1),
+            Check("length_does_not_decide", "half the length moves X by less than .1", "half_length.excess", 0.1),
+            Check("nor_the_comparison", "half the length moves X less one layer's by less than .1",
+                  "half_length.comparison", 0.1),
             Check("loads_suffice", "the best load is not the largest offered in most cells", lambda layers: np.mean(
                 [own["offered"] < OFFERED[task][-1] for (task, _), own in layers.items() if task in TASKS]) > 0.5),
             bracketed(where={"kind": ["trained", "one layer"]}),
