@@ -79,7 +79,7 @@ class Registers(NamedTuple):
     """The vector registers of a processor: how many there are, their bits, and whether lanes can be squeezed together
     in one instruction (AVX-512)."""
 
-    count: int
+    number: int
     bits: int
     compresses: bool = False
 
@@ -106,7 +106,7 @@ class Emit:
         """How many vectors of `LANES` elements may be held while others are loaded: three quarters of what the
         registers have room for. Which sums are held together changes speed alone, never a number."""
         size = 64 if self.element == ir.DoubleType() else 32
-        return max(1, 3 * self.registers.count * self.registers.bits // (4 * size * LANES))
+        return max(1, 3 * self.registers.number * self.registers.bits // (4 * size * LANES))
 
     def parts(self) -> list[tuple[int, Emit]]:
         """(first lane, what works on one register) for each register that a vector of `LANES` takes."""
