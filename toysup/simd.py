@@ -97,9 +97,9 @@ class Registers(NamedTuple):
 class Emit:
     """Appends instructions where numba's builder stands. Offsets count elements, not bytes."""
 
-    def __init__(self, builder: ir.IRBuilder, element: ir.Type, registers: Registers, lanes: int = LANES) -> None:
+    def __init__(self, builder: ir.IRBuilder, element: ir.Type, registers: Registers) -> None:
         self.b, self.element, self.registers = builder, element, registers
-        self.vector = ir.VectorType(element, lanes)
+        self.vector = ir.VectorType(element, LANES)
 
     @property
     def sums(self) -> int:
@@ -107,12 +107,6 @@ class Emit:
         registers have room for. Which sums are held together changes speed alone, never a number."""
         size = 64 if self.element == ir.DoubleType() else 32
         return max(1, 3 * self.registers.number * self.registers.bits // (4 * size * LANES))
-
-    def parts(self) -> list[tuple[int, Emit]]:
-        """(first lane, what works on one register) for each register that a vector of `LANES` takes."""
-        size = 64 if self.element == ir.DoubleType() else 32
-        lanes = min(LANES, self.registers.bits // size)
-        return [(at, Emit(self.b, self.element, self.registers, lanes)) for at in range(0, LANES, lanes)]
 
     # ------------------------------------------------------------------------------------------------ whole numbers
 
@@ -195,9 +189,8 @@ class Emit:
     def store(self, value: ir.Value, pointer: ir.Value, offset: Any) -> None:
         self.b.store(value, self.b.bitcast(self.at(pointer, offset), value.type.as_pointer())).align = 4
 
-    def splat(self, value: ir.Value, count: int = 0) -> ir.Value:
-        """All lanes, `count` of them where given, equal to one scalar."""
-        count = count or self.vector.count
+    def splat(self, value: ir.Value, count: int = LANES) -> ir.Value:
+        """All lanes equal to one scalar."""
         empty = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
         zeros = ir.Constant(ir.VectorType(INT32, count), [0] * count)
         return self.b.shuffle_vector(self.b.insert_element(empty, value, ir.Constant(INT32, 0)), empty, zeros)

@@ -22,7 +22,7 @@ for bit. The kernel is written once for float32 and float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -137,10 +137,10 @@ def whole(e: Emit, s, W, b, X, ld, columns, scale, slopes, lanes, n, m, relu, po
     slopes: a register for each entry of b, then one for the loss; lanes: one for each entry of W.
     """
 
-    def strip(e: Emit, c: ir.Value, held: list[ir.Value]) -> list[ir.Value]:
-        def entry(f: int, k: int) -> ir.Value:
-            return e.splat(e.scalar(s, e.add(W, f * m + k)))
+    def entry(f: int, k: int) -> ir.Value:
+        return e.splat(e.scalar(s, e.add(W, f * m + k)))
 
+    def strip(c: ir.Value, held: list[ir.Value]) -> list[ir.Value]:
         new = list(held)
         x = [e.load(s, e.add(X, e.times(ld, f), c)) for f in range(n)]
         h = [e.constant(0.0)] * m
@@ -163,15 +163,9 @@ def whole(e: Emit, s, W, b, X, ld, columns, scale, slopes, lanes, n, m, relu, po
         return new
 
     places = [e.add(slopes, LANES * j) for j in range(n + 1)] + [e.add(lanes, LANES * j) for j in range(n * m)]
-    for first, own in e.parts():  # lanes know nothing of each other
-        mine = [e.add(place, first) for place in places]
-
-        def one(c: ir.Value, held: Sequence[ir.Value], first: int = first, own: Emit = own) -> list[ir.Value]:
-            return strip(own, e.add(c, first), list(held))
-
-        sums = own.loop(0, columns, LANES, [own.load(s, place) for place in mine], one)
-        for place, value in zip(mine, sums, strict=True):
-            own.store(value, s, place)
+    sums = e.loop(0, columns, LANES, [e.load(s, place) for place in places], strip)
+    for place, value in zip(places, sums, strict=True):
+        e.store(value, s, place)
 
 
 def tile_of(n: int, m: int, batch: int, wide: bool) -> int:
