@@ -86,12 +86,12 @@ class Registers(NamedTuple):
     @classmethod
     def of(cls, triple: str, features: str) -> Registers:
         """Those of a target as LLVM names it; "+avx512f,-avx512er,..." are features."""
-        own = features.split(",")
+        own = set(features.split(","))
         if "+avx512f" in own:
             return cls(32, 512, True)
         if triple.startswith(("aarch64", "arm64")):
             return cls(32, 128)
-        return cls(16, 256 if "+avx" in own else 128)
+        return cls(16, 256 if own & {"+avx", "+avx2"} else 128)
 
 
 class Emit:
