@@ -7,7 +7,7 @@ the paper's. Angles are called as in `toysup.theory.configuration` (orthogonal w
 antipodal above 150, aligned below 30); a feature is represented if |W_i|^2 > 1/4. Shares are of represented pairs of
 one group, averaged over sparse densities (p <= .1) in each seed and compared with the control's in the same seed.
 
-Two cores: --quick half a minute, default about 5 (10,144 networks). --smoke takes the engine that compiles nothing.
+Two cores: --quick half a minute, default about 5 (10,144 networks).
 """
 
 import dataclasses
@@ -77,11 +77,10 @@ def derive(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def study(run: Run) -> Study:
-    size = run.sizes(dict(steps=10_000, batch=1024, share=1, longer=64, engine="auto",
+    size = run.sizes(dict(steps=10_000, batch=1024, share=1, longer=64,
                           densities=[*np.geomspace(0.01, SPARSE, 5), 0.17, 0.3, 0.5]),
                      quick=dict(steps=4000, batch=512, share=4),
-                     smoke=dict(steps=4, batch=64, densities=[0.01, SPARSE, 0.5], share=64, longer=2,
-                                engine="general"))  # fmt: skip
+                     smoke=dict(steps=4, batch=64, densities=[0.01, SPARSE, 0.5], share=64, longer=2))  # fmt: skip
 
     def grid(cell: Cell) -> Grid:
         n, m, group, seeds = LAYOUTS[cell.layout]
@@ -108,7 +107,7 @@ def study(run: Run) -> Study:
 
     cells = [Cell(*own) for own in itertools.product(LAYOUTS, WORLDS) if own[1] != "exclusive" or "three" not in own[0]]
     return Study(
-        cells, grid, measures=[angles], derive=derive, engine=size.engine,
+        cells, grid, measures=[angles], derive=derive,
         variants={"twice the steps": otherwise(steps=2 * size.steps),
                   "ten times the rate": otherwise(optimizer=Adam(lr=1e-2, weight_decay=0.01, schedule=Cosine()))},
         findings={

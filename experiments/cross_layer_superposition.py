@@ -56,7 +56,7 @@ class Cell(NamedTuple):
 def study(run: Run) -> Study:
     size = run.sizes(dict(depths=(2, 4, 8, 16), tasks=tuple(TASKS), seeds=8, draws=4, steps=1000, batch=64, loads=3,
                           rates=(0.005, 0.01, 0.02), extend=2, hand=(8, 16), hand_neurons=96, hand_loads=3),
-                     quick=dict(depths=(2, 8), seeds=3, draws=3, steps=100, loads=1, rates=(0.01, 0.02), extend=0,
+                     quick=dict(depths=(2, 8), seeds=2, draws=2, steps=80, loads=1, rates=(0.01, 0.02), extend=0,
                                 hand=(8,), hand_loads=1),
                      smoke=dict(depths=(2,), tasks=("and",), seeds=2, draws=1, steps=2, batch=16, loads=1, hand=(2,),
                                 hand_neurons=24, hand_loads=1))  # fmt: skip
@@ -140,11 +140,11 @@ def study(run: Run) -> Study:
               {"scattered_uand": stats.every, **dict.fromkeys(NEGATIVE, stats.some)}.items()),
             Claim("random_init", "networks before training have it", lambda random_init: superposed(random_init),
                   by=CELL, where=TRAINED, combine=stats.some, checks=()),
-            Check("measure_is_right", "of networks built by hand and untrained ones only universal AND scattered over "
-                  "layers has it", right),
-            Check("length_does_not_decide", "half the length moves X by less than .1 of what is offered",
-                  "half_length.excess", 0.1),
-            Check("nor_the_comparison", "and likewise X less that of one layer", "half_length.comparison", 0.1),
+            Check("measure_is_right", "of networks built by hand and untrained ones only AND scattered over layers has "
+                  "cross-layer superposition", right),
+            Check("length_does_not_decide", "half the length moves X by less than .1", "half_length.excess", 0.1),
+            Check("nor_the_comparison", "half the length moves X less one layer's by less than .1",
+                  "half_length.comparison", 0.1),
             Check("loads_suffice", "the best load is not the largest offered in most cells", lambda layers: np.mean(
                 [own["offered"] < OFFERED[task][-1] for (task, _), own in layers.items() if task in TASKS]) > 0.5),
             bracketed(where={"kind": ["trained", "one layer"]}),

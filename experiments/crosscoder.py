@@ -63,8 +63,8 @@ def ands(setting: Setting, x: Tensor) -> Tensor:
 def study(run: Run) -> Study:
     size = run.sizes(dict(networks=NETWORKS, seeds=8, steps=1500, batch=256, latents=128, batches=32, training=4000,
                           penalties=(0.03, 0.1, 0.3), rates=(0.003, 0.01, 0.03)),
-                     quick=dict(networks=NETWORKS[:2] + NETWORKS[3:], seeds=3, steps=300, batch=64, batches=8,
-                                training=600, penalties=(0.03,), rates=(0.03,)),
+                     quick=dict(networks=NETWORKS[:2] + NETWORKS[3:], seeds=2, steps=200, batch=64, batches=8,
+                                training=400, penalties=(0.03,), rates=(0.03,)),
                      smoke=dict(networks=NETWORKS[::3] + NETWORKS[4:], seeds=2, steps=2, latents=8, batches=1,
                                 training=2))  # fmt: skip
     options = {"results": run.results, "device": run.device, "workers": run.workers}
@@ -134,11 +134,13 @@ def study(run: Run) -> Study:
             Claim("finds_more", "in {network} networks a dictionary over all layers finds 5% or more of all ANDs that "
                   "those of single layers miss", "gain", MORE, each="{network}_crosscoder_finds_more",
                   combine=None, least="default"),
-            Check("controls_hold", "so it is where ANDs are scattered, not in one block, in blocks, or before training",
+            Check("controls_hold", "the crosscoder finds more of ANDs that are scattered by hand, not of ANDs in one "
+                  "block or in blocks, nor before training",
                   lambda gain: all(stats.decide(gain[name], MORE) == EXPECTED[name] for name in {*EXPECTED} & {*gain})),
-            Check("dictionaries_find_them", "it finds over 3/4 of the ANDs of a single block (else a negative says "
-                  "nothing)", "found.latent", (0.75, np.inf), where={"network": "single_block", "kind": CROSS}),
-            Check("length_does_not_decide", "half the steps move what it adds by less than .1", "half_gain", 0.1),
+            Check("dictionaries_find_them", "a dictionary finds over 3/4 of a single block's ANDs (else a negative "
+                  "says nothing)", "found.latent", (0.75, np.inf), where={"network": "single_block", "kind": CROSS}),
+            Check("length_does_not_decide", "half the steps move what the crosscoder adds by less than .1", "half_gain",
+                  0.1),
         ],
         draw=draw, answer=answer,
     )  # fmt: skip

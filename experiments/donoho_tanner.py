@@ -111,7 +111,7 @@ def study(run: Run) -> Study:
                           deltas=(1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4), rhos=range(1, 10), steps=2000, batch=256,
                           rates=(0.0075, 0.015, 0.03), extend=3),
                      quick=dict(n=72, across=range(2, 24, 3), sizes=(32, 64, 128), own=32, rhos=range(1, 10, 2),
-                                steps=500),
+                                steps=400, few=4, many=8, extend=1),
                      smoke=dict(n=24, across=(6, 12), sizes=(16, 32), few=2, many=2, points=6, own=16, deltas=(1 / 2,),
                                 rhos=(1, 5, 9), steps=10, batch=32, rates=(0.01, 0.02), extend=0))  # fmt: skip
     cells = [Cell("twins", size.n, size.n // 2), *(Cell("plane", size.n, size.n * j // 24) for j in size.across)]

@@ -64,7 +64,7 @@ def study(run: Run) -> Study:
              middle=128, searched=[128, 256, 512, 1024], full=[-1, 0, 1, 2, 3], a=Shape(16, 8), steps=1800, batch=512,
              seeds=8, extend=3),
         quick=dict(few=[8, 32, 128, 256], most=[512], powers=[-5, -3, -1, 0, 1, 2], searched=[256], full=[0],
-                   steps=600, batch=256, extend=1),
+                   steps=500, batch=256, seeds=5, extend=1),
         smoke=dict(few=[8, 16], most=[], powers=[-1, 0], middle=16, searched=[16], a=Shape(8, 4), steps=4, batch=64,
                    seeds=2, extend=0))  # fmt: skip
     budget = size.a.live_parameters(LABELS)

@@ -82,7 +82,7 @@ def loss_curve(trained: Trained) -> torch.Tensor:
 
 def study(run: Run) -> Study:
     size = run.sizes(dict(steps=10_000, batch=1024, many=1024, some=256, few=8, sets=64, other=512, large=(400, 30)),
-                     quick=dict(many=192, some=48, few=2, sets=12, other=64), smoke=dict(steps=3 * EVERY, batch=32,
+                     quick=dict(many=96, some=24, few=2, sets=8, other=32), smoke=dict(steps=3 * EVERY, batch=32,
                      many=4, some=2, sets=2, other=2, large=(40, 3)))  # fmt: skip
     five, (n, m) = SparseUniform(5, 0.05), size.large
     cells = [Cell("pentagon", five, 2, size.many), Cell("digons", SparseUniform(20, 0.3), 5, size.some),

@@ -59,7 +59,7 @@ def structure(trained: Trained) -> dict[str, torch.Tensor]:
 
 def study(run: Run) -> Study:
     size = run.sizes(dict(sets=SETS, steps=10_000, seeds=10, some=4, longer=LONGER),
-                     quick=dict(sets={1000: [*SETS[1000][:10], 8192]}, steps=5000, seeds=4),
+                     quick=dict(sets={1000: [*SETS[1000][:10], 8192]}, steps=5000, seeds=3),
                      smoke=dict(sets={100: [3, 5, 64, 1024]}, steps=20, seeds=2, some=2, longer=[3, 5, 64])
                      )  # fmt: skip
     first, losses = min(size.sets), ["unseen_loss", "seen_loss"]

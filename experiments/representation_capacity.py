@@ -59,8 +59,8 @@ def study(run: Run) -> Study:
     size = run.sizes(dict(stream={8: DEPTHS, 16: DEPTHS, 32: (0, 2, 8)}, unrolled={8: (2, 8), 16: (2, 8)}, loads=LOADS,
                           sparser={16: (0, 2, 8)}, blocks=((16, 4, 2), (16, 2, 4), (16, 1, 8)), seeds=8, extend=2,
                           doubled=(("stream", 16), ("unrolled", 8)), steps=2500, batch=256, samples=512),
-                     quick=dict(stream={8: (0, 2, 8), 16: (0, 2, 8)}, unrolled={8: (8,)}, sparser={}, seeds=4, extend=0,
-                                blocks=((16, 1, 8),), doubled=(("stream", 16),), steps=450, batch=128, samples=128),
+                     quick=dict(stream={8: (0, 2, 8), 16: (0, 2, 8)}, unrolled={8: (8,)}, sparser={}, seeds=3, extend=0,
+                                blocks=((16, 1, 8),), doubled=(("stream", 16),), steps=350, batch=128, samples=128),
                      smoke=dict(stream={4: (0, 8), 6: (0, 8)}, unrolled={4: (8,)}, loads=LOADS[:2], seeds=2, steps=5,
                                 blocks=((6, 1, 8),), doubled=(("stream", 6),), batch=64, samples=16))  # fmt: skip
     asked = (("stream", size.stream, DENSITY), ("unrolled", size.unrolled, DENSITY), ("stream", size.sparser, SPARSER))

@@ -1,6 +1,7 @@
 """The fused path: the general path's curves on the same draws, autograd's gradients, and nothing else that differs."""
 
 import dataclasses
+import itertools
 import os
 import platform
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from llvmlite import ir
 from torch.func import functional_call
 
 from toysup.checks import InputError
@@ -23,10 +25,12 @@ from toysup.features import (
     SparseNormal,
     SparseUniform,
 )
+from toysup.kernels import tiles
 from toysup.measure import held_out_loss
 from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
 from toysup.random import uniforms
 from toysup.setting import Adam, Cosine, Model, Setting
+from toysup.simd import Emit, Registers
 from toysup.tasks import AbsoluteValue, And, Identity, XPlusRelu
 
 TIED, LINEAR = (lambda m, relu=relu: Model(TiedAutoencoder, width=m, relu=relu) for relu in (True, False))
@@ -253,4 +257,30 @@ def test_a_processor_without_wide_registers_trains_the_same(tmp_path):
         env={**os.environ, **older, "PYTHONPATH": os.path.dirname(__file__)},
         check=True,
     )
-    assert torch.allclose(torch.load(tmp_path / "history.pt"), run(stack).history, rtol=1e-5, atol=0)
+    assert torch.equal(torch.load(tmp_path / "history.pt"), run(stack).history)  # bit for bit
+
+
+@pytest.mark.parametrize(
+    "triple, features, room",
+    [
+        ("x86_64-unknown-linux-gnu", "+avx2,+avx512f,-avx512er", 32),
+        ("x86_64-unknown-linux-gnu", "+avx2,-avx512f,+fma", 8),
+        ("x86_64-unknown-linux-gnu", "+sse4.2,-avx", 4),
+        ("aarch64-unknown-linux-gnu", "+neon", 8),
+    ],
+)
+@pytest.mark.parametrize("element", [ir.FloatType(), ir.DoubleType()])
+def test_tiles_fit_into_the_registers_of_each_target(triple, features, room, element):
+    """`room`: how many vectors of 16 float32 all registers hold; a quarter is left for what is multiplied."""
+    sums = Emit(None, element, Registers.of(triple, features)).sums
+    assert sums == max(1, 3 * room // 4 // (1 + (element == ir.DoubleType())))
+    for tall in (0, 1):
+        rows = tiles.heights(sums, tall)
+        assert rows[-1] == 1 and rows == sorted(rows, reverse=True)
+        for height in rows:
+            along = tiles.widths(sums, height)
+            assert height * along[0] <= sums and along[-1] == 1 and along == sorted(set(along), reverse=True)
+    for height, breadth in itertools.product(range(1, 5), range(1, 7)):
+        tall, wide = tiles.divided(sums, height, breadth)
+        assert tall * wide <= sums and tall <= height and wide <= breadth
+        assert (tall, wide) == (height, breadth) or height * breadth > sums

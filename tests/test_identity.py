@@ -18,13 +18,14 @@ from torch import nn
 from toysup import measure
 from toysup.ensemble import Stack, train
 from toysup.ensemble.train import code_of
-from toysup.features import Features, SparseUniform
+from toysup.features import Features, OnePerGroup, SparseUniform
 from toysup.identity import Untold, identity, importable_name
 from toysup.measure import attack_radius, mcc_above_chance, recovered, recovered_at, vulnerability
-from toysup.models import Embedding, SparseAutoencoder, TiedAutoencoder
+from toysup.models import Embedding, ResidualMLP, SparseAutoencoder, TiedAutoencoder
 from toysup.setting import Adam, Cosine, Model, Setting, describe
+from toysup.shapes import Shape
 from toysup.sweep import Grid, sweep
-from toysup.tasks import Identity, Reconstruction
+from toysup.tasks import Identity, Memory, Reconstruction
 
 # What a user's file may look like: {braces} are what it does, <brackets> are prose, names and layout.
 SOURCE = '''
@@ -544,3 +545,35 @@ def test_what_runs_here_is_told_not_what_stands_in_the_file(tmp_path):
     was = identity(namespace["f"])
     path.write_text("def f():\n    return 2\n")  # edited, and not imported again
     assert identity(namespace["f"]) == was
+
+
+class _Told:
+    """Stands for a hash, and keeps what it is told."""
+
+    parts: list[bytes] = []  # noqa: RUF012
+
+    def update(self, part):
+        self.parts.append(bytes(part))
+
+    def hexdigest(self):
+        return "0" * 64
+
+
+def test_where_the_package_lies_is_not_told(monkeypatch):
+    """Results made in one checkout are found from another: no trainer's or measure's code mentions a folder."""
+    monkeypatch.setattr("toysup.identity.walk.hashlib.sha256", _Told)
+    facts = Model(ResidualMLP, shape=Shape(8, 1), unembedding="coordinates", row_norm=1.0)
+    settings = [
+        Setting(SparseUniform(5, 0.1), Identity(), Model(TiedAutoencoder, width=2), steps=1, batch=8),
+        Setting(SparseUniform(1000, 0.001), Identity(), Model(TiedAutoencoder, width=2), steps=1, batch=8),
+        Setting(OnePerGroup(8, 1), Memory(2), facts, steps=1, batch=8),
+    ]
+    stacks = [Stack.of(setting, [0]) for setting in settings]
+    functions = [function for stack in stacks for engine in ("fused", "general") for function in code_of(stack, engine)]
+    measures = [one for one in map(measure.__dict__.get, measure.__all__) if isinstance(one, types.FunctionType)]
+    assert len({code_of(stack, "fused")[-1] for stack in stacks}) > 1 and len(measures) > 20
+    for thing in (*functions, *measures, *settings):
+        _Told.parts = []
+        identity(thing)
+        folder = str(Path(measure.__file__).parents[1]).encode()
+        assert len(_Told.parts) > 10 and folder not in b"".join(_Told.parts)

@@ -205,7 +205,7 @@ def _make_fill(source: str):
     return fill
 
 
-_fill = _make_fill(source_of(__file__))
+_fill = _make_fill(source_of(__name__))
 
 
 def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:

@@ -12,30 +12,32 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-__all__ = ["LANES", "Emit", "answers", "emitted", "source_of"]
+__all__ = ["LANES", "Emit", "Registers", "answers", "emitted", "source_of"]
 
 LANES = 16
 INT = ir.IntType(64)
 INT32 = ir.IntType(32)
 
 
-def source_of(*files: str) -> str:
-    """Hash of some source files and of this one.
+def source_of(*modules: str) -> str:
+    """Hash of the sources of some modules, by their names, and of this one.
 
     numba's cache on disk notices changes of the file a kernel stands in only. A kernel that mentions this string as a
-    variable of an enclosing function is compiled anew when any of the files changed.
+    variable of an enclosing function is compiled anew when any of the files changed. Modules are named, not files: what
+    a kernel does, and what its results are kept under, has nothing to do with the folder it lies in.
     """
-    text = b"".join(Path(file).read_bytes() for file in [__file__, *files])
-    return hashlib.sha256(text).hexdigest()
+    files = [Path(str(sys.modules[name].__file__)) for name in (__name__, *modules)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def emitted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,8 +57,8 @@ def emitted(function: Callable[..., Any]) -> Callable[..., Any]:
                     element = element or context.get_value_type(kind.dtype)
                     value = arrayobj.make_array(kind)(context, builder, value).data
                 arguments.append(value)
-            features = context.codegen().magic_tuple()[2]
-            result = function(Emit(builder, element, "+avx512f" in features), *arguments)
+            triple, _, features = context.codegen().magic_tuple()
+            result = function(Emit(builder, element, Registers.of(triple, features)), *arguments)
             return context.get_dummy_value() if result is None else result
 
         return answer(*kept), generate
@@ -73,12 +75,38 @@ def answers(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+class Registers(NamedTuple):
+    """The vector registers of a processor: how many there are, their bits, and whether lanes can be squeezed together
+    in one instruction (AVX-512)."""
+
+    number: int
+    bits: int
+    compresses: bool = False
+
+    @classmethod
+    def of(cls, triple: str, features: str) -> Registers:
+        """Those of a target as LLVM names it; "+avx512f,-avx512er,..." are features."""
+        own = set(features.split(","))
+        if "+avx512f" in own:
+            return cls(32, 512, True)
+        if triple.startswith(("aarch64", "arm64")):
+            return cls(32, 128)
+        return cls(16, 256 if own & {"+avx", "+avx2"} else 128)
+
+
 class Emit:
     """Appends instructions where numba's builder stands. Offsets count elements, not bytes."""
 
-    def __init__(self, builder: ir.IRBuilder, element: ir.Type, compresses: bool) -> None:
-        self.b, self.element, self.compresses = builder, element, compresses
+    def __init__(self, builder: ir.IRBuilder, element: ir.Type, registers: Registers) -> None:
+        self.b, self.element, self.registers = builder, element, registers
         self.vector = ir.VectorType(element, LANES)
+
+    @property
+    def sums(self) -> int:
+        """How many vectors of `LANES` elements may be held while others are loaded: three quarters of what the
+        registers have room for. Which sums are held together changes speed alone, never a number."""
+        size = 64 if self.element == ir.DoubleType() else 32
+        return max(1, 3 * self.registers.number * self.registers.bits // (4 * size * LANES))
 
     # ------------------------------------------------------------------------------------------------ whole numbers
 

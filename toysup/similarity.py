@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import rankdata
 from torch import Tensor
 
 from toysup import stats
@@ -74,7 +73,7 @@ def _residuals(values: np.ndarray, controls: np.ndarray, ranks: bool) -> np.ndar
     basis = _basis(controls)
     if basis is None:
         return np.full_like(values, np.nan)
-    values = rankdata(values, axis=1, nan_policy="propagate") if ranks else values
+    values = scipy.stats.rankdata(values, axis=1, nan_policy="propagate") if ranks else values
     return values - values @ basis @ basis.T
 
 
@@ -182,7 +181,7 @@ def matched_cosine(a: Float[Tensor, "instance_a unit_a _"], b: Float[Tensor, "in
     for i, one in enumerate(left):
         for j, cosines in enumerate((one @ right.mT).numpy()):
             if np.isfinite(cosines).all():
-                found[i, j] = float(cosines[linear_sum_assignment(cosines, maximize=True)].mean())
+                found[i, j] = float(cosines[scipy.optimize.linear_sum_assignment(cosines, maximize=True)].mean())
     return found
 
 

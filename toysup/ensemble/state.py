@@ -54,6 +54,11 @@ class _Draws(TorchDispatchMode):
         super().__init__()
         self.found: list[str] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch asks; keeping dynamo away from what is never compiled would load it, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, function: Any, kinds: Any, arguments: Any = (), options: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in function.tags:
             self.found.append(str(function.name()).partition("::")[2])

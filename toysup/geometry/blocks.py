@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import ArrayLike
-from scipy.sparse.csgraph import connected_components
 
 from toysup.checks import InputError, check_interval
 from toysup.geometry.dimensions import dimensionality
@@ -35,6 +35,6 @@ def block_sizes(weights: ArrayLike, ignored: float = 0.05, orthogonal: float = 1
     joined &= on[..., :, None] & on[..., None, :]
     sizes = np.zeros(on.shape, dtype=int)
     for at in np.ndindex(on.shape[:-1]):
-        _, block = connected_components(joined[at], directed=False)
+        _, block = scipy.sparse.csgraph.connected_components(joined[at], directed=False)
         sizes[at] = np.bincount(block)[block] * on[at]
     return sizes

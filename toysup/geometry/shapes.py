@@ -10,11 +10,10 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from toysup.checks import InputError, check_interval
 from toysup.geometry.dimensions import dimensionality
@@ -133,8 +132,10 @@ def _clusters(weights: np.ndarray, first: int, represented: float, joined: float
     unit = weights / np.where(on, np.sqrt(squares), np.inf)[..., None]  # 0 where not represented
     cosines = unit @ unit.swapaxes(-1, -2)
     instance, i, j = np.nonzero(np.abs(cosines) > joined)
-    graph = coo_array((np.ones(len(i), bool), (instance * n + i, instance * n + j)), shape=(count * n, count * n))
-    label = connected_components(graph, directed=False)[1]
+    graph = scipy.sparse.coo_array(
+        (np.ones(len(i), bool), (instance * n + i, instance * n + j)), shape=(count * n, count * n)
+    )
+    label = scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
     nodes = np.flatnonzero(on.reshape(-1))
     nodes = nodes[np.argsort(label[nodes], kind="stable")]
     starts = np.flatnonzero(np.diff(label[nodes], prepend=-1))

@@ -257,7 +257,7 @@ def total(sums):
 @lru_cache(maxsize=1)
 def kernel() -> Callable[..., None]:
     """The compiled kernel, from numba's cache on disk where it is there."""
-    return _make(source_of(__file__, tiles.__file__, random.__file__))
+    return _make(source_of(__name__, tiles.__name__, random.__name__))
 
 
 def _make(source):

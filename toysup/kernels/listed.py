@@ -159,7 +159,7 @@ def gather(s, t, drawn, limit, inverse, squares, n, batch, feature, lanes, which
 @lru_cache(maxsize=64)
 def kernel(kind: Kind) -> Callable[..., None]:
     """The compiled kernel of one kind, from numba's cache on disk where it is there."""
-    return _make(source_of(__file__, tiles.__file__, random.__file__), *(int(value) for value in kind))
+    return _make(source_of(__name__, tiles.__name__, random.__name__), *(int(value) for value in kind))
 
 
 def _make(source, m, weighted):

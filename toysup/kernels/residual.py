@@ -17,6 +17,7 @@ Draws are those of `toysup.random`, bit for bit. The kernel is written once for 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from llvmlite import ir
 from toysup import random
 from toysup.jit import njit
 from toysup.kernels import tiles
-from toysup.kernels.tiles import ABSOLUTE, PLUS_RELU, adam, clear, contract, draw, sound, squeeze, up
+from toysup.kernels.tiles import ABSOLUTE, PLUS_RELU, adam, clear, contract, divided, draw, sound, squeeze, up
 from toysup.random import BLOCK, KEYS, M0, TABLE, feature_tables, key_table, lane_products, lane_tables
 from toysup.simd import INT, INT32, LANES, Emit, emitted, source_of
 
@@ -149,13 +150,24 @@ def _crossed(e: Emit, s, out, step, a, x, rows, width, columns, ld):
     """out[r, k] += sum_c a[r, c] x[k, c], the rows of `out` `step` apart."""
 
     def band(r: ir.Value, height: int) -> None:
-        def block(k: ir.Value, breadth: int) -> None:
-            def add(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
-                left = [e.load(s, e.add(a, e.times(e.add(r, i), ld), c)) for i in range(height)]
-                right = [e.load(s, e.add(x, e.times(e.add(k, j), ld), c)) for j in range(breadth)]
-                return [e.fma(left[q // breadth], right[q % breadth], held[q]) for q in range(height * breadth)]
+        def lanes(r: ir.Value, k: ir.Value, own: Sequence[tuple[int, int]]) -> list[ir.Value]:
+            """Sums over columns, lane by lane, of some entries."""
 
-            sums = _folded(e, e.loop(0, columns, LANES, [e.constant(0.0)] * (height * breadth), add))
+            def add(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
+                left = {i: e.load(s, e.add(a, e.times(e.add(r, i), ld), c)) for i in dict(own)}
+                right = {j: e.load(s, e.add(x, e.times(e.add(k, j), ld), c)) for _, j in own}
+                return [e.fma(left[i], right[j], sum) for (i, j), sum in zip(own, held, strict=True)]
+
+            return e.loop(0, columns, LANES, [e.constant(0.0)] * len(own), add)
+
+        def block(k: ir.Value, breadth: int) -> None:
+            tall, wide = divided(e.sums, height, breadth)
+            found: list[Any] = [None] * (height * breadth)
+            for i, j in itertools.product(range(0, height, tall), range(0, breadth, wide)):
+                own = [(i + di, j + dj) for di in range(min(tall, height - i)) for dj in range(min(wide, breadth - j))]
+                for (di, dj), value in zip(own, lanes(r, k, own), strict=True):
+                    found[di * breadth + dj] = value
+            sums = _folded(e, found)
             for i in range(height):
                 place = e.add(out, e.times(e.add(r, i), step), k)
                 part = ir.Constant(ir.VectorType(INT32, breadth), list(range(i * breadth, (i + 1) * breadth)))
@@ -417,7 +429,7 @@ def _backward(s, p, columns):
 @lru_cache(maxsize=64)
 def kernel(kind: Kind) -> Callable[..., None]:
     """The compiled kernel of one kind, from numba's cache on disk where it is there."""
-    return _make(source_of(__file__, tiles.__file__, random.__file__), *(int(value) for value in kind))
+    return _make(source_of(__name__, tiles.__name__, random.__name__), *(int(value) for value in kind))
 
 
 def _make(source, memory, relu, power, target, magnitude):

@@ -21,8 +21,24 @@ UNIFORM, SIGNED, BOOLEAN, SIGN = range(4)  # magnitudes: U(0, 1), U(-1, 1), 1, -
 ALONE, TOGETHER, IN_TURN = range(3)  # features: independent; groups active all or none; at most one of each group
 SAME, ABSOLUTE, PLUS_RELU = range(3)  # targets
 
-# rows of a tile -> registers along it; 24 sums leave room for what is multiplied
-WIDTHS = {1: (8, 2, 1), 2: (4, 1), 3: (4, 1), 4: (4, 1), 5: (4, 1), 6: (4, 1), 12: (2, 1)}
+
+def heights(sums: int, tall: int = 0) -> list[int]:
+    """Rows of tiles, largest first, where `sums` vectors may be held."""
+    return [*[min(12, sums)] * (tall and sums > 3), *range(6 if sums >= 12 else min(3, sums), 0, -1)]
+
+
+def widths(sums: int, height: int) -> list[int]:
+    """Vectors along tiles of so many rows, largest first."""
+    most = min(4 if height > 1 else 8, sums // height)
+    widest = 1 << (most.bit_length() - 1)
+    return [widest, *[2] * (widest > 4 or (widest == 4 and height == 1 and sums < 12)), *[1] * (widest > 1)]
+
+
+def divided(sums: int, height: int, breadth: int) -> tuple[int, int]:
+    """Into tiles of which shape one of height by breadth sums is cut, so that no more than `sums` are held at once: the
+    one for which least is loaded."""
+    shapes = [(h, w) for h in range(1, height + 1) for w in range(1, breadth + 1) if h * w <= max(1, sums)]
+    return min(shapes, key=lambda own: (-(-height // own[0]) * -(-breadth // own[1]) * sum(own), -own[0] * own[1]))
 
 
 @nb.njit(nogil=True)
@@ -57,9 +73,9 @@ def contract(
             sums = e.loop(0, depth, 1, first, body)
             finish(r, c, height, width, sums)
 
-        e.pieces(0, columns, [LANES * width for width in WIDTHS[height]], block)
+        e.pieces(0, columns, [LANES * width for width in widths(e.sums, height)], block)
 
-    e.pieces(0, rows, [*[12] * tall, *range(6, 0, -1)], band)
+    e.pieces(0, rows, heights(e.sums, tall), band)
 
 
 @emitted
@@ -94,9 +110,15 @@ def _outer(e: Emit, s, out, ld, a, x, rows, width, columns, ak, b, y, pairs):
 
     def band(r: ir.Value, height: int) -> None:
         def block(k: ir.Value, breadth: int) -> None:
+            copies = max(1, min(4, 8 // (height * breadth)))  # of the tile, not of its parts: the order of a sum
+            tall, wide = divided(e.sums // copies, height, breadth)
+            for i, j in itertools.product(range(0, height, tall), range(0, breadth, wide)):
+                part(e.add(r, i), e.add(k, j), min(tall, height - i), min(wide, breadth - j), copies)
+
+        def part(r: ir.Value, k: ir.Value, height: int, breadth: int, copies: int) -> None:
             places = [e.add(out, e.times(e.add(e.times(e.add(r, i), ld), k, j), LANES))
                       for i in range(height) for j in range(breadth)]  # fmt: skip
-            copies = max(1, min(4, 8 // (height * breadth)))
+            size = height * breadth
 
             def add(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
                 new = list(held)
@@ -109,15 +131,12 @@ def _outer(e: Emit, s, out, ld, a, x, rows, width, columns, ak, b, y, pairs):
                 return new
 
             def several(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
-                size = height * breadth
                 parts = [add(e.add(c, LANES * q), held[q * size : (q + 1) * size]) for q in range(copies)]
                 return list(itertools.chain.from_iterable(parts))
 
-            none = [e.constant(0.0)] * (height * breadth * (copies - 1))
-            start = [e.load(s, place) for place in places] + none
+            start = [e.load(s, place) for place in places] + [e.constant(0.0)] * (size * (copies - 1))
             whole = e.b.sub(e.int(columns), e.b.srem(e.int(columns), e.int(LANES * copies)))
             sums = e.loop(0, whole, LANES * copies, start, several)
-            size = height * breadth
             for q in range(1, copies):
                 sums = [e.b.fadd(sums[j], sums[q * size + j]) for j in range(size)] + list(sums[size:])
             sums = e.loop(whole, columns, LANES, sums[:size], add)
@@ -315,7 +334,7 @@ def keep(e: Emit, value: ir.Value, bits: ir.Value, pointer: ir.Value, at: Any) -
     width = 8 if kind == ir.DoubleType() else LANES
     name = {ir.FloatType(): "f32", ir.DoubleType(): "f64", INT32: "i32"}[kind]
     part, at = ir.VectorType(kind, width), e.int(at)
-    if not e.compresses:
+    if not e.registers.compresses:
         for lane in range(LANES):
             e.b.store(e.b.extract_element(value, ir.Constant(INT32, lane)), e.b.gep(pointer, [at]))
             bit = e.b.and_(e.b.lshr(bits, ir.Constant(bits.type, lane)), ir.Constant(bits.type, 1))

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, vmap
 from torch.nn.functional import normalize
 
@@ -158,7 +158,7 @@ def _matched(values: Float[Tensor, "instance feature latent"]) -> tuple[Int[Tens
         if not one.isfinite().all():
             found[number] = torch.nan
             continue
-        rows, columns = linear_sum_assignment(one.numpy(), maximize=True)
+        rows, columns = scipy.optimize.linear_sum_assignment(one.numpy(), maximize=True)
         partner[number, rows], found[number, rows] = torch.as_tensor(columns), one[rows, columns]
     return partner, found
 

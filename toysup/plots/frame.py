@@ -9,7 +9,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -32,6 +31,8 @@ CORNERS = {
 
 def style() -> AbstractContextManager[None]:
     """The look of every figure, as a context manager; `report.experiment` runs a script's `main` inside it."""
+    import seaborn as sns  # which loads much; whoever draws nothing doesn't wait for it
+
     look = {**sns.axes_style("ticks"), **sns.plotting_context("notebook")}  # 10 inches shrunk to a README: 9 px letters
     look |= {"legend.frameon": False, "legend.fontsize": 10, "axes.spines.top": False, "axes.spines.right": False}
     return mpl.rc_context(look)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import seaborn as sns
 from matplotlib import cbook
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -23,6 +22,8 @@ GREY = "0.35"
 def category_colours(names: Iterable[Any]) -> dict[Any, tuple[float, float, float]]:
     """One colour-blind-safe colour for each distinct name, in the order of appearance; at most 10."""
     distinct = list(dict.fromkeys(names))
+    import seaborn as sns  # which loads much
+
     palette = sns.color_palette("colorblind", 10)
     if len(distinct) > len(palette):
         raise InputError(f"category_colours: expected at most {len(palette)} names, got {len(distinct)}")

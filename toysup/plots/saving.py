@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import io
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -52,13 +53,13 @@ def _few(picture: Image.Image, colours: int) -> Image.Image:
     are spread over all it has, for the shades between and at the edges of letters and lines. Each pixel gets the
     nearest of them."""
     half = colours // 2
-    counts = picture.getcolors(2**24)
+    counts: list[tuple[int, Any]] = picture.getcolors(2**24) or []
     most = heapq.nsmallest(colours if len(counts) <= colours else half, counts, key=lambda one: (-one[0], one[1]))
     times, found = np.array([count for count, _ in counts]), np.array([colour for _, colour in counts], np.float32)
     palette = np.array([colour for _, colour in most], np.float32)
     if len(counts) > colours:
         method = Image.Quantize.MAXCOVERAGE if len(counts) < 30_000 else Image.Quantize.FASTOCTREE  # minutes, for noise
-        spread = picture.quantize(half, method=method, dither=Image.Dither.NONE).getpalette()
+        spread = picture.quantize(half, method=method, dither=Image.Dither.NONE).getpalette() or []
         palette = np.concatenate([palette, np.reshape(spread, (-1, 3)).astype(np.float32)])
         for _ in range(2):  # steps of Lloyd's algorithm, which leave the commonest alone
             near = _nearest(found, palette)

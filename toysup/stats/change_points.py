@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import signal
 
 from toysup.checks import InputError, check_interval, check_whole, in_line, listed, numbers_in, whole_numbers
 
@@ -114,7 +114,7 @@ def transitions(series: ArrayLike, least: float, *, prominence: float = 0.5) -> 
     if len(x) == FEWEST:
         return []
     speed = np.abs(change_points(np.diff(x[:, 0]), resolution=least / 100).levels[:, 0])
-    peaks, found = signal.find_peaks(speed, prominence=np.finfo(float).tiny)
+    peaks, found = scipy.signal.find_peaks(speed, prominence=np.finfo(float).tiny)
     moves = []
     for peak in peaks[found["prominences"] >= prominence * speed[peaks]]:
         slow = np.flatnonzero(speed <= speed[peak] / 2)

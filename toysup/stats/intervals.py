@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import scipy  # its parts are loaded where they are first used, which takes long for some
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from toysup.checks import (
     InputError,
@@ -152,7 +152,7 @@ def mean(
         raise InputError(f"mean: samples must lie in bounds = {in_line(bounds)}, got {x.min()} to {x.max()}")
     if x.size == 1:
         return Interval(x[0], ends[0], ends[1])
-    half = stats.t.ppf((1 + level) / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
+    half = scipy.special.stdtrit(x.size - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(x.size)
     return Interval(x.mean(), max(x.mean() - half, ends[0]), min(x.mean() + half, ends[1]))
 
 
@@ -174,7 +174,7 @@ def share(successes: Any, trials: int | None = None, level: float = 0.95) -> Int
         raise InputError(f"share: successes must be at most trials = {trials}, got {successes}")
     if trials == 0:
         return Interval(np.nan, 0, 1)
-    ends = stats.binomtest(int(successes), int(trials)).proportion_ci(level, method="wilson")
+    ends = scipy.stats.binomtest(int(successes), int(trials)).proportion_ci(level, method="wilson")
     return Interval(successes / trials, ends.low, ends.high)
 
 
@@ -198,7 +198,7 @@ def quantile(samples: ArrayLike, q: float, level: float = 0.95) -> Interval:
     check_level("quantile", level)
     x = sample("quantile", samples)
     check_interval("quantile", "q", q, 0, 1, open_low=True, open_high=True, one=True)
-    ends = stats.quantile_test(x, p=q).confidence_interval(level)
+    ends = scipy.stats.quantile_test(x, p=q).confidence_interval(level)
     low, high = (end if np.isfinite(end) else side * np.inf for end, side in zip(ends, (-1, 1), strict=True))
     return Interval(float(np.quantile(x, q)), float(low), float(high))
 
@@ -235,7 +235,7 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike, *, paired: bool = False,
         parts = np.array([np.var(a, ddof=1) / a.size, np.var(b, ddof=1) / b.size])
         variance = parts.sum()
         freedom = variance**2 / (parts**2 / [a.size - 1, b.size - 1]).sum() if variance else 1
-    half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    half = scipy.special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)
     return Interval(value, value * np.exp(-half), value * np.exp(half))
 
 
@@ -265,7 +265,7 @@ def expanded(level: float, n: int) -> float:
     Bootstrap quantiles are those of a normal with the variance divided by n, not n - 1 (Hesterberg 2015, The American
     Statistician 69:371, the expanded percentile interval): alpha' / 2 = Phi(-sqrt(n / (n - 1)) t_{alpha/2, n-1}).
     """
-    wider: float = 1 - 2 * stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1))
+    wider: float = 1 - 2 * scipy.special.ndtr(-np.sqrt(n / (n - 1)) * scipy.special.stdtrit(n - 1, (1 + level) / 2))
     return wider
 
 
@@ -306,7 +306,7 @@ def bootstrap(
             rows = rows * len(arrays) if paired else rows
             return float(function(*(a[r.astype(int)] for a, r in zip(arrays, rows, strict=True))))
 
-        drawn = stats.bootstrap(
+        drawn = scipy.stats.bootstrap(
             [np.arange(len(a)) for a in (arrays[:1] if paired else arrays)],
             statistic,
             n_resamples=resamples,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 
 from toysup.checks import InputError, check_interval, check_whole, in_line, numbers_in
 
@@ -45,7 +45,7 @@ def nearest_pairs(
     gaps = np.abs(b - a[:, None])
     theirs = [np.flatnonzero(owners == owner) for owner in np.unique(owners)]
     nearest = np.stack([own[gaps[:, own].argmin(1)] for own in theirs], 1)  # (value of a, owner): place in b
-    first, owner = linear_sum_assignment(np.take_along_axis(gaps, nearest, 1))
+    first, owner = scipy.optimize.linear_sum_assignment(np.take_along_axis(gaps, nearest, 1))
     second = nearest[first, owner]
     apart = gaps[first, second]
     kept = np.argsort(apart)[: max(min(at_least, len(apart)), int((apart <= within).sum()))]

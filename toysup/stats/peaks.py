@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy.ndimage import gaussian_filter1d
-from scipy.signal import find_peaks
 
 from toysup.checks import InputError, check_interval, check_level, check_resampling, check_room
 from toysup.stats.intervals import UNDEFINED, Interval, percentiles, sample
@@ -120,7 +119,9 @@ def peaks(
     grid = low + width * (np.arange(bins) + 0.5)
 
     def estimate(counts: np.ndarray) -> np.ndarray:
-        curve: np.ndarray = gaussian_filter1d(counts / counts.sum() / width, bandwidth / width, mode="reflect")
+        curve: np.ndarray = scipy.ndimage.gaussian_filter1d(
+            counts / counts.sum() / width, bandwidth / width, mode="reflect"
+        )
         return curve
 
     def histogram(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -182,7 +183,7 @@ def _resamples(
 def _peaks_of(grid: np.ndarray, density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(locations, prominences); the curve is continued by its mirror images, so that an end can be a peak."""
     bins = len(grid)
-    at, found = find_peaks(np.concatenate([density[::-1], density, density[::-1]]), prominence=0)
+    at, found = scipy.signal.find_peaks(np.concatenate([density[::-1], density, density[::-1]]), prominence=0)
     inside = (at >= bins - 1) & (at < 2 * bins)  # an end is a plateau of two, whose left one find_peaks gives
     return grid[np.clip(at[inside] - bins, 0, bins - 1)], found["prominences"][inside]
 

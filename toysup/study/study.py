@@ -125,8 +125,8 @@ class Study:
         claims: `Claim`s about the world and `Check`s of the run.
         draw: a function that names what it needs (`table`, findings, `networks`, `features`, `rates`, `judged`,
             `verdicts`) and returns the figure. answer: likewise, the answer to the question in a sentence.
-        snapshots, engine, compile: as `sweep`. workers: processes, unless whoever trains says; give them where
-            measuring is the work, not training.
+        snapshots, engine, compile: as `sweep`, but for --smoke, which compiles nothing unless `engine` is named.
+        workers: processes, unless whoever trains says; give them where measuring is the work, not training.
 
     In a notebook: `study = Study(...)`, then `study.table()`, `study.claims()`, `study.figure()`; options of `train`
     (results, device, workers) are those of the first call.
@@ -185,6 +185,8 @@ class Study:
     ) -> Outcome:
         """Train what is not in the folder `results` yet, and find and judge what the study asks for."""
         options = {"results": results, "device": device, "workers": workers or self.workers}
+        eager = {"engine": "general", "compile": False}  # a few steps: compiling takes longer than they do
+        sweeping = eager if mode == "smoke" and self.sweeping["engine"] == "auto" else self.sweeping
         trained = train(
             self.cells,
             self.grid,
@@ -195,7 +197,7 @@ class Study:
             given=list(self.given() if callable(self.given) else self.given),
             snapshots=self.snapshots,
             options=options,
-            sweeping=self.sweeping,
+            sweeping=sweeping,
         )
         if self.derive:
             more = {"networks": trained.networks} if "networks" in needs(self.derive)[1:] else {}

@@ -6,9 +6,9 @@ n features share m dimensions, K of them are active at once, or each with probab
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
-from scipy.stats import entropy
 
 from toysup.checks import check_broadcast, check_interval, numbers_in
 
@@ -44,7 +44,7 @@ def counting_ratio(density: ArrayLike, bits: ArrayLike) -> np.ndarray:
     check_interval("counting_ratio", "bits", bits, 0, open_low=True, open_high=True)
     p, bits = numbers_in("counting_ratio", "density", density), numbers_in("counting_ratio", "bits", bits)
     check_broadcast("counting_ratio", density=p, bits=bits)
-    return bits / entropy(np.stack([p, 1 - p]), base=2, axis=0)
+    return bits / scipy.stats.entropy(np.stack([p, 1 - p]), base=2, axis=0)
 
 
 def ba_indyk_price_woodruff(n: ArrayLike, k: ArrayLike, C: ArrayLike = 2.0) -> np.ndarray:

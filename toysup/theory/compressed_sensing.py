@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq, minimize_scalar
 from scipy.special import erfcx, ndtr
 
 from toysup.checks import check_broadcast, check_choice, check_flag, check_interval, numbers_in
@@ -230,7 +230,7 @@ def _bayes_amp_r2(ratio: float, density: float, magnitudes: str) -> float:
     for upper, lower in itertools.pairwise(grid):
         below = growth(lower)
         if below > 0 >= above:
-            fixed = np.exp(brentq(growth, lower, upper, xtol=1e-10))
+            fixed = np.exp(scipy.optimize.brentq(growth, lower, upper, xtol=1e-10))
             return 1 - _mmse(fixed, density, magnitudes) / variance
         above = below
     return 1.0
@@ -244,4 +244,4 @@ def _bayes_amp_delta(density: float, magnitudes: str) -> float:
     grid = np.linspace(np.log(1e-3), np.log(3.0), 50)
     best = int(np.argmin([negative(u) for u in grid]))
     bounds = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    return -minimize_scalar(negative, bounds=bounds, method="bounded", options={"xatol": 1e-6}).fun
+    return -scipy.optimize.minimize_scalar(negative, bounds=bounds, method="bounded", options={"xatol": 1e-6}).fun

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import integrate, optimize, stats
+import scipy
 
 from toysup.checks import check_choice, check_interval, check_room, check_whole
 
@@ -95,7 +95,7 @@ def _code(D: np.ndarray, h: np.ndarray, kind: Kind, penalty: float, k: int) -> t
             if kind == "l1":
                 values = np.linalg.solve(own.T @ own, own.T @ h - penalty / 2)
             else:
-                values = optimize.nnls(own, h)[0]
+                values = scipy.optimize.nnls(own, h)[0]
             if (values <= 1e-12).any():
                 continue
             z = np.zeros(count)
@@ -115,8 +115,8 @@ def mmcs_floor(latents: int, width: int) -> float:
     """
     check_whole("mmcs_floor", "latents", latents)
     check_whole("mmcs_floor", "width", width, 2)
-    law = stats.beta((width - 1) / 2, (width - 1) / 2)
-    below = integrate.quad(lambda c: law.cdf((1 + c) / 2) ** latents, -1, 1, limit=200)[0]
+    law = scipy.stats.beta((width - 1) / 2, (width - 1) / 2)
+    below = scipy.integrate.quad(lambda c: law.cdf((1 + c) / 2) ** latents, -1, 1, limit=200)[0]
     return float(1 - below)
 
 
@@ -139,7 +139,7 @@ def _mcc_floor(features: int, latents: int, width: int, draws: int) -> float:
     for _ in range(draws):
         truth, own = (_unit(rng.standard_normal((count, width))) for count in (features, latents))
         cosines = truth @ own.T
-        total += cosines[optimize.linear_sum_assignment(cosines, maximize=True)].clip(min=0).sum()
+        total += cosines[scipy.optimize.linear_sum_assignment(cosines, maximize=True)].clip(min=0).sum()
     return total / draws / features
 
 

@@ -23,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq, minimize_scalar
 from scipy.special import entr, erf, erfc, erfcx
 
 from toysup.checks import check_flag, check_interval, numbers_in
@@ -83,7 +83,9 @@ class _Rates:
 
 
 def _weak(delta: float, nonnegative: bool) -> float:
-    return brentq(lambda rho: float(_Rates(delta, rho, delta, nonnegative).slope()), 1e-9, 1 - 1e-9, xtol=1e-12)
+    return scipy.optimize.brentq(
+        lambda rho: float(_Rates(delta, rho, delta, nonnegative).slope()), 1e-9, 1 - 1e-9, xtol=1e-12
+    )
 
 
 def _strong(delta: float, nonnegative: bool) -> float:
@@ -93,12 +95,12 @@ def _strong(delta: float, nonnegative: bool) -> float:
         values = _Rates(grid, rho, delta, nonnegative).total()
         best = int(np.argmax(values))
         ends = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-        near = minimize_scalar(
+        near = scipy.optimize.minimize_scalar(
             lambda nu: -float(_Rates(nu, rho, delta, nonnegative).total()), bounds=ends, method="bounded"
         )
         return max(float(values[best]), -near.fun)
 
-    return brentq(most, 1e-6, 1 - 1e-6, xtol=1e-9)
+    return scipy.optimize.brentq(most, 1e-6, 1 - 1e-6, xtol=1e-9)
 
 
 def l1_threshold_by_faces(delta: ArrayLike, nonnegative: bool = True) -> np.ndarray:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import sparse
 from scipy.special import ndtr
 
 from toysup.checks import check_broadcast, check_choice, check_interval, check_kind, check_room, check_whole, numbers_in
@@ -247,7 +247,7 @@ def _frame_r2(columns: np.ndarray, density: float, samples: int, rng: np.random.
     return float(np.clip(1 - (density / 3 - gain.max()) / variance, 0.0, 1.0))
 
 
-def _sparse_uniform(samples: int, n: int, density: float, rng: np.random.Generator) -> sparse.csr_array:
+def _sparse_uniform(samples: int, n: int, density: float, rng: np.random.Generator) -> scipy.sparse.csr_array:
     """x of shape (samples, n), float32: U[0, 1] with probability `density`, drawn by gaps between active ones."""
     total = samples * n
     where = np.zeros(0, dtype=np.int64)
@@ -259,4 +259,4 @@ def _sparse_uniform(samples: int, n: int, density: float, rng: np.random.Generat
     where = where[where < total]
     rows = np.searchsorted(where, np.arange(samples + 1) * n)
     values = rng.random(len(where), dtype=np.float32)
-    return sparse.csr_array((values, where % n, rows), shape=(samples, n))
+    return scipy.sparse.csr_array((values, where % n, rows), shape=(samples, n))

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize
 
 from toysup.checks import InputError, check_interval, check_kind, numbers_in
 from toysup.theory.phases import MOST_FEATURES, expected_loss
@@ -68,7 +68,9 @@ def fit_polytope(gram: Float[ArrayLike, "vertex vertex"], density: ArrayLike) ->
 
     found, start = np.empty((len(density), 3)), np.array([0.9, -0.05])
     for place in np.argsort(density):  # each starts where the sparser one ended
-        fit = minimize(loss, start, (density[place],), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-9})
+        fit = scipy.optimize.minimize(
+            loss, start, (density[place],), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-9}
+        )
         found[place], start = (*np.abs(fit.x[:1]), fit.x[1], fit.fun), fit.x
     ignored = density / 3 - density**2 / 4
     return PolytopeFit(k * (ignored - found[:, 2]) / rank, found[:, 0], rank / (k * found[:, 0]))
