@@ -237,7 +237,7 @@ def draw(rows: pd.DataFrame, held: dict, aspects: dict, by_load: dict, numbers: 
         plots.null(bottom, before.index, before, "untrained, load 2")
         part = numbers[task]["invariant_up_to_load"]
         bottom.set(ylim=(-0.02, 1.04), xlabel="aspect ratio / the deepest's", ylabel="share of features recovered",
-                   title=f"counts agree up to load {part.low:g}, not at {part.high:g}")  # fmt: skip
+                   title=f"counts agree up to\nload {part.low:g}, not at {part.high:g}")  # fmt: skip
     shapes = list(rows[rows["task"] == "representation"].groupby("rung")["shape"].first())
     plots.cylinders(axes[0, 3], shapes)
     axes[0, 3].set_title(f"equal volume, surface {shapes[0].note_neurons} to {shapes[-1].note_neurons}")

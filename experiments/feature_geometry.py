@@ -55,7 +55,7 @@ def packing(trained: Trained) -> dict[str, torch.Tensor]:
 def study(run: Run) -> Study:
     size = run.sizes(dict(sizes=[(400, 30), (200, 20)], seeds=3, steps=10_000, batch=1024, speed=1, inner=14, tail=2,
                           small=256, ns=(6, 8), sparsities=[1.25, 2, 4, 10, 40], resamples=1000, fine=81, most=8),
-                     quick=dict(sizes=[(200, 20)], seeds=2, steps=2000, batch=256, speed=3, inner=12, tail=1, small=64),
+                     quick=dict(sizes=[(200, 20)], seeds=2, steps=1500, batch=256, speed=4, inner=10, tail=1, small=48),
                      smoke=dict(steps=400, batch=64, speed=10, inner=2, small=4, ns=(6,), sparsities=[2], resamples=50,
                                 fine=5, most=5), full=dict(seeds=8))  # fmt: skip
 
