@@ -219,9 +219,9 @@ def answer(losses: dict, facts: dict) -> str:
     top = max(facts["absolute_value", kind, "squares"]["over_naive"].value for kind in ("frozen", "trained"))
     mixed, unmixed = (losses[kind, 1, 2]["judged_2_over_naive"].value - 1 for kind in ("mixed", "unmixed"))
     fourth = losses["unmixed", 1, 4]["judged_4_over_naive"].value / SHARED
-    return (f"By squared error |x| reaches {top:.0%} of one function a neuron or dimension, which no weights exceed; "
-            f"the published loss, {mixed:+.0%} from one function a neuron, is {unmixed:+.0%} with a noiseless stream; "
-            f"by 4th powers it is {fourth:.2f} of what shared neurons reach.")  # fmt: skip
+    return f"""By squared error |x| reaches {top:.0%} of one function a neuron or dimension, which no weights exceed;
+        the published loss, {mixed:+.0%} from one function a neuron, is {unmixed:+.0%} with a noiseless stream; by 4th
+        powers it is {fourth:.2f} of what shared neurons reach."""
 
 
 def draw(rows: pd.DataFrame, losses: dict, held: dict) -> plots.Figure:
@@ -231,16 +231,16 @@ def draw(rows: pd.DataFrame, losses: dict, held: dict) -> plots.Figure:
     names = {"mixed": "trained as published", "unmixed": "control: x itself instead of x W W$^T$"}
     for kind, colour in plots.category_colours(names).items():
         known = {b: own for (k, b, power), own in losses.items() if (k, power) == (kind, 2)}
-        plots.interval(loss, list(known), [own["judged_2_over_naive"] for own in known.values()], color=colour,
-                       label=names[kind])  # fmt: skip
+        over = {b: own["judged_2_over_naive"] for b, own in known.items()}
+        plots.interval(loss, over, color=colour, label=names[kind])
         for b, own in known.items():
             loss.plot([b - 0.25, b + 0.25], [own["bound_over_naive"].value] * 2, "--", color=colour)
-    published = {blocks: value / NAIVE[2] for blocks, value in LOSSES.items()}
-    plots.interval(loss, published, color="black", marker="_", markersize=22, label="published losses")
+    plots.interval(loss, {b: value / NAIVE[2] for b, value in LOSSES.items()}, color="black", marker="_", markersize=22,
+                   label="published losses")  # fmt: skip
     plots.level(loss, 1, "naive: one function a neuron, x for the rest")
     plots.ticks(loss, x=list(LOSSES))
     loss.set(xlabel="residual blocks (50 neurons in all)", ylabel="squared error / naive network's", xlim=(0.4, 3.6),
-             ylim=(0.6, 1.4), title="x + relu(x), 100 functions,\n50 neurons, trained on squares")  # fmt: skip
+             ylim=(0.6, max(1.4, 1.2 * loss.get_ylim()[1])), title="x + relu(x), 100 functions,\n50 neurons")  # fmt: skip
     plots.legend(loss, {"the lowest any weights could reach": {"linestyle": "--"}}, loc="upper left", size=9)
     for (label, colour), judge in zip(plots.category_colours(["squares", "4th powers"]).items(), (2, 4), strict=True):
         found = [losses["unmixed", 1, power][f"judged_{judge}_over_naive"] for power in (2, 4)]
