@@ -239,8 +239,8 @@ def draw(rows: pd.DataFrame, losses: dict, held: dict) -> plots.Figure:
                    label="published losses")  # fmt: skip
     plots.level(loss, 1, "naive: one function a neuron, x for the rest")
     plots.ticks(loss, x=list(LOSSES))
-    loss.set(xlabel="residual blocks (50 neurons in all)", ylabel="squared error / naive network's", xlim=(0.4, 3.6),
-             ylim=(0.6, max(1.4, 1.2 * loss.get_ylim()[1])), title="x + relu(x), 100 functions,\n50 neurons")  # fmt: skip
+    loss.set(xlabel="residual blocks", xlim=(0.4, 3.6), title="x + relu(x), 100 functions,\n50 neurons in all blocks",
+             ylabel="squared error / naive network's", ylim=(0.6, max(1.4, 1.2 * loss.get_ylim()[1])))  # fmt: skip
     plots.legend(loss, {"the lowest any weights could reach": {"linestyle": "--"}}, loc="upper left", size=9)
     for (label, colour), judge in zip(plots.category_colours(["squares", "4th powers"]).items(), (2, 4), strict=True):
         found = [losses["unmixed", 1, power][f"judged_{judge}_over_naive"] for power in (2, 4)]
