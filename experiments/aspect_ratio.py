@@ -64,7 +64,7 @@ def study(run: Run) -> Study:
     deep = {task: Shape(12, 16, 12 if task == "representation" else 11) for task in TASKS} | {SMALL: Shape(8, 8, 9)}
     size = run.sizes(dict(deep=deep, tolerance=dict.fromkeys(TASKS, 0.005) | {SMALL: 0.012}, shorter=1, loads=LOADS,
                           searched=SEARCHED, rates=tuple(0.0075 * 2 ** (np.arange(5) / 2)), extend=5, seeds=8),
-                     quick=dict(deep=dict.fromkeys(TASKS, Shape(8, 8)) | {SMALL: Shape(8, 4)}, shorter=4,
+                     quick=dict(deep=dict.fromkeys(TASKS, Shape(8, 8)) | {SMALL: Shape(8, 4)}, shorter=8,
                                 tolerance=dict.fromkeys(ACTIVE, 0.02), rates=(0.015, 0.03), extend=0, seeds=4),
                      smoke=dict(deep=dict.fromkeys(ACTIVE, Shape(8, 2)), loads={task: [1.5] for task in ACTIVE},
                                 searched={task: [2] for task in ACTIVE}, rates=(0.01, 0.02), extend=0, seeds=2)
