@@ -93,8 +93,8 @@ def study(run: Run) -> Study:
     size = run.sizes(dict(seeds=24, features=128, a=Shape(16, 8), steps=2000, batch=512, facts=2048, memory=Shape(8, 8),
                           memory_steps=2000, memory_batch=256, middle=0.01, wide=2, extend=3, lengths=10,
                           around=(0.8, 0.9, 1.0, 1.1, 1.25)),
-                     quick=dict(seeds=8, features=64, a=Shape(8, 4), steps=500, batch=256, facts=512, middle=0.02,
-                                memory=Shape(8, 4), memory_steps=400, around=(0.85, 1.0, 1.2), extend=1),
+                     quick=dict(seeds=8, features=64, a=Shape(8, 4), steps=350, batch=256, facts=512, middle=0.02,
+                                memory=Shape(8, 4), memory_steps=300, around=(0.85, 1.0, 1.2), extend=1),
                      smoke=dict(seeds=3, features=32, steps=24, batch=64, facts=64, memory_steps=16, memory_batch=64,
                                 wide=0.5, extend=0, lengths=2, around=(1.0,)))  # fmt: skip
     options = {"results": run.results, "device": run.device, "workers": run.workers}

@@ -89,7 +89,7 @@ def shapes(text: str) -> list[Shape]:
 
 def study(run: Run) -> Study:
     size = run.sizes(dict(Ks=(1, 2, 4, 8), shapes=99, frozen=99, seeds=8, seen=2200, steps=None, extend=4),
-                     quick=dict(shapes=8, frozen=6, seeds=4, seen=250, steps=500), full=dict(seen=4400, steps=6000),
+                     quick=dict(shapes=8, frozen=6, seeds=3, seen=180, steps=350), full=dict(seen=4400, steps=6000),
                      smoke=dict(Ks=(1,), shapes=6, frozen=4, seeds=2, extend=0))  # fmt: skip
 
     def grid(cell: Cell, facts: float, loads: tuple[float, ...], length: float = 1.0) -> Grid:
