@@ -77,7 +77,7 @@ def latents(trained: Trained) -> dict[str, torch.Tensor]:
 
 def study(run: Run) -> Study:
     size = run.sizes(dict(most=16, steps=2000, batch=256, seeds=8, rates=(0.005, 0.01, 0.02), extend=3),
-                     quick=dict(most=4, steps=400, seeds=5, rates=(0.01, 0.02), extend=0),
+                     quick=dict(most=4, steps=250, seeds=4, rates=(0.01, 0.02), extend=0),
                      smoke=dict(most=1, steps=4, batch=32, seeds=2))  # fmt: skip
 
     def grid(cell: Cell) -> Setting:
