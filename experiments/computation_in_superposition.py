@@ -87,7 +87,7 @@ def study(run: Run) -> Study:
         dict(share=1, published=(1000, 2048), depths=(1, 2, 3), seeds=8, steps=1500, batch=512, kinds=KINDS,
              booleans=16, pairs=64, widths=(8, 16, 32), small=((8, 16), (4, 8, 16)), deep=(2, 4), middle=16, loads=4,
              rates=(0.01, 0.02, 0.04), extend=2),
-        quick=dict(share=0.15, published=(300, 512), depths=(1,), seeds=3, steps=180, widths=(8, 16), small=((8,), (8,)),
+        quick=dict(share=0.2, published=(300, 512), depths=(1,), seeds=3, steps=180, widths=(8, 16), small=((8,), (8,)),
                    deep=(), middle=8, rates=(0.01, 0.03), extend=0),
         smoke=dict(share=0.003, small=2 * ((4,),), seeds=2, steps=4, batch=64, booleans=12, pairs=16, middle=4, loads=2,
                    kinds=KINDS | {"x_plus_relu": [], "and": BOTH[:1]}, widths=(4,), published=(110, 32)))  # fmt: skip
