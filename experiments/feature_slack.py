@@ -183,14 +183,15 @@ def compared(world: str, counts: dict, held: dict) -> dict[str, Any]:
 def ranks(rows: pd.DataFrame, networks: Callable[..., Trained]) -> dict[str, Any]:
     """The place that best divides features with R^2 > .5 from rarer ones, how many these are, their share among as many
     most frequent ones (and of all: `chance`), R^2 weighted by activity, and by rank."""
-    r2 = r_squared(networks(rows)).value.numpy()
-    over, activity = r2 > 0.5, features_of("zipf", r2.shape[1]).activity.numpy()
+    value = r_squared(networks(rows)).value  # NaN where a feature was seen too seldom
+    r2, over = value.nan_to_num().numpy(), (value > 0.5).numpy()
+    activity = features_of("zipf", r2.shape[1]).activity.numpy() * ~value.isnan().numpy()
     found = {
         "rank": [stats.threshold(np.arange(1, r2.shape[1] + 1), ~row) for row in over], "above_half": over.sum(1),
         "prefix": [row[: row.sum()].mean() if row.any() else 0.0 for row in over], "chance": over.mean(1),
-        "share_of_activity": (r2.clip(min=0) * activity).sum(axis=1) / activity.sum(),
+        "share_of_activity": (r2.clip(min=0) * activity).sum(axis=1) / activity.sum(axis=1),
     }  # fmt: skip
-    return {name: stats.mean(values) for name, values in found.items()} | {"profile": r2.mean(0)}
+    return {name: stats.mean(values) for name, values in found.items()} | {"profile": value.nanmean(0).numpy()}
 
 
 def answer(judged: dict, compared: dict) -> str:
