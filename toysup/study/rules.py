@@ -26,10 +26,8 @@ __all__ = ["Check", "Claim", "Finding", "GroupVerdict", "Judged", "Known", "reco
 OWN = ("rows", "table")
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 MAIN = ""  # the variant that is none
-NOT_ABOUT = (
-    "column",
-    "variant",
-)  # of a group's key: which number it is, and what a check compares with, not what it is of
+# Of a group's key: which number it is, and what a check compares with. Neither is what the group is of.
+NOT_ABOUT = ("column", "variant")
 
 Where = Mapping[str, Any] | Callable[[pd.DataFrame], Any] | None
 
