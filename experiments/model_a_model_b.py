@@ -100,7 +100,7 @@ def study(run: Run) -> Study:
                     lambda pair, margin=percent / 100: equal(pair, margin)) for percent in (1, 3)),
             Claim("contradiction", "somewhere loss and count both agree within 3% although something is missed", alike),
             bracketed(),
-            *(Check(f"{what}_does_not_decide", f"{', '.join(others)} moves B over A by less than 10%", moved,
+            *(Check(f"{what}_does_not_decide", f"{' or '.join(others)} moves B over A by less than 10%", moved,
                     (1 / WITHIN, WITHIN), by=("task", "variant"), where={"variant": others}, variant=None)
               for what, others in {"length": ["half the steps"], "rate": ["half the rate", "twice the rate"]}.items()),
         ],
