@@ -4,15 +4,18 @@ import dataclasses
 import itertools
 import os
 import platform
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from llvmlite import binding as llvm
 from llvmlite import ir
 from torch.func import functional_call
 
+from toysup import random
 from toysup.checks import InputError
 from toysup.ensemble import Stack, fused, initial_values, train
 from toysup.features import (
@@ -20,6 +23,7 @@ from toysup.features import (
     Correlated,
     ExactlyK,
     Features,
+    OnePerGroup,
     PowerLaw,
     SparseBoolean,
     SparseNormal,
@@ -27,11 +31,12 @@ from toysup.features import (
 )
 from toysup.kernels import tiles
 from toysup.measure import held_out_loss
-from toysup.models import MLP, TiedAutoencoder, UntiedAutoencoder
+from toysup.models import MLP, ResidualMLP, TiedAutoencoder, UntiedAutoencoder
 from toysup.random import uniforms
 from toysup.setting import Adam, Cosine, Model, Setting
-from toysup.simd import Emit, Registers
-from toysup.tasks import AbsoluteValue, And, Identity, XPlusRelu
+from toysup.shapes import Shape
+from toysup.simd import LANES, Emit, Registers
+from toysup.tasks import AbsoluteValue, And, Identity, Memory, XPlusRelu
 
 TIED, LINEAR = (lambda m, relu=relu: Model(TiedAutoencoder, width=m, relu=relu) for relu in (True, False))
 BENT, COMPUTING = (
@@ -246,41 +251,120 @@ def test_the_engine_is_chosen_or_named():
         run(stack, threads=0)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="names an x86-64 processor")
-def test_a_processor_without_wide_registers_trains_the_same(tmp_path):
-    """LLVM's own expansion of the instruction that squeezes a register crashes without AVX-512 (22.1)."""
-    stack = Stack.of(setting(steps=50), [3])
-    code = "import sys, torch, test_fused as t; s = t.Stack.of(t.setting(steps=50), [3]); torch.save(t.run(s).history, "
+def one_of_each():
+    """A stack for each way in which kernels are put together: sums in registers, matrices with lists, facts."""
+    kinds = {
+        "few": (SparseUniform(5, 0.1), Identity(), TIED(2)),
+        "wide": (SparseUniform(150, 0.02), Identity(), TIED(20)),
+        "facts": (OnePerGroup(32, 2), Memory(4), Model(ResidualMLP, shape=Shape(8, 2), unembedding="coordinates")),
+    }
+    return {name: Stack.of(Setting(*parts, Adam(1e-2), 30, 200), [3, 4]) for name, parts in kinds.items()}
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names an x86-64 processor")
+def test_every_target_trains_the_same(tmp_path):
+    """Bit for bit, in a process that takes this processor for one without AVX-512."""
+    code = """
+import sys, torch, test_fused as t
+found = {name: t.train(stack, device="cpu", engine="fused", threads=1) for name, stack in t.one_of_each().items()}
+torch.save({name: (own.parameters, own.history) for name, own in found.items()}, sys.argv[1])
+"""
     older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+popcnt", "NUMBA_CACHE_DIR": str(tmp_path)}
     subprocess.run(
-        [sys.executable, "-c", code + "sys.argv[1])", tmp_path / "history.pt"],
+        [sys.executable, "-c", code, tmp_path / "found.pt"],
         env={**os.environ, **older, "PYTHONPATH": os.path.dirname(__file__)},
         check=True,
     )
-    assert torch.equal(torch.load(tmp_path / "history.pt"), run(stack).history)  # bit for bit
+    there = torch.load(tmp_path / "found.pt")
+    for name, stack in one_of_each().items():
+        here = train(stack, device="cpu", engine="fused", threads=1)
+        parameters, history = there[name]
+        assert torch.equal(history, here.history), name
+        assert all(torch.equal(parameters[own], value) for own, value in here.parameters.items()), name
 
 
-@pytest.mark.parametrize(
-    "triple, features, room",
-    [
-        ("x86_64-unknown-linux-gnu", "+avx2,+avx512f,-avx512er", 32),
-        ("x86_64-unknown-linux-gnu", "+avx2,-avx512f,+fma", 8),
-        ("x86_64-unknown-linux-gnu", "+sse4.2,-avx", 4),
-        ("aarch64-unknown-linux-gnu", "+neon", 8),
-    ],
-)
+TARGETS = {  # triple, processor, features as numba tells them, what numba's settings need beside the processor
+    "avx512": ("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx2,+fma,+avx512f,+avx512bw,+avx512dq,+avx512vl"),
+    "avx2": ("x86_64-unknown-linux-gnu", "haswell", "+avx,+avx2,+fma,-avx512f"),
+    "sse": ("x86_64-unknown-linux-gnu", "nehalem", "+ssse3,+sse4.2,-avx"),
+    "neon": ("aarch64-unknown-linux-gnu", "cortex-a76", "+neon"),
+}
+
+
+def assembly(target, element, body, numbers):
+    """What LLVM makes of `body(e, s, t, *numbers)` for a processor that need not be here."""
+    triple, processor, features = TARGETS[target]
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    whole = ir.IntType(64)
+    module = ir.Module("kernel")
+    module.triple = triple
+    kind = ir.FunctionType(whole, [element.as_pointer(), whole.as_pointer()] + [whole] * numbers)
+    function = ir.Function(module, kind, "kernel")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    found = body(Emit(builder, element, Registers.of(triple, features)), *function.args)
+    builder.ret(ir.Constant(whole, 0) if found is None else found)
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=processor, features=features, opt=3)
+    compiled = llvm.parse_assembly(str(module))
+    compiled.verify()
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(compiled, passes)
+    return machine.emit_assembly(compiled)
+
+
+def spilled(text):
+    """Vector registers that are put on the stack and fetched from there."""
+    return re.findall(
+        r"^.*(?:[xyz]mm.*\(%rsp\)|\(%rsp\).*[xyz]mm|st[rp]\tq.*\[sp|ld[rp]\tq.*\[sp).*$", text, re.MULTILINE
+    )
+
+
+def multiplied(e, s, t, out, ld, a, ar, ak, x, xk, rows, depth, columns):
+    def finish(r, c, height, width, sums):
+        for place, value in zip(itertools.product(range(height), range(width)), sums, strict=True):
+            e.store(value, s, e.add(out, e.times(e.add(r, place[0]), ld), c, LANES * place[1]))
+
+    tiles.contract(e, s, a, ar, ak, x, xk, rows, depth, columns, lambda r, c: e.constant(0.0), finish)
+
+
+def drawn(e, s, t, keys, feature, lanes, at):
+    for sample, word in random.words(e, t, keys, feature, lanes):
+        e.store(random.uniform(e, word), s, e.add(at, sample))
+
+
+def squeezed(e, s, t, bits, at, to):
+    return tiles.keep(e, e.load(s, at), e.b.trunc(bits, ir.IntType(LANES)), s, to)
+
+
+@pytest.mark.parametrize("target", ["avx512", "avx2", "neon"])
+def test_no_sum_leaves_the_registers(target):
+    """Cross-compiled, so that it is seen for processors that are not here. (The draws' four chains of 64-bit products
+    are a few values more than the sixteen registers of AVX2 hold.)"""
+    product, draws = (assembly(target, ir.FloatType(), *own) for own in ((multiplied, 10), (drawn, 4)))
+    assert not spilled(product) and (target == "avx2" or not spilled(draws))
+    assert len(re.findall("fmla" if target == "neon" else "vfmadd", product)) > 50
+    products = {"avx512": ("vpmuludq", 16), "avx2": ("vpmuludq", 32), "neon": ("umull", 64)}[target]
+    assert len(re.findall(products[0], draws)) == products[1]
+    packed = assembly(target, ir.FloatType(), squeezed, 3)
+    assert len(re.findall({"avx512": "vcompressps", "avx2": "vperm(?:d|ps)", "neon": r"tbl\t"}[target], packed)) == {
+        "avx512": 1, "avx2": 2, "neon": 4}[target]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
 @pytest.mark.parametrize("element", [ir.FloatType(), ir.DoubleType()])
-def test_tiles_fit_into_the_registers_of_each_target(triple, features, room, element):
-    """`room`: how many vectors of 16 float32 all registers hold; a quarter is left for what is multiplied."""
-    sums = Emit(None, element, Registers.of(triple, features)).sums
-    assert sums == max(1, 3 * room // 4 // (1 + (element == ir.DoubleType())))
+def test_tiles_fit_into_the_registers_of_each_target(target, element):
+    triple, _, features = TARGETS[target]
+    e = Emit(None, element, Registers.of(triple, features))
+    each, room = LANES // e.lanes, e.registers.number - 1
+    assert [first for first, _ in e.halves()] == list(range(0, LANES, e.lanes))
     for tall in (0, 1):
-        rows = tiles.heights(sums, tall)
+        rows = tiles.heights(e, tall)
         assert rows[-1] == 1 and rows == sorted(rows, reverse=True)
         for height in rows:
-            along = tiles.widths(sums, height)
-            assert height * along[0] <= sums and along[-1] == 1 and along == sorted(set(along), reverse=True)
-    for height, breadth in itertools.product(range(1, 5), range(1, 7)):
-        tall, wide = tiles.divided(sums, height, breadth)
-        assert tall * wide <= sums and tall <= height and wide <= breadth
-        assert (tall, wide) == (height, breadth) or height * breadth > sums
+            along = tiles.widths(e, height)
+            assert (height * along[0] + along[0]) * each <= room or height * along[0] == 1
+            assert along[-1] == 1 and along == sorted(set(along), reverse=True)
+    for height, breadth, copies in itertools.product(range(1, 5), range(1, 7), range(1, 5)):
+        tall, wide = tiles.divided(e, height, breadth, copies)
+        assert tall <= height and wide <= breadth
+        assert tall * wide * copies + tall <= room or tall * wide == 1

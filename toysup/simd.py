@@ -27,6 +27,7 @@ __all__ = ["LANES", "Emit", "Registers", "answers", "emitted", "source_of"]
 LANES = 16
 INT = ir.IntType(64)
 INT32 = ir.IntType(32)
+INT8 = ir.IntType(8)
 
 
 def source_of(*modules: str) -> str:
@@ -76,22 +77,25 @@ def answers(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Registers(NamedTuple):
-    """The vector registers of a processor: how many there are, their bits, and whether lanes can be squeezed together
-    in one instruction (AVX-512)."""
+    """The vector registers of a processor: how many there are, their bits, and by what instruction lanes are squeezed
+    together: one that does it (AVX-512's "compress"), or a permutation of the eight lanes (AVX2's "permd") or of the
+    sixteen bytes ("pshufb", "tbl") of a register; "" where there is none."""
 
     number: int
     bits: int
-    compresses: bool = False
+    packs: str = ""
 
     @classmethod
     def of(cls, triple: str, features: str) -> Registers:
         """Those of a target as LLVM names it; "+avx512f,-avx512er,..." are features."""
         own = set(features.split(","))
         if "+avx512f" in own:
-            return cls(32, 512, True)
+            return cls(32, 512, "compress")
         if triple.startswith(("aarch64", "arm64")):
-            return cls(32, 128)
-        return cls(16, 256 if own & {"+avx", "+avx2"} else 128)
+            return cls(32, 128, "tbl")
+        if own & {"+avx", "+avx2"}:
+            return cls(16, 256, "permd" if "+avx2" in own else "pshufb")
+        return cls(16, 128, "pshufb" if "+ssse3" in own else "")
 
 
 class Emit:
@@ -102,11 +106,22 @@ class Emit:
         self.vector = ir.VectorType(element, LANES)
 
     @property
-    def sums(self) -> int:
-        """How many vectors of `LANES` elements may be held while others are loaded: three quarters of what the
-        registers have room for. Which sums are held together changes speed alone, never a number."""
-        size = 64 if self.element == ir.DoubleType() else 32
-        return max(1, 3 * self.registers.number * self.registers.bits // (4 * size * LANES))
+    def lanes(self) -> int:
+        """Elements in one register, at most `LANES`."""
+        return min(LANES, self.registers.bits // (64 if self.element == ir.DoubleType() else 32))
+
+    def halves(self) -> list[tuple[int, ir.VectorType]]:
+        """A vector of `LANES` elements as registers: where each starts, and its kind."""
+        kind = ir.VectorType(self.element, self.lanes)
+        return [(first, kind) for first in range(0, LANES, self.lanes)]
+
+    def joined(self, parts: Sequence[ir.Value]) -> ir.Value:
+        """Registers as one vector of `LANES` elements."""
+        parts = list(parts)
+        while len(parts) > 1:
+            both = ir.Constant(ir.VectorType(INT32, 2 * parts[0].type.count), list(range(2 * parts[0].type.count)))
+            parts = [self.b.shuffle_vector(low, high, both) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
 
     # ------------------------------------------------------------------------------------------------ whole numbers
 
@@ -189,6 +204,16 @@ class Emit:
     def store(self, value: ir.Value, pointer: ir.Value, offset: Any) -> None:
         self.b.store(value, self.b.bitcast(self.at(pointer, offset), value.type.as_pointer())).align = 4
 
+    def row(self, name: str, rows: Sequence[Sequence[int]], index: ir.Value) -> ir.Value:
+        """One row, at a whole number, of a constant table of bytes that the module keeps by a name."""
+        kind = ir.VectorType(INT8, len(rows[0]))
+        table = self.b.module.globals.get(name)
+        if table is None:
+            table = ir.GlobalVariable(self.b.module, ir.ArrayType(kind, len(rows)), name)
+            table.initializer = ir.Constant(table.value_type, [ir.Constant(kind, list(row)) for row in rows])
+            table.linkage, table.global_constant = "internal", True
+        return self.b.load(self.b.gep(table, [self.int(0), self.b.zext(index, INT)]))
+
     def splat(self, value: ir.Value, count: int = LANES) -> ir.Value:
         """All lanes equal to one scalar."""
         empty = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
@@ -211,7 +236,11 @@ class Emit:
 
     def widened(self, value: ir.Value) -> ir.Value:
         """A float32 vector as one of elements."""
-        return value if self.element == ir.FloatType() else self.b.fpext(value, self.vector)
+        return (
+            value
+            if self.element == ir.FloatType()
+            else self.b.fpext(value, ir.VectorType(self.element, value.type.count))
+        )
 
     def fma(self, a: ir.Value, c: ir.Value, d: ir.Value) -> ir.Value:
         """a c + d, in one rounding where the processor can."""

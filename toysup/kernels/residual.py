@@ -150,23 +150,24 @@ def _crossed(e: Emit, s, out, step, a, x, rows, width, columns, ld):
     """out[r, k] += sum_c a[r, c] x[k, c], the rows of `out` `step` apart."""
 
     def band(r: ir.Value, height: int) -> None:
-        def lanes(r: ir.Value, k: ir.Value, own: Sequence[tuple[int, int]]) -> list[ir.Value]:
+        def lanes(r: ir.Value, k: ir.Value, own: Sequence[tuple[int, int]], first: int, kind: Any) -> list[ir.Value]:
             """Sums over columns, lane by lane, of some entries."""
 
             def add(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
-                left = {i: e.load(s, e.add(a, e.times(e.add(r, i), ld), c)) for i in dict(own)}
-                right = {j: e.load(s, e.add(x, e.times(e.add(k, j), ld), c)) for _, j in own}
+                left = {i: e.load(s, e.add(a, e.times(e.add(r, i), ld), c, first), kind) for i in dict(own)}
+                right = {j: e.load(s, e.add(x, e.times(e.add(k, j), ld), c, first), kind) for _, j in own}
                 return [e.fma(left[i], right[j], sum) for (i, j), sum in zip(own, held, strict=True)]
 
-            return e.loop(0, columns, LANES, [e.constant(0.0)] * len(own), add)
+            return e.loop(0, columns, LANES, [e.constant(0.0, kind)] * len(own), add)
 
         def block(k: ir.Value, breadth: int) -> None:
-            tall, wide = divided(e.sums, height, breadth)
+            tall, wide = divided(e, height, breadth)
             found: list[Any] = [None] * (height * breadth)
             for i, j in itertools.product(range(0, height, tall), range(0, breadth, wide)):
                 own = [(i + di, j + dj) for di in range(min(tall, height - i)) for dj in range(min(wide, breadth - j))]
-                for (di, dj), value in zip(own, lanes(r, k, own), strict=True):
-                    found[di * breadth + dj] = value
+                parts = [lanes(r, k, own, *half) for half in e.halves()]
+                for (di, dj), *values in zip(own, *parts, strict=True):
+                    found[di * breadth + dj] = e.joined(values)
             sums = _folded(e, found)
             for i in range(height):
                 place = e.add(out, e.times(e.add(r, i), step), k)
@@ -330,16 +331,14 @@ def _respond(e: Emit, s, y, ld, x, rows, bias, importance, weights, columns, los
 @emitted
 def _active(e: Emit, t, at, keys, feature, lanes, used, first):
     """Which fact of a group is active in each of 64 samples: floor(u used) below `used`, counted from `first`."""
-    b, floats = e.b, random.FLOATS
-    amount = e.splat(e.single(used))
-    last = b.fsub(amount, e.constant(1.0, floats))
-    for position, word in enumerate(random.words(e, t, keys, feature, lanes)):
-        u, top = random.scaled(e, word), e.constant(random.TOP_SCALED, floats)
-        u = b.fmul(b.select(b.fcmp_ordered("<", u, top), u, top), e.constant(2.0**-31, floats))
-        drawn = b.fmul(u, amount)
-        drawn = b.select(b.fcmp_ordered("<", drawn, last), drawn, last)
-        index = b.sext(b.fptosi(drawn, ir.VectorType(INT32, LANES)), ir.VectorType(INT, LANES))
-        e.store(b.add(index, e.splat(e.int(first))), t, e.add(at, LANES * position))
+    b, amount = e.b, e.single(used)
+    last = b.fsub(amount, ir.Constant(amount.type, 1.0))
+    for sample, word in random.words(e, t, keys, feature, lanes):
+        u = random.uniform(e, word)
+        drawn, highest = b.fmul(u, e.splat(amount, u.type.count)), e.splat(last, u.type.count)
+        drawn = b.select(b.fcmp_ordered("<", drawn, highest), drawn, highest)
+        index = b.sext(b.fptosi(drawn, ir.VectorType(INT32, u.type.count)), ir.VectorType(INT, u.type.count))
+        e.store(b.add(index, e.splat(e.int(first), u.type.count)), t, e.add(at, sample))
 
 
 @emitted
@@ -357,7 +356,7 @@ def _embedded(e: Emit, s, out, ld, t, at, tile, keys, width, groups, columns, fa
                 new = []
                 for lane, value in enumerate(held):
                     index = e.scalar(t, e.add(at, e.times(g, tile), c, lane))
-                    row = e.load(keys, e.add(e.times(index, padded), i), random.FLOATS)
+                    row = e.load(keys, e.add(e.times(index, padded), i), ir.VectorType(ir.FloatType(), LANES))
                     new.append(e.b.fadd(value, e.widened(row)))
                 return new
 

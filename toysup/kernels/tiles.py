@@ -15,29 +15,35 @@ from llvmlite import ir
 
 from toysup import random
 from toysup.random import BLOCK
-from toysup.simd import INT, INT32, LANES, Emit, answers, emitted
+from toysup.simd import INT, INT8, INT32, LANES, Emit, answers, emitted
 
 UNIFORM, SIGNED, BOOLEAN, SIGN = range(4)  # magnitudes: U(0, 1), U(-1, 1), 1, -1 or 1
 ALONE, TOGETHER, IN_TURN = range(3)  # features: independent; groups active all or none; at most one of each group
 SAME, ABSOLUTE, PLUS_RELU = range(3)  # targets
 
 
-def heights(sums: int, tall: int = 0) -> list[int]:
-    """Rows of tiles, largest first, where `sums` vectors may be held."""
-    return [*[min(12, sums)] * (tall and sums > 3), *range(6 if sums >= 12 else min(3, sums), 0, -1)]
+def fits(e: Emit, height: int, width: int) -> bool:
+    """Whether a tile's sums fit into the registers beside a row of what is multiplied and one number."""
+    each = LANES // e.lanes
+    return (height * width + width) * each < e.registers.number
 
 
-def widths(sums: int, height: int) -> list[int]:
+def heights(e: Emit, tall: int = 0) -> list[int]:
+    """Rows of tiles, largest first. Which sums are held together changes speed alone, never a number."""
+    return [height for height in (*[12] * tall, 6, 5, 4, 3, 2, 1) if height == 1 or fits(e, height, 1)]
+
+
+def widths(e: Emit, height: int) -> list[int]:
     """Vectors along tiles of so many rows, largest first."""
-    most = min(4 if height > 1 else 8, sums // height)
-    widest = 1 << (most.bit_length() - 1)
-    return [widest, *[2] * (widest > 4 or (widest == 4 and height == 1 and sums < 12)), *[1] * (widest > 1)]
+    widest = next(width for width in (*[8] * (height == 1), 4, 2, 1) if width == 1 or fits(e, height, width))
+    return [widest, *[2] * (widest > 4), *[1] * (widest > 1)]
 
 
-def divided(sums: int, height: int, breadth: int) -> tuple[int, int]:
-    """Into tiles of which shape one of height by breadth sums is cut, so that no more than `sums` are held at once: the
-    one for which least is loaded."""
-    shapes = [(h, w) for h in range(1, height + 1) for w in range(1, breadth + 1) if h * w <= max(1, sums)]
+def divided(e: Emit, height: int, breadth: int, copies: int = 1) -> tuple[int, int]:
+    """Into tiles of which shape height by breadth sums of one register are cut, so that all fit beside a column of what
+    is multiplied and one more: the shape for which least is loaded."""
+    shapes = [(h, w) for h in range(1, height + 1) for w in range(1, breadth + 1)
+              if h * w == 1 or h * w * copies + h < e.registers.number]  # fmt: skip
     return min(shapes, key=lambda own: (-(-height // own[0]) * -(-breadth // own[1]) * sum(own), -own[0] * own[1]))
 
 
@@ -73,9 +79,9 @@ def contract(
             sums = e.loop(0, depth, 1, first, body)
             finish(r, c, height, width, sums)
 
-        e.pieces(0, columns, [LANES * width for width in widths(e.sums, height)], block)
+        e.pieces(0, columns, [LANES * width for width in widths(e, height)], block)
 
-    e.pieces(0, rows, heights(e.sums, tall), band)
+    e.pieces(0, rows, heights(e, tall), band)
 
 
 @emitted
@@ -111,21 +117,23 @@ def _outer(e: Emit, s, out, ld, a, x, rows, width, columns, ak, b, y, pairs):
     def band(r: ir.Value, height: int) -> None:
         def block(k: ir.Value, breadth: int) -> None:
             copies = max(1, min(4, 8 // (height * breadth)))  # of the tile, not of its parts: the order of a sum
-            tall, wide = divided(e.sums // copies, height, breadth)
+            tall, wide = divided(e, height, breadth, copies)
             for i, j in itertools.product(range(0, height, tall), range(0, breadth, wide)):
-                part(e.add(r, i), e.add(k, j), min(tall, height - i), min(wide, breadth - j), copies)
+                for first, kind in e.halves():
+                    shape = min(tall, height - i), min(wide, breadth - j)
+                    part(e.add(r, i), e.add(k, j), *shape, copies, first, kind)
 
-        def part(r: ir.Value, k: ir.Value, height: int, breadth: int, copies: int) -> None:
-            places = [e.add(out, e.times(e.add(e.times(e.add(r, i), ld), k, j), LANES))
+        def part(r: ir.Value, k: ir.Value, height: int, breadth: int, copies: int, lane: int, kind: Any) -> None:
+            places = [e.add(out, e.times(e.add(e.times(e.add(r, i), ld), k, j), LANES), lane)
                       for i in range(height) for j in range(breadth)]  # fmt: skip
             size = height * breadth
 
             def add(c: ir.Value, held: Sequence[ir.Value]) -> list[ir.Value]:
                 new = list(held)
                 for left, right in ((a, x), (b, y))[:pairs]:
-                    first = [e.load(s, e.add(left, e.times(e.add(r, i), ak), c)) for i in range(height)]
+                    first = [e.load(s, e.add(left, e.times(e.add(r, i), ak), c, lane), kind) for i in range(height)]
                     for j in range(breadth):
-                        second = e.load(s, e.add(right, e.times(e.add(k, j), ak), c))
+                        second = e.load(s, e.add(right, e.times(e.add(k, j), ak), c, lane), kind)
                         for i in range(height):
                             new[i * breadth + j] = e.fma(first[i], second, new[i * breadth + j])
                 return new
@@ -134,7 +142,7 @@ def _outer(e: Emit, s, out, ld, a, x, rows, width, columns, ak, b, y, pairs):
                 parts = [add(e.add(c, LANES * q), held[q * size : (q + 1) * size]) for q in range(copies)]
                 return list(itertools.chain.from_iterable(parts))
 
-            start = [e.load(s, place) for place in places] + [e.constant(0.0)] * (size * (copies - 1))
+            start = [e.load(s, place, kind) for place in places] + [e.constant(0.0, kind)] * (size * (copies - 1))
             whole = e.b.sub(e.int(columns), e.b.srem(e.int(columns), e.int(LANES * copies)))
             sums = e.loop(0, whole, LANES * copies, start, several)
             for q in range(1, copies):
@@ -261,7 +269,7 @@ def adam(e: Emit, s, theta, gradient, first, second, count, share1, share2, eps,
 
 def _valued(e: Emit, v: ir.Value, magnitude: int) -> ir.Value:
     """Values of active features from v, uniform on (0, 1)."""
-    one = e.constant(1.0, random.FLOATS)
+    one = e.constant(1.0, v.type)
     if magnitude == UNIFORM:
         return v
     if magnitude == SIGNED:
@@ -269,9 +277,13 @@ def _valued(e: Emit, v: ir.Value, magnitude: int) -> ir.Value:
     if magnitude == BOOLEAN:
         return one
     if magnitude == SIGN:
-        half = e.constant(0.5, random.FLOATS)
-        return e.b.select(e.b.fcmp_ordered("<", v, half), e.constant(-1.0, random.FLOATS), one)
+        return e.b.select(e.b.fcmp_ordered("<", v, e.constant(0.5, v.type)), e.constant(-1.0, v.type), one)
     raise ValueError(f"no such magnitude: {magnitude}")
+
+
+def _bits(e: Emit, active: ir.Value, sample: int) -> ir.Value:
+    """Which lanes are on, as bits of a word of 64 samples."""
+    return e.b.shl(e.b.zext(e.b.bitcast(active, ir.IntType(active.type.count)), INT), e.int(sample))
 
 
 @emitted
@@ -281,71 +293,88 @@ def draw(e: Emit, s, at, t, keys, feature, lanes, threshold, inverse, magnitude,
 
     threshold: 2^31 p, infinite for p = 1; inverse: 2^-31 / p. `capped` is needed where p = 1 may occur.
     """
-    b, floats = e.b, random.FLOATS
-    limit, factor = (e.splat(e.single(e.scalar(s, place))) for place in (threshold, inverse))
-    zero = e.constant(0.0, floats)
-    mask = e.int(0)
-    for position, word in enumerate(random.words(e, t, keys, feature, lanes)):
+    b, mask = e.b, e.int(0)
+    limit, factor = (e.single(e.scalar(s, place)) for place in (threshold, inverse))
+    for sample, word in random.words(e, t, keys, feature, lanes):
         u = random.scaled(e, word)
-        active = b.fcmp_ordered("<", u, limit)
-        if capped:
-            top = e.constant(random.TOP_SCALED, floats)
-            u = b.select(b.fcmp_ordered("<", u, top), u, top)
-        v = _valued(e, b.fmul(u, factor), magnitude)
-        e.store(e.widened(b.select(active, v, zero)), s, e.add(at, LANES * position))
-        bits = b.zext(b.bitcast(active, ir.IntType(LANES)), INT)
-        mask = b.or_(mask, b.shl(bits, e.int(LANES * position)))
+        active = b.fcmp_ordered("<", u, e.splat(limit, u.type.count))
+        u = random.capped(e, u) if capped else u
+        v = _valued(e, b.fmul(u, e.splat(factor, u.type.count)), magnitude)
+        e.store(e.widened(b.select(active, v, e.constant(0.0, v.type))), s, e.add(at, sample))
+        mask = b.or_(mask, _bits(e, active, sample))
     return mask
 
 
 @emitted
 def draw_group(e: Emit, s, at, t, keys, feature, lanes, density):
     """Which member of a group each of 64 samples asks for, floor(u / p), at s[at:]."""
-    b, floats = e.b, random.FLOATS
-    p = e.splat(e.single(e.scalar(s, density)))
-    for position, word in enumerate(random.words(e, t, keys, feature, lanes)):
-        which = e.call("llvm.floor.v16f32", floats, b.fdiv(random.uniform(e, word), p))
-        e.store(e.widened(which), s, e.add(at, LANES * position))
+    p = e.single(e.scalar(s, density))
+    for sample, word in random.words(e, t, keys, feature, lanes):
+        u = random.uniform(e, word)
+        which = e.call(f"llvm.floor.v{u.type.count}f32", u.type, e.b.fdiv(u, e.splat(p, u.type.count)))
+        e.store(e.widened(which), s, e.add(at, sample))
 
 
 @emitted
 @answers
 def draw_member(e: Emit, s, at, t, keys, feature, lanes, which, member, magnitude):
     """64 values of one feature at s[at:], active where s[which:] is `member`; the answer's bits say where."""
-    b, floats = e.b, random.FLOATS
-    asked = e.splat(b.sitofp(e.int(member), e.element))
-    mask = e.int(0)
-    for position, word in enumerate(random.words(e, t, keys, feature, lanes)):
-        active = b.fcmp_ordered("==", e.load(s, e.add(which, LANES * position)), asked)
+    b, mask, asked = e.b, e.int(0), e.b.sitofp(e.int(member), e.element)
+    for sample, word in random.words(e, t, keys, feature, lanes):
         v = _valued(e, random.uniform(e, word), magnitude)
-        e.store(e.widened(b.select(active, v, e.constant(0.0, floats))), s, e.add(at, LANES * position))
-        bits = b.zext(b.bitcast(active, ir.IntType(LANES)), INT)
-        mask = b.or_(mask, b.shl(bits, e.int(LANES * position)))
+        wanted = e.load(s, e.add(which, sample), ir.VectorType(e.element, v.type.count))
+        active = b.fcmp_ordered("==", wanted, e.splat(asked, v.type.count))
+        e.store(e.widened(b.select(active, v, e.constant(0.0, v.type))), s, e.add(at, sample))
+        mask = b.or_(mask, _bits(e, active, sample))
     return mask
+
+
+def _order(bits: int, lanes: int) -> list[int]:
+    """The lanes whose bits are on, then the others: how a register is squeezed."""
+    return sorted(range(lanes), key=lambda lane: not bits >> lane & 1)
+
+
+def _packed(e: Emit, value: ir.Value, bits: ir.Value) -> ir.Value:
+    """The lanes of a register of 32-bit lanes whose bits are on, next to each other: a permutation from a table."""
+    permd, lanes = e.registers.packs == "permd", value.type.count
+    each = 1 if permd else 4  # bytes of a lane in a row of the table
+    rows = [[each * lane + byte for lane in _order(mask, lanes) for byte in range(each)] for mask in range(1 << lanes)]
+    order = e.b.zext(
+        e.row(f"toysup.{e.registers.packs}", rows, bits), ir.VectorType(INT32 if permd else INT8, lanes * each)
+    )
+    given = e.b.bitcast(value, order.type)
+    name = {"permd": "llvm.x86.avx2.permd", "pshufb": "llvm.x86.ssse3.pshuf.b.128",
+            "tbl": "llvm.aarch64.neon.tbl1.v16i8"}[e.registers.packs]  # fmt: skip
+    return e.b.bitcast(e.call(name, order.type, given, order), value.type)
 
 
 def keep(e: Emit, value: ir.Value, bits: ir.Value, pointer: ir.Value, at: Any) -> ir.Value:
     """Store the lanes of `value` whose bits are on next to each other at pointer[at:]; where the next ones go.
 
-    Up to sixteen places may be overwritten. AVX-512 has an instruction for 64 bytes; elsewhere, and for more, LLVM's
-    own expansion crashes (22.1), so lanes go one by one.
+    Up to sixteen places may be overwritten. Lanes of 64 bits go one by one but for AVX-512 (LLVM's own expansion of a
+    compression crashes, 22.1), and so do all where registers know no permutation.
     """
     kind = value.type.element
-    width = 8 if kind == ir.DoubleType() else LANES
-    name = {ir.FloatType(): "f32", ir.DoubleType(): "f64", INT32: "i32"}[kind]
-    part, at = ir.VectorType(kind, width), e.int(at)
-    if not e.registers.compresses:
+    double, packs, at = kind == ir.DoubleType(), e.registers.packs, e.int(at)
+    if not packs or (double and packs != "compress"):
         for lane in range(LANES):
             e.b.store(e.b.extract_element(value, ir.Constant(INT32, lane)), e.b.gep(pointer, [at]))
             bit = e.b.and_(e.b.lshr(bits, ir.Constant(bits.type, lane)), ir.Constant(bits.type, 1))
             at = e.b.add(at, e.b.zext(bit, INT))
         return at
+    width = e.registers.bits // (64 if double else 32) if packs in ("compress", "permd") else 4
+    name, part = {ir.FloatType(): "f32", ir.DoubleType(): "f64", INT32: "i32"}[kind], ir.VectorType(kind, width)
     for first in range(0, LANES, width):
         mask = ir.Constant(ir.VectorType(INT32, width), list(range(first, first + width)))
         lanes = e.b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), mask)
         some = e.b.trunc(e.b.lshr(bits, ir.Constant(bits.type, first)), ir.IntType(width))
-        on = e.b.bitcast(some, ir.VectorType(ir.IntType(1), width))
-        packed = e.call(f"llvm.experimental.vector.compress.v{width}{name}", part, lanes, on, ir.Constant(part, None))
+        if packs == "compress":
+            on = e.b.bitcast(some, ir.VectorType(ir.IntType(1), width))
+            packed = e.call(
+                f"llvm.experimental.vector.compress.v{width}{name}", part, lanes, on, ir.Constant(part, None)
+            )
+        else:
+            packed = _packed(e, lanes, some)
         e.b.store(packed, e.b.bitcast(e.b.gep(pointer, [at]), part.as_pointer())).align = 4
         at = e.b.add(at, e.b.zext(e.call(f"llvm.ctpop.i{width}", some.type, some), INT))
     return at
