@@ -19,6 +19,7 @@ make the compiled version 1.7 times as fast as a plain one (8.2e9 draws/s in cac
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
@@ -181,41 +182,91 @@ def _draw_uniforms(e: Emit, out, at, t, keys, feature, lanes):
         e.store(uniform(e, word), out, e.add(at, sample))
 
 
+@emitted
+def _turned(e: Emit, out, at, n, tile, samples):
+    """out[at + s n + f] = tile[f BLOCK + s] for the first `samples` (a multiple of 16) of a block and f < n. Up to 15
+    numbers beyond the last are overwritten.
+
+    A square of registers at a time: lanes that differ in one bit of their number change places, bit by bit.
+    """
+    side, kind = e.lanes, ir.VectorType(e.element, e.lanes)
+
+    def swapped(a: ir.Value, c: ir.Value, bit: int) -> tuple[ir.Value, ir.Value]:
+        low = [lane if not lane & bit else side + lane - bit for lane in range(side)]
+        return tuple(e.b.shuffle_vector(a, c, ir.Constant(ir.VectorType(INT32, side), own))
+                     for own in (low, [lane + bit for lane in low]))  # fmt: skip
+
+    def square(s: ir.Value, f: ir.Value) -> None:
+        rows = [e.load(tile, e.add(e.times(e.add(f, i), BLOCK), s), kind) for i in range(side)]
+        bit = side // 2
+        while bit:
+            for i in [i for i in range(side) if not i & bit]:
+                rows[i], rows[i + bit] = swapped(rows[i], rows[i + bit], bit)
+            bit //= 2
+        for i, row in enumerate(rows):
+            e.store(row, out, e.add(at, e.times(e.add(s, i), n), f))
+
+    def strip(s: ir.Value, _: Any) -> None:  # the last features first, so that what they write too far is overwritten
+        last = e.b.and_(e.add(n, -1), e.int(-side))
+        e.loop(0, e.add(last, 1), side, (), lambda f, _: square(s, e.b.sub(last, f)))
+
+    e.loop(0, samples, side, (), strip)
+
+
 def _make_fill(source: str):
     @njit(nogil=True)
-    def fill(out, seeds, stream, step):  # out: (instance, sample, feature)
+    def fill(out, batch, n, along, seeds, stream, step):
+        """out: instances one after the other, sample by sample, or feature by feature if `along`."""
         source  # noqa: B018
-        batch, n = out.shape[1], out.shape[2]
         blocks = (batch + BLOCK - 1) // BLOCK
-        tile = np.empty(n * BLOCK + LANES, np.float32)
+        tile = np.empty((n + LANES) * BLOCK + LANES, np.float32)
         first = -(tile.ctypes.data // 4) % LANES
+        tile = tile[first:]
+        tile[n * BLOCK :] = 0
         t = np.empty(KEYS + 3 * n + TABLE * blocks + 8, np.int64)
         lanes = KEYS + 3 * n
         lanes += -(t.ctypes.data // 8 + lanes) % 8  # rows of tables are whole cache lines
         first0, first1 = (step & _LOW) * M0, (step >> 32) * M1
-        for i in range(out.shape[0]):
+        for i in range(seeds.size):
             key_table(t, 0, seeds[i], stream)
             feature_tables(t, KEYS, n, seeds[i], stream, first0, first1)
             lane_products(t, lanes, blocks, seeds[i], first1)
             lane_tables(t, lanes, blocks, stream, first0)
             for block in range(blocks):
-                for f in range(n):
-                    _draw_uniforms(tile, first + f * BLOCK, t, 0, KEYS + 3 * f, lanes + block * TABLE)
                 start = block * BLOCK
-                rows = min(BLOCK, batch - start)
-                if n < LANES:  # few features: strided stores; many: strided loads
+                rows, at = min(BLOCK, batch - start), i * batch * n + start
+                if along and rows == BLOCK:
+                    for f in range(n):
+                        _draw_uniforms(out, at + f * batch, t, 0, KEYS + 3 * f, lanes + block * TABLE)
+                    continue
+                for f in range(n):
+                    _draw_uniforms(tile, f * BLOCK, t, 0, KEYS + 3 * f, lanes + block * TABLE)
+                if along:
                     for f in range(n):
                         for s in range(rows):
-                            out[i, start + s, f] = tile[first + f * BLOCK + s]
-                else:
-                    for s in range(rows):
-                        for f in range(n):
-                            out[i, start + s, f] = tile[first + f * BLOCK + s]
+                            out[at + f * batch + s] = tile[f * BLOCK + s]
+                    continue
+                at = i * batch * n + start * n
+                whole = 0  # samples that are turned a register at a time, which may write 15 numbers too many
+                if rows == BLOCK and at + BLOCK * n + LANES <= out.size:
+                    whole = BLOCK
+                    _turned(out, at, n, tile, whole)
+                for s in range(whole, rows):
+                    for f in range(n):
+                        out[at + s * n + f] = tile[f * BLOCK + s]
 
     return fill
 
 
 _fill = _make_fill(source_of(__name__))
+
+
+def fill(out: Float[Tensor, "instance batch n"], seeds: Int[np.ndarray, " instance"], stream: int, step: int) -> None:
+    """`uniforms` into memory on the CPU, nothing checked: contiguous, or with samples along the last axis in memory
+    (`out.mT` contiguous), as which they are drawn and which costs nothing more."""
+    along, seeds = not out.is_contiguous(), np.ascontiguousarray(seeds)
+    _, batch, n = out.shape
+    _fill((out.mT if along else out).numpy().ravel(), batch, n, along, seeds, stream, step)
 
 
 def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
@@ -259,7 +310,9 @@ def _uniforms_torch(seeds: Tensor, step: int, batch: int, n: int, stream: int) -
     return to_uniform(words)
 
 
-def _whole_seeds(seed: int | np.ndarray | Tensor) -> Int[Tensor, " instance"]:
+def _whole_seeds(seed: int | np.ndarray | Tensor) -> Int[np.ndarray, " instance"]:
+    if isinstance(seed, np.ndarray) and seed.dtype == np.int64 and seed.ndim == 1 and not (seed >> 32).any():
+        return seed  # what is drawn from again and again
     try:
         given = torch.as_tensor(seed)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -272,7 +325,7 @@ def _whole_seeds(seed: int | np.ndarray | Tensor) -> Int[Tensor, " instance"]:
     if not bool(((seeds >= 0) & (seeds < 2**32)).all()):
         worst = int(seeds[(seeds < 0) | (seeds >= 2**32)][0])
         raise InputError(f"uniforms: seed must lie in [0, 2^32), got {worst}")
-    return seeds
+    return seeds.numpy()
 
 
 def uniforms(
@@ -304,7 +357,7 @@ def uniforms(
     except (RuntimeError, TypeError, ValueError):
         raise InputError(f"uniforms: device must be one of torch's, got {in_line(device)}") from None
     if device.type != "cpu":
-        return _uniforms_torch(seeds.to(device), step, batch, n, stream)
+        return _uniforms_torch(torch.from_numpy(seeds).to(device), step, batch, n, stream)
     shape = (len(seeds), batch, n)
     if out is None:
         check_room("uniforms", f"batch = {batch}, n = {n}", 4 * len(seeds) * batch * n)
@@ -313,11 +366,13 @@ def uniforms(
         raise InputError(f"uniforms: out must be float32 of shape {shape}, got {in_line(out)}")
     elif out.shape != shape or out.dtype != torch.float32:  # the compiled loops check no bounds
         raise InputError(f"uniforms: out must be float32 of shape {shape}, got {out.dtype} of {tuple(out.shape)}")
-    array, keys = out.numpy(), seeds.numpy()
+    elif not (out.is_contiguous() or out.mT.is_contiguous()):
+        raise InputError(f"uniforms: out must be contiguous, or its last two axes turned, got strides {out.stride()}")
     if threads > 1 and len(seeds) > 1:
+        edges = np.linspace(0, len(seeds), threads + 1).astype(int)
         with ThreadPoolExecutor(threads) as pool:
-            parts = zip(np.array_split(array, threads), np.array_split(keys, threads), strict=True)
-            list(pool.map(lambda part: _fill(part[0], part[1], int(stream), step), parts))
+            parts = [slice(low, high) for low, high in itertools.pairwise(edges) if low < high]
+            list(pool.map(lambda part: fill(out[part], seeds[part], int(stream), step), parts))
     else:
-        _fill(array, keys, int(stream), step)
+        fill(out, seeds, int(stream), step)
     return out
