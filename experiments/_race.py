@@ -18,7 +18,8 @@ import torch
 from _engines import ENGINES, OCCHIO, Residual, Tied, ours
 
 # train() starts and ends in up to 20 ms (2,500 instances), which no real training notices; nor should these
-LONGER = {"fused": 4, "fused_twice": 4, "auto": 4}
+LONGER = {"fused": 4, "fused_twice": 4, "auto": 4, "general": 4}
+FEWEST = {"general": 20}  # steps: each chunk is begun and ended
 
 
 def clocked(steps: Iterable[int], tell: Callable[[float], object]) -> Iterator[int]:
@@ -81,13 +82,13 @@ class Child:
         self.process.kill()
 
 
-def steps_for(child: Child, aim: float) -> int:
+def steps_for(child: Child, aim: float, fewest: int = 1) -> int:
     """Steps that take about `aim` seconds, once the first has compiled what there is to compile."""
     child(1)
     steps = 1
     while (seconds := child(steps)) < aim / 4:
         steps *= 4
-    return max(1, round(steps * aim / seconds))
+    return max(fewest, round(steps * aim / seconds))
 
 
 def race(names: Iterable[str], work: Tied | Residual | None, aim: float, repetitions: int) -> pd.DataFrame:
@@ -98,7 +99,7 @@ def race(names: Iterable[str], work: Tied | Residual | None, aim: float, repetit
         for name in names:
             child = stack.enter_context(contextlib.closing(Child(name, work)))
             try:
-                children[name] = child, steps_for(child, aim * LONGER.get(name, 1))
+                children[name] = child, steps_for(child, aim * LONGER.get(name, 1), FEWEST.get(name, 1))
             except Refused as reason:
                 refused[name] = str(reason)
         for _ in range(repetitions):

@@ -84,8 +84,7 @@ SAME = 1e-5
 def steps_arguments(stack):
     parts = parts_of(stack)
     step = ensemble.step._update(stack.setting, stack.setting.build(), parts)
-    parameters, *rest = ensemble.step._first_arguments(stack, CPU, parts)
-    return step, parameters, rest
+    return step, *ensemble.step._first_arguments(stack, CPU, parts)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +100,12 @@ def steps_arguments(stack):
 )
 def test_no_instance_has_a_gradient_in_another(setting):
     """d loss_j / d parameters_i is exactly zero for i != j, and is what the optimiser gets for i = j."""
-    step, parameters, rest = steps_arguments(Stack.of(setting, range(4)))
-    _, first, *_ = step(parameters, *rest)
-    jacobian = jacrev(lambda p: step(p, *rest)[4])(parameters)
+    step, state, *rest = steps_arguments(Stack.of(setting, range(4)))
+    shapes = {name: parameter.shape for name, parameter in setting.build().named_parameters()}
+    first = ensemble.step._views(step(state, *rest)[0]["first"], shapes)
+    jacobian = jacrev(lambda p: step(state | {"theta": torch.cat([v.flatten(1) for v in p.values()], 1)}, *rest)[1])(
+        ensemble.step._views(state["theta"], shapes)
+    )
     others = ~torch.eye(4, dtype=torch.bool)
     for name, value in jacobian.items():  # (loss, instance, ...)
         assert torch.all(value[others] == 0), name
@@ -115,17 +117,16 @@ def test_no_instance_has_a_gradient_in_another(setting):
 
 @pytest.mark.parametrize("poison", [0.5, 1e30, float("inf"), float("nan")])
 def test_what_happens_in_one_instance_leaves_the_others_bits(poison):
-    step, parameters, rest = steps_arguments(varied())
-    changed = {name: value.clone() for name, value in parameters.items()}
-    for value in changed.values():
-        value[2] = poison
-    before, after = step(parameters, *rest), step(changed, *rest)
+    step, state, *rest = steps_arguments(varied())
+    changed = state | {"theta": state["theta"].clone()}
+    changed["theta"][2] = poison
+    (before, losses), (after, other_losses) = step(state, *rest), step(changed, *rest)
     rest_of = [0, 1, 3, 4]
-    for one, other in zip(before[:3], after[:3], strict=True):
-        assert all(torch.equal(one[name][rest_of], other[name][rest_of]) for name in one)
-        assert not all(torch.equal(one[name][2], other[name][2]) for name in one)  # positive control
-    assert torch.equal(before[4][rest_of], after[4][rest_of])
-    assert after[3].tolist() == [True, True, poison == 0.5, True, True]
+    for name in ("theta", "first", "second", "total"):
+        assert torch.equal(before[name][rest_of], after[name][rest_of])
+        assert not torch.equal(before[name][2], after[name][2])  # positive control
+    assert torch.equal(losses[rest_of], other_losses[rest_of])
+    assert after["alive"].tolist() == [True, True, poison == 0.5, True, True]
 
 
 @pytest.mark.parametrize("schedule", [Constant(), Cosine()])
@@ -267,13 +268,13 @@ def test_the_fused_optimizer_is_torchs(schedule, weight_decay):
     }
     setting = Setting(Given(8), Output(), Model(Scale), Adam(schedule=schedule), steps=steps, batch=1)
     stack = Stack(setting, *np.tile(np.arange(instances), (2, 1)), options)
-    step, parameters, (first, second, alive, frozen, _, _) = steps_arguments(stack)
+    step, state, frozen, *_ = steps_arguments(stack)
     rates = ensemble.step._Rates(stack)
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
     references, optimizers, schedulers = [], [], []
     for i in range(instances):
         lr, decay, beta1, beta2, eps = (float(values[i]) for values in options.values())
-        references.append(nn.Parameter(parameters["p"][i].clone()))
+        references.append(nn.Parameter(state["theta"][i].clone()))
         optimizers.append(kind([references[-1]], lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=decay))
         multiplier = torch.optim.lr_scheduler.LambdaLR(optimizers[-1], lambda t: schedule(t, steps))
         schedulers.append(multiplier)
@@ -281,16 +282,16 @@ def test_the_fused_optimizer_is_torchs(schedule, weight_decay):
     for t in range(steps):
         gradients = torch.randn(instances, 1, 8, generator=generator) * torch.logspace(-6, 2, 8)
         gradients *= torch.rand(gradients.shape, generator=generator) < 0.7
-        parameters, first, second, alive, *_ = step(parameters, first, second, alive, frozen, gradients, rates.at(t))
+        state, _ = step(state, frozen, gradients, rates.at(t))
         if t == 0:  # beta1 = 0: the gradient is the one given
-            assert torch.equal(first["p"][0], gradients[0, 0])
+            assert torch.equal(state["first"][0], gradients[0, 0])
         for i, (reference, optimizer, scheduler) in enumerate(zip(references, optimizers, schedulers, strict=True)):
             reference.grad = gradients[i, 0].clone()
             optimizer.step()
             scheduler.step()
             # Each step rounds p (order 1) and its move at float32, 6e-8 each; 100 of them add up to 6e-6 at most.
-            assert torch.allclose(parameters["p"][i], reference, rtol=6e-6, atol=6e-6), (t, i)
-    moved = (parameters["p"] - 1).abs().amax(1)
+            assert torch.allclose(state["theta"][i], reference, rtol=6e-6, atol=6e-6), (t, i)
+    moved = (state["theta"] - 1).abs().amax(1)
     assert (moved > 2 * torch.from_numpy(lrs)).all()  # positive control: it went somewhere
 
 
@@ -409,19 +410,17 @@ def test_without_a_compiler_training_goes_on_quietly(monkeypatch, capfd):
     def broken(*args, **kwargs):
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(ensemble.step, "_STEPS", {})
-    monkeypatch.setattr(torch, "compile", broken)
-    stack = varied(3, steps=10)
-    trained = run(stack, compile=True)
-    assert trained.engine == "general, eager" and difference(trained, run(stack)).max() == 0
-
-    def late(function, **kwargs):  # torch.compile is lazy: compilers are missed only at the first call
+    def late(found, tensors):  # a compiler that is missed at the first call only
         return broken
 
-    monkeypatch.setattr(ensemble.step, "_STEPS", {})
-    monkeypatch.setattr(torch, "compile", late)
-    trained = run(stack, compile=True)
-    assert trained.engine == "general, eager" and difference(trained, run(stack)).max() == 0
+    stack = varied(3, steps=10)
+    for compiler in (broken, late):
+        monkeypatch.setattr(ensemble.step, "_STEPS", {})
+        monkeypatch.setattr(torch._inductor, "compile", compiler)
+        ensemble.step.load_compiler.cache_clear()
+        trained = run(stack, compile=True)
+        assert trained.engine == "general, eager" and difference(trained, run(stack)).max() == 0
+    ensemble.step.load_compiler.cache_clear()
     assert capfd.readouterr() == ("", "")
 
 

@@ -266,7 +266,7 @@ def fill(out: Float[Tensor, "instance batch n"], seeds: Int[np.ndarray, " instan
     (`out.mT` contiguous), as which they are drawn and which costs nothing more."""
     along, seeds = not out.is_contiguous(), np.ascontiguousarray(seeds)
     _, batch, n = out.shape
-    _fill((out.mT if along else out).numpy().ravel(), batch, n, along, seeds, stream, step)
+    _fill((out.mT if along else out).numpy().ravel(), batch, n, along, seeds, int(stream), step)
 
 
 def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
@@ -372,7 +372,7 @@ def uniforms(
         edges = np.linspace(0, len(seeds), threads + 1).astype(int)
         with ThreadPoolExecutor(threads) as pool:
             parts = [slice(low, high) for low, high in itertools.pairwise(edges) if low < high]
-            list(pool.map(lambda part: fill(out[part], seeds[part], int(stream), step), parts))
+            list(pool.map(lambda part: fill(out[part], seeds[part], stream, step), parts))
     else:
-        fill(out, seeds, int(stream), step)
+        fill(out, seeds, stream, step)
     return out

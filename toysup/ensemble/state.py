@@ -33,6 +33,7 @@ class Parts:
 
     trained: tuple[str, ...]  # parameters that take gradients
     moving: tuple[str, ...]  # buffers that a forward pass in training changes
+    steady: bool = True  # a call changes nothing else: no counter, say, that a later call might look at
 
 
 class Reading(nn.Module):
@@ -74,6 +75,26 @@ def _loose(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             for leaf in tree_leaves(value) if isinstance(value, list | tuple | dict) else [value]:
                 if isinstance(leaf, Tensor):
                     yield f"{path}.{name}" if path else name, leaf
+
+
+def _plain(module: nn.Module) -> dict[str, str]:
+    """What a module holds beside tensors and modules, as text; objects by which they are."""
+
+    def told(value: Any) -> str:
+        if isinstance(value, list | tuple | set):
+            return f"{type(value)}{[told(one) for one in value]}"
+        if isinstance(value, dict):
+            return f"{[(told(key), told(one)) for key, one in value.items()]}"
+        if isinstance(value, np.ndarray):
+            return f"{value.dtype}{value.shape}{hash(value.tobytes()) if value.dtype != object else id(value)}"
+        return repr(value) if isinstance(value, int | float | complex | str | bytes | None) else f"at {id(value)}"
+
+    return {
+        f"{path}.{name}": told(value)
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if name not in ("_parameters", "_buffers", "_modules")
+    }
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -125,7 +146,7 @@ def _tried(one: Stack, module: nn.Module, name: str) -> Parts:
         output, after = functional_call(reading, {f"module.{k}": v for k, v in state.items()}, (x,))
         return (output, here.task.loss(output, target)), after
 
-    watch = _Draws()
+    watch, before = _Draws(), _plain(module.train())
     with np.errstate(all="ignore"):
         still = called(False)[0]
         with watch:
@@ -141,4 +162,4 @@ def _tried(one: Stack, module: nn.Module, name: str) -> Parts:
                              "state in registered buffers")  # fmt: skip
     moving = tuple(k for k in names if not _same(after[k], buffers[k]))
     trained = tuple(k for k, parameter in module.named_parameters() if parameter.requires_grad)
-    return Parts(trained, moving)
+    return Parts(trained, moving, before == _plain(module.train()))

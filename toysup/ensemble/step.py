@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import importlib
 import json
-import logging
 import threading
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -18,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from toysup.ensemble import graph
 from toysup.ensemble.rates import multipliers
 from toysup.ensemble.stack import Stack, _as_tensors, bound, initial_values, task_constants
 from toysup.ensemble.state import Parts, Reading, parts_of
@@ -30,17 +28,23 @@ from toysup.setting import Setting, describe
 
 @dataclass(frozen=True)
 class Step:
-    """One step of all instances, compiled or not, and what it knows of the module."""
+    """One step of all instances, compiled or not, and what it knows of the module.
+
+    `function(*state, *frozen, draws, rates)`, all tensors, gives back the new state and the losses; `unpack` tells which
+    tensor of the state is which.
+    """
 
     function: Callable[..., Any]
     engine: str
     parts: Parts
+    unpack: Callable[[Sequence[Tensor]], dict[str, Any]]
 
 
 # with the thread in the key, since modules are swapped in place as they run; and with the setting, so that the ids in
 # the key stay its own
 _STEPS: dict[Any, tuple[Step, Setting]] = {}
 _KEPT = 32
+TRACED = 400  # steps from which it pays to note down once what torch does in one and then do no more than that
 
 
 @lru_cache(maxsize=1)
@@ -54,39 +58,65 @@ def _keep_freed_memory() -> None:
         pass  # another C library, or Windows: slower, not wrong
 
 
-def _state(stack: Stack, device: torch.device, parts: Parts) -> tuple[Any, ...]:
-    """(parameters, first moments, second moments, alive, frozen) at the start, on the device.
+def _views(values: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """(instance, number) as named tensors (instance, ...), in the order of `shapes`."""
+    parts = values.split([shape.numel() for shape in shapes.values()], 1)
+    return {name: part.view(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
-    `parameters` are those that are trained; frozen holds the others with the buffers, the task's constants and the
-    fields that differ by instance.
+
+def _state(stack: Stack, device: torch.device, parts: Parts) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """(state, frozen) at the start, on the device.
+
+    The state is what a step changes: `theta`, the parameters that are trained, (instance, number), and their moments;
+    which instances are alive; sums of their losses and of the steps they lived; buffers that move. Frozen are the other
+    parameters with the buffers, the task's constants and the fields that differ by instance.
     """
     parameters, buffers = ({k: v.to(device) for k, v in d.items()} for d in initial_values(stack))
     buffers |= {k: v for k, v in parameters.items() if k not in parts.trained}
-    parameters = {k: parameters[k] for k in parts.trained}
+    n = len(stack)
+    trained = [parameters[k].reshape(n, -1) for k in parts.trained]
+    theta = torch.cat(trained, 1) if trained else torch.zeros(n, 0, device=device)
+    state = {
+        "theta": theta,
+        "first": torch.zeros_like(theta),
+        "second": torch.zeros_like(theta),
+        "alive": torch.ones(n, dtype=torch.bool, device=device),
+        "total": torch.zeros(n, device=device),
+        "lived": torch.zeros(n, dtype=torch.int64, device=device),
+        "moving": {k: buffers.pop(k) for k in parts.moving},
+    }
     constants = {k: v.to(device) for k, v in task_constants(stack).items()}
-    first = {k: torch.zeros_like(v) for k, v in parameters.items()}
-    second = {k: torch.zeros_like(v) for k, v in parameters.items()}
-    alive = torch.ones(len(stack), dtype=torch.bool, device=device)
-    return parameters, first, second, alive, (buffers, constants, _as_tensors(stack, device))
+    return state, (buffers, constants, _as_tensors(stack, device))
+
+
+def room_for_draws(stack: Stack, device: torch.device) -> Tensor | None:
+    """Memory for one step's uniforms, (instance, sample, uniform), samples next to each other as they are drawn, and so
+    all that is computed sample by sample."""
+    if device.type != "cpu":
+        return None
+    return torch.empty(len(stack), stack.setting.features.n_uniforms, stack.setting.batch).mT
 
 
 def _first_arguments(stack: Stack, device: torch.device, parts: Parts) -> tuple[Any, ...]:
-    draws = uniforms(stack.data_seed, 0, stack.setting.batch, stack.setting.features.n_uniforms, device=device)
+    shape = stack.setting.batch, stack.setting.features.n_uniforms
+    draws = uniforms(stack.data_seed, 0, *shape, device=device, out=room_for_draws(stack, device))
     return *_state(stack, device, parts), draws, _Rates(stack, np.ones(1)).at(0).to(device)
 
 
 def _update(setting: Setting, module: nn.Module, parts: Parts) -> Callable[..., Any]:
     """One step of all instances: losses, gradients, the finite check and AdamW, as one function of tensors.
 
-    It gives back (parameters, first, second, alive, losses, the buffers that moved)."""
+    `step(state, frozen, draws, rates)` gives back the new state, as in `_state`, and the losses."""
     reading = Reading(module, parts.moving)
+    own = dict(module.named_parameters())
+    shapes = {name: own[name].shape for name in parts.trained}
 
-    def loss_of_one(parameters, buffers, constants, values, draws):
+    def loss_of_one(parameters, moving, buffers, constants, values, draws):
         here = bound(setting, values)
         x, target = here.task.batch(here.features, constants, draws)
         if not parts.moving:
             return here.task.loss(functional_call(module, {**parameters, **buffers}, (x,)), target), {}
-        state = {**parameters, **buffers} | {name: buffers[name].clone() for name in parts.moving}
+        state = {**parameters, **buffers} | {name: value.clone() for name, value in moving.items()}
         output, moved = functional_call(reading, {f"module.{name}": v for name, v in state.items()}, (x,))
         return here.task.loss(output, target), {name: value.detach() for name, value in moved.items()}
 
@@ -94,30 +124,33 @@ def _update(setting: Setting, module: nn.Module, parts: Parts) -> Callable[..., 
         losses, moved = vmap(loss_of_one)(parameters, *rest)
         return losses.sum(), (losses, moved)
 
-    def step(parameters, first, second, alive, frozen, draws, rates):
-        if parameters:
-            gradients, (_, (losses, after)) = grad_and_value(total, has_aux=True)(parameters, *frozen, draws)
+    def step(state, frozen, draws, rates):
+        theta, given = state["theta"], (state["moving"], *frozen, draws)
+        if shapes:
+            gradients, (_, (losses, after)) = grad_and_value(total, has_aux=True)(_views(theta, shapes), *given)
+            gradient = torch.cat([gradients[name].flatten(1) for name in shapes], 1)
         else:  # nothing is trained
-            gradients, (losses, after) = {}, total(parameters, *frozen, draws)[1]
-        alive = alive & losses.isfinite()
-        for gradient in gradients.values():  # squared: an infinite second moment would end training unnoticed
-            alive = alive & gradient.square().flatten(1).isfinite().all(1)
-        new_parameters, new_first, new_second = {}, {}, {}
-        for name, gradient in gradients.items():
-            shape = (-1,) + (1,) * (gradient.ndim - 1)
-            share1, share2, eps, step_size, root, decay = (rate.view(shape) for rate in rates.unbind())
-            lives = alive.view(shape)
-            gradient = torch.where(lives, gradient, 0.0)
-            m = first[name] + share1 * (gradient - first[name])
-            v = second[name] + share2 * (gradient * gradient - second[name])
-            moved = decay * parameters[name] - step_size * m / (root * v.sqrt() + eps)
-            new_parameters[name] = torch.where(lives, moved, parameters[name])
-            new_first[name], new_second[name] = m, v
-        kept = {
-            name: torch.where(alive.view((-1,) + (1,) * (value.ndim - 1)), value, frozen[0][name])
-            for name, value in after.items()
+            gradient, (losses, after) = theta, total({}, *given)[1]
+        alive = state["alive"] & losses.isfinite()
+        alive = alive & gradient.square().isfinite().all(1)  # an infinite second moment would end training unnoticed
+        share1, share2, eps, size, root, decay = rates.unsqueeze(-1).unbind()
+        lives = alive.unsqueeze(-1)
+        gradient = torch.where(lives, gradient, 0.0)
+        m = state["first"] + share1 * (gradient - state["first"])
+        v = state["second"] + share2 * (gradient * gradient - state["second"])
+        new = {
+            "theta": torch.where(lives, decay * theta - size * m / (root * v.sqrt() + eps), theta),
+            "first": m,
+            "second": v,
+            "alive": alive,
+            "total": state["total"] + torch.where(alive, losses, torch.nan),
+            "lived": state["lived"] + alive,
+            "moving": {
+                name: torch.where(alive.view((-1,) + (1,) * (value.ndim - 1)), value, state["moving"][name])
+                for name, value in after.items()
+            },
         }
-        return new_parameters, new_first, new_second, alive, losses, kept
+        return new, losses
 
     return step
 
@@ -133,13 +166,21 @@ class _Rates:
             value = stack.varying.get(f"optimizer.{name}", getattr(optimizer, name))
             setattr(self, name, np.broadcast_to(np.asarray(value, dtype=np.float64), len(stack)))
 
+        self.begin, self.block = 0, torch.zeros(0)
+
     def at(self, step: int) -> Tensor:
         """(6, instance): 1 - beta1, 1 - beta2, eps, step size, 1 / sqrt(1 - beta2^t), 1 - lr * decay."""
-        t, lr = step + 1, self.lr * self.schedule[step]
+        if not 0 <= step - self.begin < len(self.block):  # many steps at once: the next ones will be asked for
+            count = min(len(self.schedule) - step, max(1, 20_000 // len(self.lr)))
+            self.begin, self.block = step, self._of(np.arange(step, step + count))
+        return self.block[step - self.begin]
+
+    def _of(self, steps: np.ndarray) -> Tensor:
+        t, lr = steps[:, None] + 1.0, self.schedule[steps, None] * self.lr
         size, root = lr / (1 - self.beta1**t), 1 / np.sqrt(1 - self.beta2**t)
-        rates = np.stack([1 - self.beta1, 1 - self.beta2, self.eps, size, root, 1 - lr * self.weight_decay])
+        rates = [1 - self.beta1, 1 - self.beta2, self.eps, size, root, 1 - lr * self.weight_decay]
         with np.errstate(over="ignore"):  # an instance whose rate is infinite diverges, and says so
-            return torch.from_numpy(rates.astype(np.float32))
+            return torch.from_numpy(np.stack(np.broadcast_arrays(*rates), 1).astype(np.float32))
 
 
 def step_key(stack: Stack, device: torch.device, code: Callable[[Any], Any] = id) -> str:
@@ -174,13 +215,25 @@ def _step_for(stack: Stack, device: torch.device, compile: bool) -> Step:
 def _made(stack: Stack, device: torch.device, compile: bool) -> Step:
     parts = parts_of(stack)
     setting = private(stack.setting)
-    function = _update(setting, setting.build().train(), parts)
-    if compile and load_compiler():
+    step, arguments = _update(setting, setting.build().train(), parts), _first_arguments(stack, device, parts)
+    tensors, spec = tree_flatten(arguments)
+    kinds = tree_flatten(arguments[0])[1]
+
+    def function(*tensors: Tensor) -> list[Tensor]:
+        return tree_flatten(step(*tree_unflatten(tensors, spec)))[0]
+
+    def unpack(state: Sequence[Tensor]) -> dict[str, Any]:
+        return tree_unflatten(list(state), kinds)
+
+    compile = compile and load_compiler()
+    if parts.steady and (compile or stack.setting.steps >= TRACED):
         with building():  # the module is swapped while it is traced, by nobody else
-            compiled = _compiled(function, _first_arguments(stack, device, parts))
-        if compiled:
-            return Step(compiled, "general, compiled", parts)
-    return Step(function, "general, eager", parts)
+            traced = graph.traced(function, tensors)
+            if compile and traced is not None and (compiled := graph.compiled(traced, tensors)) is not None:
+                return Step(compiled, "general, compiled", parts, unpack)
+            if traced is not None:
+                function = traced
+    return Step(function, "general, eager", parts, unpack)
 
 
 def private(setting: Setting) -> Setting:
@@ -188,35 +241,12 @@ def private(setting: Setting) -> Setting:
     return replace(setting, task=setting.task.alone())
 
 
-_LOADED: list[bool] = []  # holds True once torch.compile has worked here
-
-
+@lru_cache(maxsize=1)
 def load_compiler() -> bool:
-    """Load torch.compile's machinery (some seconds) once, before workers are forked that will all need it.
+    """Load torch's compiler (some seconds) once, before workers are forked that will all need it.
 
     Returns whether it works here; without a C++ compiler it doesn't, and no larger step need be tried.
     """
-    if _LOADED:
-        return True
-    for name in ("torch._dynamo", "torch._inductor"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    for limit in ("recompile_limit", "cache_size_limit"):  # each stack is a compilation of its own: a sweep has many
-        if hasattr(torch._dynamo.config, limit):
-            setattr(torch._dynamo.config, limit, 10_000)
-    with contextlib.suppress(Exception):  # without it compiling is refused or falls back, where it is tried
-        importlib.import_module("torch._inductor.config").compile_threads = 1  # sweeps compile in workers already
-    works = _compiled(lambda x: x + 1, (torch.zeros(1),)) is not None
-    _LOADED.extend([True] * works)
-    return works
-
-
-def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any] | None:
-    """The function compiled and tried once, or None where this machine cannot (no compiler, an unsupported model)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compiled = torch.compile(function, fullgraph=True, dynamic=False)
-            compiled(*arguments)
-        return compiled
-    except Exception:  # whatever it was, the eager path either works or raises the user's own error
-        return None
+    one = [torch.zeros(16)]
+    small = graph.traced(lambda x: [x + 1], one)
+    return small is not None and graph.compiled(small, one) is not None

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_flatten
 
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import fused
@@ -30,8 +31,18 @@ from toysup.ensemble.stack import (
     task_constants,
     worth_compiling,
 )
-from toysup.ensemble.step import Step, _keep_freed_memory, _Rates, _state, _step_for, _update, private
-from toysup.random import Stream, uniforms
+from toysup.ensemble.step import (
+    Step,
+    _keep_freed_memory,
+    _Rates,
+    _state,
+    _step_for,
+    _update,
+    _views,
+    private,
+    room_for_draws,
+)
+from toysup.random import Stream, fill, uniforms
 from toysup.safely import one_thread, under_usual_defaults
 from toysup.setting import Setting
 
@@ -207,11 +218,11 @@ def train(
         return train_chunk(stack, device=device, engine="fused", **options)
     if compile is None:
         compile = worth_compiling(stack)
-    parts = [
-        train_chunk(stack.take(part), device=device, compile=compile, snapshots=snapshots, on_progress=on_progress)
-        for part in chunks(stack, device)
-    ]
-    return concatenated(stack, parts)
+    parts = [stack.take(part) for part in chunks(stack, device)]
+    with one_thread():
+        step = _step_for(parts[0], device, compile)
+    options = {"device": device, "compile": compile, "snapshots": snapshots, "on_progress": on_progress}
+    return concatenated(stack, [train_chunk(part, step=step, **options) for part in parts])
 
 
 @under_usual_defaults
@@ -226,8 +237,9 @@ def train_chunk(
     on_progress: Callable[[int, float], None] | None = None,
     keep: Keep | None = None,
     resume: Mapping[str, Tensor] | None = None,
+    step: Step | None = None,
 ) -> Trained:
-    """`train` for a stack that is one chunk already.
+    """`train` for a stack that is one chunk already; `step` is its step on the general path, where it is known.
 
     `keep(state)` is called again and again; what `state()` gives then, later given as `resume` to the same call, lets
     training go on from there, to the same bits.
@@ -243,7 +255,8 @@ def train_chunk(
         return Trained(stack, parameters, buffers, constants, *rest, "fused")
     _keep_freed_memory()
     with one_thread():
-        return _run(stack, _step_for(stack, device, compile), device, set(snapshots), on_progress, keep, resume)
+        step = step or _step_for(stack, device, compile)
+        return _run(stack, step, device, set(snapshots), on_progress, keep, resume)
 
 
 def code_of(stack: Stack, engine: str) -> tuple[Any, ...]:
@@ -289,33 +302,32 @@ def _run(
     resume: Mapping[str, Tensor] | None,
 ) -> Trained:
     setting, n = stack.setting, len(stack)
-    width, batch, steps = setting.features.n_uniforms, setting.batch, setting.steps
-    parts = step_function.parts
-    parameters, first, second, alive, frozen = _state(stack, device, parts)
-    buffers, *rest = frozen
-    versions = {name: value._version for name, value in buffers.items()}
-    order = [name for name, _ in setting.build().named_parameters()]
-    rates = _Rates(stack)
-    memory = torch.empty(n, batch, width) if device.type == "cpu" else None
-    edges = _edges(setting)
-    history, total = [], torch.zeros(n, device=device)
-    lived = torch.zeros(n, dtype=torch.int64, device=device)
+    batch, steps, width = setting.batch, setting.steps, setting.features.n_uniforms
+    parts, call = step_function.parts, step_function.function
+    state, frozen = _state(stack, device, parts)
+    shapes = {name: value.shape for name, value in setting.build().named_parameters()}
+    trained = {name: shapes[name] for name in parts.trained}
+    versions = {name: value._version for name, value in frozen[0].items()}
+    rates, memory, edges = _Rates(stack), room_for_draws(stack, device), _edges(setting)
+    seeds = np.ascontiguousarray(stack.data_seed)
+    history: list[Tensor] = []
 
-    def now() -> dict[str, Tensor]:
+    def named(state: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {**frozen[0], **state["moving"], **_views(state["theta"], trained)}
+
+    def now(state: Mapping[str, Any]) -> dict[str, Tensor]:
         """All parameters, and the buffers that move."""
-        whole = {**buffers, **parameters}
-        return {name: whole[name].detach().cpu().clone() for name in (*order, *parts.moving)}
+        whole = named(state)
+        return {name: whole[name].detach().cpu().clone() for name in (*shapes, *parts.moving)}
 
-    def state_at(step: int) -> dict[str, Tensor]:
-        groups = {"parameters": parameters, "first": first, "second": second}
-        groups |= {"moving": {name: buffers[name] for name in parts.moving}}
-        groups |= {f"kept.{number}": tensors for number, tensors in kept.items()}
-        whole = {f"{group}.{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
-        whole |= {"alive": alive, "total": total, "lived": lived, "step": torch.tensor(step)}
-        whole |= {"history": torch.stack(history, 1) if history else torch.zeros(n, 0)}
+    def state_at(tensors: Sequence[Tensor], step: int) -> dict[str, Tensor]:
+        whole = dict(step_function.unpack(tensors))
+        groups = {"moving": whole.pop("moving")} | {f"kept.{number}": own for number, own in kept.items()}
+        whole |= {f"{group}.{name}": value for group, own in groups.items() for name, value in own.items()}
+        whole |= {"step": torch.tensor(step), "history": torch.stack(history, 1) if history else torch.zeros(n, 0)}
         return laid_out(whole)
 
-    kept = {0: now()} if 0 in snapshots else {}
+    kept = {0: now(state)} if 0 in snapshots else {}
     begin = 0
     if resume is not None:
         whole = {name: value.to(device) for name, value in restored(resume).items()}
@@ -323,47 +335,41 @@ def _run(
         def group(name: str) -> dict[str, Tensor]:
             return {key[len(name) + 1 :]: value for key, value in whole.items() if key.startswith(f"{name}.")}
 
-        parameters, first, second, buffers = (
-            group("parameters"),
-            group("first"),
-            group("second"),
-            {**buffers, **group("moving")},
-        )
-        alive, total, lived, begin = whole["alive"], whole["total"], whole["lived"], int(whole["step"])
-        history = list(whole["history"].unbind(1))
-        versions = {name: value._version for name, value in buffers.items()}
+        state = {name: whole[name] for name in state if name != "moving"} | {"moving": group("moving")}
+        history, begin = list(whole["history"].unbind(1)), int(whole["step"])
         numbers = {int(key.split(".")[1]) for key in whole if key.startswith("kept.")}
         kept = {step: {k: v.cpu() for k, v in group(f"kept.{step}").items()} for step in sorted(numbers)}
-    reported = begin
+    tensors, fixed, reported = tree_flatten(state)[0], tree_flatten(frozen)[0], begin
     for step in range(begin, steps):
-        draws = uniforms(stack.data_seed, setting.draw_of(step), batch, width, device=device, out=memory)
-        parameters, first, second, alive, losses, moved = step_function.function(
-            parameters, first, second, alive, (buffers, *rest), draws, rates.at(step).to(device)
-        )
-        buffers = {**buffers, **moved}
-        total = total + torch.where(alive, losses, torch.nan)
-        lived = lived + alive
+        if memory is None:
+            draws = uniforms(stack.data_seed, setting.draw_of(step), batch, width, device=device)
+        else:
+            fill(draws := memory, seeds, Stream.TRAIN, setting.draw_of(step))
+        *tensors, _ = call(*tensors, *fixed, draws, rates.at(step).to(device))
         if step + 1 == edges[len(history) + 1]:
-            history.append(total / (edges[len(history) + 1] - edges[len(history)]))
-            total = torch.zeros_like(total)
+            state = step_function.unpack(tensors)
+            history.append(state["total"] / (edges[len(history) + 1] - edges[len(history)]))
+            tensors = tree_flatten(state | {"total": torch.zeros(n, device=device)})[0]
             if on_progress:
                 on_progress((step + 1 - reported) * n, float(history[-1].nanmean()))
                 reported = step + 1
         if step + 1 in snapshots:
-            kept[step + 1] = now()
+            kept[step + 1] = now(step_function.unpack(tensors))
         if keep:
-            keep(partial(state_at, step + 1))
-    late = [name for name in versions if name not in parts.moving and buffers[name]._version != versions[name]]
+            keep(partial(state_at, tensors, step + 1))
+    state = step_function.unpack(tensors)
+    late = [name for name, version in versions.items() if frozen[0][name]._version != version]
     if late:
         name = getattr(setting.model.build, "__name__", "the model")
         raise InputError(f"{name}: buffer {late[0]} changed in the course of training, but not in its first step; "
                          "buffers must move from the first step on, or never")  # fmt: skip
-    diverged = torch.where(lived < steps, lived, -1).cpu()
-    whole = {k: v.detach().cpu() for k, v in {**buffers, **parameters}.items()}
-    parameters, buffers = {k: whole[k] for k in order}, {k: v for k, v in whole.items() if k not in order}
-    constants, history = {k: v.cpu() for k, v in rest[0].items()}, torch.stack(history, 1).cpu()
+    diverged = torch.where(state["lived"] < steps, state["lived"], -1).cpu()
+    ended = {name: value.detach().cpu() for name, value in named(state).items()}
+    parameters = {name: ended[name].contiguous() for name in shapes}
+    buffers = {name: value for name, value in ended.items() if name not in shapes}
+    constants, losses = {k: v.cpu() for k, v in frozen[1].items()}, torch.stack(history, 1).cpu()
     engine = step_function.engine
-    return Trained(stack, parameters, buffers, constants, history, diverged, kept, engine, moving=parts.moving)
+    return Trained(stack, parameters, buffers, constants, losses, diverged, kept, engine, moving=parts.moving)
 
 
 def laid_out(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
