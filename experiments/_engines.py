@@ -10,16 +10,16 @@ from types import SimpleNamespace
 import numpy as np
 import oracles
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toysup.ensemble import Stack, initial_values, train
 from toysup.features import SparseUniform
 from toysup.jit import njit
-from toysup.models import ResidualMLP, TiedAutoencoder
+from toysup.models import MLP, ResidualMLP, SquaredProjection, TiedAutoencoder
 from toysup.random import uniforms
 from toysup.setting import Adam, Model, Setting
 from toysup.shapes import Shape
-from toysup.tasks import Identity, XPlusRelu
+from toysup.tasks import Identity, SumOfSquares, XPlusRelu
 
 LR, DECAY = 1e-3, 0.01
 
@@ -57,6 +57,50 @@ class Tied:
 
     def __str__(self) -> str:
         return f"n={self.n}, m={self.m}, I={self.instances:,}" + f", B={self.batch}" * (self.batch != 1024)
+
+
+class GeluAutoencoder(nn.Module):
+    """A model of a user's own, which no kernel knows: GELU(W W^T x + b)."""
+
+    def __init__(self, n_in: int, n_out: int, *, width: int) -> None:
+        super().__init__()
+        self.W, self.b = nn.Parameter(torch.empty(n_in, width)), nn.Parameter(torch.zeros(n_out))
+        nn.init.xavier_normal_(self.W)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.gelu(x @ self.W @ self.W.T + self.b)
+
+
+OWN = {  # model, whether features have both signs, what it is to give, the same by hand with an instance axis
+    "gelu": (partial(Model, GeluAutoencoder), False, Identity(), oracles.gelu_autoencoder, lambda x: x),
+    "two layers": (partial(Model, MLP, depth=2), False, Identity(), oracles.two_layers, lambda x: x),
+    "squares": (partial(Model, SquaredProjection), True, SumOfSquares(), oracles.squares,
+                lambda x: x.square().sum(-1, keepdim=True)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Own(Tied):
+    """Models that no kernel knows, of the sizes of autoencoders."""
+
+    model: str = "gelu"
+
+    def stack(self, steps: int) -> Stack:
+        build, signed, task, *_ = OWN[self.model]
+        return _stack(self, SparseUniform(self.n, self.density, signed=signed), task, build(width=self.m), steps)
+
+    def start(self) -> tuple[Tensor, ...]:
+        values, _ = initial_values(self.stack(1))
+        return tuple(values.values())
+
+    def loop(self, steps: int, *, start: tuple[Tensor, ...], **given: object) -> tuple[list[Tensor], Tensor]:
+        _, signed, _, forward, wanted = OWN[self.model]
+        shape = (self.instances, self.batch, self.n)
+        scale = (3 / self.density) ** 0.5 if signed else 1.0  # `SumOfSquares` has features of unit second moment
+        return oracles.own_loop(forward, wanted, start, shape, steps, self.density, signed, scale, **given)
+
+    def __str__(self) -> str:
+        return f"{self.model}, {super().__str__()}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +147,7 @@ def loop(work: Tied | Residual, asked: Iterable[int]) -> tuple:
     start = work.start()
     for steps in asked:
         trained = work.loop(steps, start=start, lr=LR, weight_decay=DECAY)
-    return trained[:2]
+    return tuple(trained[:2])
 
 
 def ours(

@@ -168,6 +168,58 @@ def einsum_loop(
     return W.detach(), b.detach(), torch.stack(losses, 1)
 
 
+def own_loop(
+    forward,
+    wanted,
+    start,
+    shape,
+    steps,
+    density,
+    signed=False,
+    scale=1.0,
+    lr=1e-3,
+    weight_decay=0.01,
+    data=None,
+    seed=0,
+):
+    """`einsum_loop` for a model of one's own: `forward(x, *parameters)`, with an instance axis, and `wanted(x)`.
+
+    shape: (instance, batch, feature); start: parameters, instance first; scale: of what is drawn. Returns (parameters,
+    losses)."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [nn.Parameter(value.clone()) for value in start]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    zero, losses = torch.zeros(()), []
+    for step in range(steps):
+        if data is None:
+            active, values = (torch.rand(shape, generator=generator) for _ in range(2))
+            x = torch.where(active < density, 2 * values - 1 if signed else values, zero)
+        else:
+            x = data(step)
+        x = scale * x
+        loss = (wanted(x) - forward(x, *parameters)).square().sum(-1).mean(-1)
+        optimizer.zero_grad()
+        loss.sum().backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return [parameter.detach() for parameter in parameters], torch.stack(losses, 1)
+
+
+def gelu_autoencoder(x, W, b):
+    hidden = torch.einsum("ibf,ifh->ibh", x, W)
+    return nn.functional.gelu(torch.einsum("ibh,ifh->ibf", hidden, W) + b[:, None])
+
+
+def two_layers(x, W3, b3, W1, W2, b1, b2):
+    hidden = torch.relu(torch.einsum("ibf,ifh->ibh", x, W1) + b1[:, None])
+    hidden = torch.relu(torch.einsum("ibh,ihk->ibk", hidden, W2) + b2[:, None])
+    return torch.relu(torch.einsum("ibh,ihf->ibf", hidden, W3) + b3[:, None])
+
+
+def squares(x, W, b):
+    return torch.einsum("ibf,ifh->ibh", x, W).square().sum(-1, keepdim=True) + b[:, None]
+
+
 def residual_loop(
     n_instances, n_features, shape, batch, steps, density, lr=1e-3, weight_decay=0.01, data=None, seed=0, start=None
 ):

@@ -1,4 +1,4 @@
-"""The general path's step as a list of torch's own operations, noted down once and then done again and again, or compiled.
+"""The general path's step as a list of torch's own operations, noted down once and then done again, or compiled.
 
 What a user wrote is called through vmap and grad once; what that did to tensors is all that is done from then on. Half
 of an eager step's time was finding out, at each step, what to do. Samples lie next to each other in memory, as they are

@@ -30,8 +30,8 @@ from toysup.setting import Setting, describe
 class Step:
     """One step of all instances, compiled or not, and what it knows of the module.
 
-    `function(*state, *frozen, draws, rates)`, all tensors, gives back the new state and the losses; `unpack` tells which
-    tensor of the state is which.
+    `function(*state, *frozen, draws, rates)`, all tensors, gives back the new state and the losses; `unpack` tells
+    which tensor of the state is which.
     """
 
     function: Callable[..., Any]

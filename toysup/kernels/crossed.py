@@ -25,7 +25,9 @@ def _make(source: str) -> Callable[..., None]:
             out[j] = 0
         for i in range(instances):
             at = i * rows * columns
-            _crossed(out, at, columns, a + i * rows * samples, x + i * columns * samples, rows, columns, samples, samples)
+            _crossed(
+                out, at, columns, a + i * rows * samples, x + i * columns * samples, rows, columns, samples, samples
+            )
 
     return kernel
 
