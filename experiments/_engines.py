@@ -16,6 +16,7 @@ from toysup.ensemble import Stack, initial_values, train
 from toysup.features import SparseUniform
 from toysup.jit import njit
 from toysup.models import MLP, ResidualMLP, SquaredProjection, TiedAutoencoder
+from toysup.models.base import Initial, normal, zeros
 from toysup.random import uniforms
 from toysup.setting import Adam, Model, Setting
 from toysup.shapes import Shape
@@ -65,7 +66,9 @@ class GeluAutoencoder(nn.Module):
     def __init__(self, n_in: int, n_out: int, *, width: int) -> None:
         super().__init__()
         self.W, self.b = nn.Parameter(torch.empty(n_in, width)), nn.Parameter(torch.zeros(n_out))
-        nn.init.xavier_normal_(self.W)
+
+    def initial(self) -> Initial:
+        return {"W": normal((2 / sum(self.W.shape)) ** 0.5), "b": zeros}
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.gelu(x @ self.W @ self.W.T + self.b)

@@ -41,13 +41,16 @@ def traced(function: Function, tensors: Sequence[Tensor]) -> fx.GraphModule | No
     return found
 
 
-def compiled(found: fx.GraphModule, tensors: Sequence[Tensor]) -> Function | None:
-    """The graph compiled and tried once, or None where this machine cannot (no compiler, an unsupported operation)."""
+def compiled(found: fx.GraphModule, tensors: Sequence[Tensor], samples: int = 0) -> Function | None:
+    """The graph compiled and tried once, or None where this machine cannot (no compiler, an unsupported operation).
+    `samples`: how many each instance has, the second axis of what is computed from the draws."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _compiler()
-            function = torch._inductor.compile(_along_samples(found, tensors), list(tensors))
+            if samples >= LONG and all(tensor.device.type == "cpu" for tensor in tensors):
+                found = _along_samples(found, tensors, samples)
+            function = torch._inductor.compile(found, list(tensors))
             function(*tensors)
         return function
     except Exception:
@@ -95,23 +98,58 @@ def _operations() -> tuple[Any, Any, Any]:
     return own.times.default, own.crossed.default, library
 
 
-def _along_samples(found: fx.GraphModule, tensors: Sequence[Tensor]) -> fx.GraphModule:
-    """The graph with batched products of long, thin matrices such that samples lie next to each other before and after:
-    (x w)^T = w^T x^T. Only where each lies as the first argument does."""
-    from torch.fx.experimental.proxy_tensor import make_fx
+class _AlongSamples(fx.Interpreter):
+    """Does what a graph does, such that all that is computed sample by sample lies in memory as the draws do, samples
+    next to each other: operations that work entry by entry get their sample axis turned to the end, and products of
+    long, thin matrices are (x w)^T = w^T x^T."""
 
-    if any(tensor.device.type != "cpu" for tensor in tensors):
-        return found
-    times, over, _ = _operations()
+    def __init__(self, found: fx.GraphModule, instances: int, samples: int) -> None:
+        super().__init__(found)
+        self.shape = (instances, samples)
+        self.times, self.over, _ = _operations()
 
-    def product(a: Tensor, b: Tensor) -> Any:
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is torch.ops.aten.bmm.default:
+            return self.product(*args)
+        sizes = [arg.shape for arg in args if isinstance(arg, Tensor)]
+        entries = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+        if entries and sizes and not target._schema.is_mutable:
+            shape = torch.broadcast_shapes(*sizes)
+            if len(shape) > 2 and shape[:2] == self.shape:
+                turned = [self.turned(arg, len(shape)) if isinstance(arg, Tensor) else arg for arg in args]
+                return super().call_function(target, tuple(turned), kwargs).movedim(-1, 1)
+        return super().call_function(target, args, kwargs)
+
+    @staticmethod
+    def turned(given: Tensor, axes: int) -> Tensor:
+        if not given.ndim:
+            return given
+        return given.view(*[1] * (axes - given.ndim), *given.shape).movedim(1, -1)
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
         (_, rows, depth), columns = a.shape, b.shape[2]
         if depth >= LONG and depth >= 4 * max(rows, columns):
-            return over(a, b.transpose(1, 2))
+            return self.over(a.contiguous(), b.transpose(1, 2).contiguous())
         if columns >= LONG and columns >= rows:
-            return times(a, b)
+            return self.times(a, b.contiguous())
         if rows >= LONG:
-            return times(b.transpose(1, 2), a.transpose(1, 2)).transpose(1, 2)
-        return NotImplemented
+            return self.times(b.transpose(1, 2), a.transpose(1, 2).contiguous()).transpose(1, 2)
+        return torch.bmm(a, b)
 
-    return make_fx(found, decomposition_table={torch.ops.aten.bmm.default: product})(*tensors)
+
+def _along_samples(found: fx.GraphModule, tensors: Sequence[Tensor], samples: int) -> fx.GraphModule:
+    from torch._decomp import get_decompositions
+    from torch._functorch.compile_utils import fx_graph_cse
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    aten = torch.ops.aten
+    given = make_fx(found, decomposition_table=get_decompositions([aten.gelu, aten.gelu_backward]))(*tensors)
+    graph = make_fx(_AlongSamples(given, len(tensors[0]), samples).run)(*tensors).graph
+    graph = fx_graph_cse(graph)
+    for node in graph.find_nodes(op="call_function", target=aten.erf.default):
+        with graph.inserting_after(
+            node
+        ):  # the compiler knows that exp and tanh are dear, not that erf is: kept for reuse
+            stored = graph.call_function(torch.ops._inductor_test.realize.default, (node,))
+        node.replace_all_uses_with(stored, delete_user_cb=lambda user, stored=stored: user is not stored)
+    return fx.GraphModule(given, graph)

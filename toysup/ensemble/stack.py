@@ -169,11 +169,11 @@ def _units(setting: Setting) -> int:
     return setting.features.n_uniforms + setting.task.n_outputs(setting.features) + hidden
 
 
-def chunks(stack: Stack, device: torch.device, engine: str = "general") -> list[np.ndarray]:
+def chunks(stack: Stack, device: torch.device, engine: str = "general", shared: bool = True) -> list[np.ndarray]:
     """Instance indices, cut so that a chunk's batch stays in cache (CPU) or in memory (CUDA, and for measures).
 
     Depends on the stack, the kind of device and the engine only, never on the number of workers. On the CPU there are
-    two chunks at least, so that two workers share them, and all sizes are equal, so that one compilation serves.
+    two chunks at least where they are `shared` among workers, and all sizes are equal, so that one compilation serves.
 
     Raises InputError for a stack of which one instance alone does not fit into memory.
     """
@@ -184,7 +184,7 @@ def chunks(stack: Stack, device: torch.device, engine: str = "general") -> list[
     if engine == "fused":
         size = max(1, min(size, int(FUSED_SECONDS * EAGER * len(stack) / work(stack, engine))))
     count = -(-len(stack) // size)
-    if device.type == "cpu" and len(stack) > 1:
+    if device.type == "cpu" and len(stack) > 1 and (shared or count > 1):
         count = min(len(stack), 2 * -(-count // 2))
     return split(len(stack), -(-len(stack) // count))
 

@@ -229,7 +229,11 @@ def _made(stack: Stack, device: torch.device, compile: bool) -> Step:
     if parts.steady and (compile or stack.setting.steps >= TRACED):
         with building():  # the module is swapped while it is traced, by nobody else
             traced = graph.traced(function, tensors)
-            if compile and traced is not None and (compiled := graph.compiled(traced, tensors)) is not None:
+            if (
+                compile
+                and traced is not None
+                and (compiled := graph.compiled(traced, tensors, stack.setting.batch)) is not None
+            ):
                 return Step(compiled, "general, compiled", parts, unpack)
             if traced is not None:
                 function = traced

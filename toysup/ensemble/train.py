@@ -218,7 +218,7 @@ def train(
         return train_chunk(stack, device=device, engine="fused", **options)
     if compile is None:
         compile = worth_compiling(stack)
-    parts = [stack.take(part) for part in chunks(stack, device)]
+    parts = [stack.take(part) for part in chunks(stack, device, shared=False)]
     with one_thread():
         step = _step_for(parts[0], device, compile)
     options = {"device": device, "compile": compile, "snapshots": snapshots, "on_progress": on_progress}
