@@ -12,7 +12,7 @@ import oracles
 import torch
 from torch import Tensor, nn
 
-from toysup.ensemble import Stack, initial_values, train
+from toysup.ensemble import Stack, initial_values, step, train
 from toysup.features import SparseUniform
 from toysup.jit import njit
 from toysup.models import MLP, ResidualMLP, SquaredProjection, TiedAutoencoder
@@ -156,6 +156,7 @@ def loop(work: Tied | Residual, asked: Iterable[int]) -> tuple:
 def ours(
     work: Tied | Residual, asked: Iterable[int], *, engine: str, compile: bool = True, threads: int = 1
 ) -> list[Tensor]:
+    step.TRACED = 0  # as in trainings of usual length, also where few steps are timed
     for steps in asked:
         trained = train(work.stack(steps), device="cpu", engine=engine, compile=compile, threads=threads)
     return [trained.parameters[name] for name in ("W", "b") if name in trained.parameters]
@@ -278,6 +279,7 @@ OCCHIO = {"occhio": (False, False), "occhio_shared": (True, False), "occhio_shar
 ENGINES: dict[str, Callable] = {
     "loop": loop,
     **{name: partial(ours, engine=name) for name in ("fused", "general", "auto")},
+    "eager": partial(ours, engine="general", compile=False),
     "fused_twice": partial(ours, engine="fused", threads=2),
     **{name: partial(occhio, shared=shared, compile=compile) for name, (shared, compile) in OCCHIO.items()},
     **{f.__name__: f for f in (tms_kit, flops, xoshiro, own_draws, torch_rand)},

@@ -18,8 +18,8 @@ import torch
 from _engines import ENGINES, OCCHIO, Residual, Tied, ours
 
 # train() starts and ends in up to 20 ms (2,500 instances), which no real training notices; nor should these
-LONGER = {"fused": 4, "fused_twice": 4, "auto": 4, "general": 4}
-FEWEST = {"general": 20}  # steps: each chunk is begun and ended
+LONGER = {"fused": 4, "fused_twice": 4, "auto": 4, "general": 4, "eager": 4}
+FEWEST = {"general": 20, "eager": 20}  # steps: each chunk is begun and ended
 
 
 def clocked(steps: Iterable[int], tell: Callable[[float], object]) -> Iterator[int]:

@@ -25,7 +25,7 @@ __all__ = ["compiled", "traced"]
 
 Function = Callable[..., Any]
 SMALL = 64  # entries of a gradient from which its own kernel beats torch's at sums over samples
-LONG = 64  # samples from which matrices count as long and thin
+LONG = 64  # samples from which the order in memory matters
 
 
 def traced(function: Function, tensors: Sequence[Tensor]) -> fx.GraphModule | None:
@@ -127,13 +127,13 @@ class _AlongSamples(fx.Interpreter):
         return given.view(*[1] * (axes - given.ndim), *given.shape).movedim(1, -1)
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
-        (_, rows, depth), columns = a.shape, b.shape[2]
-        if depth >= LONG and depth >= 4 * max(rows, columns):
-            return self.over(a.contiguous(), b.transpose(1, 2).contiguous())
-        if columns >= LONG and columns >= rows:
+        samples, rows, depth, columns = self.shape[1], *a.shape[1:], b.shape[2]
+        if columns == samples:
             return self.times(a, b.contiguous())
-        if rows >= LONG:
+        if rows == samples:
             return self.times(b.transpose(1, 2), a.transpose(1, 2).contiguous()).transpose(1, 2)
+        if depth == samples:
+            return self.over(a.contiguous(), b.transpose(1, 2).contiguous())
         return torch.bmm(a, b)
 
 
