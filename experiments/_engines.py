@@ -262,8 +262,8 @@ def xoshiro(_: None, asked: Iterable[int]) -> None:
 def own_draws(_: None, asked: Iterable[int]) -> None:
     seed, out = np.arange(1), torch.empty(1, LANES, 20)
     for steps in asked:
-        for step in range(steps * ROUNDS // 20):
-            uniforms(seed, step, LANES, 20, out=out)
+        for at in range(steps * ROUNDS // 20):
+            uniforms(seed, at, LANES, 20, out=out)
 
 
 def torch_rand(_: None, asked: Iterable[int]) -> None:

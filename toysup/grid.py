@@ -14,16 +14,18 @@ import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from toysup.checks import InputError, check_kind, check_room, check_text, in_line, listed
 from toysup.ensemble import Stack, check_schedules, whole_seeds
 from toysup.setting import SEEDS, Setting, describe, get_path, is_dynamic, set_paths
 from toysup.tasks import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["RESERVED", "Axis", "Grid"]
 
@@ -353,6 +355,8 @@ class Grid:
         """One row per instance; for each axis a column under its name, where it has one, and one for each path: its
         last name, or the path where that is another column's. Parts of dataclasses follow where their names are free.
         """
+        import pandas as pd  # slow to import
+
         column_of = {path: name for name, path in self._columns.items()}
         columns: dict[str, Any] = {"row": np.arange(len(self))}
         for number, axis in enumerate(self._axes):

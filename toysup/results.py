@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -34,6 +33,9 @@ from toysup.safely import under_usual_defaults
 from toysup.setting import describe, rebuild
 from toysup.store import Store, digest_of, measure_key
 from toysup.trust import named
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "Cut",
@@ -82,6 +84,8 @@ def jobs_of(grid: Grid, device: torch.device, cut: Sequence[Cut]) -> list[Job]:
 
 def _frame(rows: np.ndarray, trained: Trained, measure: Measure) -> pd.DataFrame:
     """What a measure finds: `row`, for vectors `feature`, and its columns, with `<column>_error` where it gives one."""
+    import pandas as pd  # slow to import
+
     answer = measure(trained)
     several = answer if isinstance(answer, Mapping) else {measure.__name__: answer}
     if not several:
@@ -160,6 +164,8 @@ def all_measured(
     `taken`: columns that are there already -> whose they are. One that fails, or has such a column, does so after all
     others are there: InputError, with its name and the row.
     """
+    import pandas as pd  # slow to import
+
     taken = dict(taken)
     frames: dict[Measure, list[pd.DataFrame]] = {measure: [] for measure in measures}
     failed: InputError | None = None
@@ -258,6 +264,8 @@ class Results:
         return found
 
     def _gather(self, vectors: bool) -> pd.DataFrame:
+        import pandas as pd  # slow to import
+
         parts, owners = [], {}
         for job in self.jobs:
             frames = []
@@ -376,6 +384,8 @@ class Results:
 
         A table as in `table` or, for vectors, as in `features`.
         """
+        import pandas as pd  # slow to import
+
         (measure,), parts, taken = check_measures("results.measure", [measure]), [], self.taken(0)
         for trained in self:
             chosen = trained if snapshot is None else trained.at(snapshot)

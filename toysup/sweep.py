@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import shutil
 import sys
 import tempfile
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -148,6 +148,8 @@ def _train_and_measure(
     snapshots: Sequence[int],
     tell: Callable[[float, float], None],
 ) -> None:
+    import pandas as pd  # slow to import
+
     store, steps, told = results.store, len(job.stack) * job.stack.setting.steps, 0.0
 
     def on_progress(done: float, loss: float) -> None:
@@ -305,6 +307,7 @@ def _work_off(
     of = {id(job): answer for job, answer in todo}
     jobs = [job for job, _ in todo]
     training = [job for job in jobs if id(job) in new]
+    importlib.import_module("pandas")  # slow to import: once, before workers are forked that all need it
     if any(job.compile for job in training):
         load_compiler()
     fused = [job.stack for job in training if job.engine == "fused"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from toysup.checks import InputError, check_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["RELATIONS", "group_relations"]
 
@@ -31,6 +35,8 @@ def group_relations(
     Raises:
         InputError: weights without three axes, a group size that does not divide the features.
     """
+    import pandas as pd  # slow to import
+
     where, weights = "group_relations", np.asarray(weights, dtype=np.float64)
     if weights.ndim != 3:
         raise InputError(f"{where}: weights must have shape (instance, feature, width), got {weights.shape}")

@@ -7,9 +7,9 @@ after the polytope whose Gram matrix it has; `arrangements` says the same in wor
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import scipy
 import torch
 from jaxtyping import Float
@@ -17,6 +17,9 @@ from numpy.typing import ArrayLike
 
 from toysup.checks import InputError, check_interval
 from toysup.geometry.dimensions import dimensionality
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["REPRESENTED", "arrangements", "clusters", "polytopes", "random_directions"]
 
@@ -109,6 +112,8 @@ def clusters(
     Raises:
         InputError: weights without three axes or not finite, options out of range.
     """
+    import pandas as pd  # slow to import
+
     where = "clusters"
     weights = np.asarray(weights, dtype=np.float64)
     if weights.ndim != 3:
@@ -126,6 +131,8 @@ def clusters(
 
 
 def _clusters(weights: np.ndarray, first: int, represented: float, joined: float) -> pd.DataFrame:
+    import pandas as pd  # slow to import
+
     count, n, _ = weights.shape
     squares = np.square(weights).sum(-1)
     on = squares > represented

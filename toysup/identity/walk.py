@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import sys
 import threading
 import types
 import typing
@@ -88,6 +89,9 @@ class _Walk:
             return self.digest.update(numbered("again", self.seen[id(thing)]))
         self.seen[id(thing)] = len(self.seen)
         self.held.append(thing)
+        pandas = sys.modules.get("pandas")  # whoever has a table has loaded it
+        if isinstance(thing, tuple(getattr(pandas, kind, type(None)) for kind in ("DataFrame", "Series", "Index"))):
+            return self._frame(thing)
         for kinds, tell in self.TOLD:
             if isinstance(thing, kinds):
                 return tell(self, thing)
@@ -409,15 +413,8 @@ class _Walk:
     )
 
 
-def _containers() -> tuple[tuple[Any, Any], ...]:
-    import pandas as pd
-
-    return (
-        ((pd.DataFrame, pd.Series, pd.Index), _Walk._frame),
-        ((set, frozenset), _Walk._set),
-        ((dict, types.MappingProxyType), _Walk._mapping),
-        ((list, tuple), _Walk._sequence),
-    )
-
-
-_Walk.TOLD += _containers()
+_Walk.TOLD += (
+    ((set, frozenset), _Walk._set),
+    ((dict, types.MappingProxyType), _Walk._mapping),
+    ((list, tuple), _Walk._sequence),
+)

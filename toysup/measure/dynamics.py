@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, vmap
@@ -18,6 +17,9 @@ from torch import Tensor, vmap
 from toysup.checks import InputError, check_whole
 from toysup.ensemble import Trained, bound, one_thread
 from toysup.measure.geometry import directions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["antipode", "cosines", "curves", "loss_through", "through"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
-from scipy.special import ndtr
 
 from toysup.checks import check_broadcast, check_interval, numbers_in
 
@@ -123,7 +122,7 @@ def matched_filter_auc(d: ArrayLike, k: ArrayLike) -> np.ndarray:
     """
     d, k = _numbers("matched_filter_auc", "d", d), _numbers("matched_filter_auc", "k", k)
     check_broadcast("matched_filter_auc", d=d, k=k)
-    return ndtr(np.sqrt(d / (2 * k)))
+    return scipy.special.ndtr(np.sqrt(d / (2 * k)))
 
 
 def pca_r2(n: ArrayLike, m: ArrayLike) -> np.ndarray:

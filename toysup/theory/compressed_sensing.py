@@ -12,7 +12,6 @@ import itertools
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
-from scipy.special import erfcx, ndtr
 
 from toysup.checks import check_broadcast, check_choice, check_flag, check_interval, numbers_in
 from toysup.theory.solve import bisect
@@ -65,7 +64,7 @@ def _l1_curve(z: np.ndarray, kappa: float) -> tuple[np.ndarray, np.ndarray]:
     z accurate.
     """
     phi = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    mills = np.sqrt(np.pi / 2) * erfcx(z / np.sqrt(2))
+    mills = np.sqrt(np.pi / 2) * scipy.special.erfcx(z / np.sqrt(2))
     odds = kappa * phi * (1 / z - mills)
     g = phi * ((1 + z**2) * mills - z)
     eps = odds / (1 + odds)
@@ -119,7 +118,7 @@ def _uniform(y: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, np.nd
     near, far = (np.exp(-((v / sigma) ** 2) / 2) / np.sqrt(2 * np.pi) for v in (y, y - 1))
     # The two normal tails are subtracted on the side where both are small, else the far tail would be rounding alone.
     side = np.where(y < 0.5, 1.0, -1.0)
-    zeroth = side * (ndtr(side * y / sigma) - ndtr(side * (y - 1) / sigma))
+    zeroth = side * (scipy.special.ndtr(side * y / sigma) - scipy.special.ndtr(side * (y - 1) / sigma))
     first = y * zeroth + sigma * (near - far)
     second = (y**2 + sigma**2) * zeroth + sigma * (y * near - (y + 1) * far)
     return zeroth, first, second
@@ -137,7 +136,7 @@ def _normal(y: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, np.nda
     mean = y / total
     scale = 2 * np.exp(-(y**2) / (2 * total)) / np.sqrt(2 * np.pi * total)
     z = mean / width
-    cdf, pdf = ndtr(z), np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    cdf, pdf = scipy.special.ndtr(z), np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     return scale * cdf, scale * (mean * cdf + width * pdf), scale * ((mean**2 + width**2) * cdf + mean * width * pdf)
 
 

@@ -25,7 +25,6 @@ from collections.abc import Callable
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
-from scipy.special import entr, erf, erfc, erfcx
 
 from toysup.checks import check_flag, check_interval, numbers_in
 
@@ -35,7 +34,7 @@ NU = 400  # face sizes searched before the largest exponent is refined
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-    return entr(p) + entr(1 - p)
+    return scipy.special.entr(p) + scipy.special.entr(1 - p)
 
 
 def _lowest(function: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -60,13 +59,13 @@ class _Rates:
         self.u = _lowest(self._internal, np.zeros_like(nu), np.sqrt(nu / self.kappa) + 1)
 
     def _log_g(self, x: np.ndarray) -> np.ndarray:
-        return np.log(erfc(-x) / 2 if self.nonnegative else erf(x))
+        return np.log(scipy.special.erfc(-x) / 2 if self.nonnegative else scipy.special.erf(x))
 
     def _external(self, x: np.ndarray) -> np.ndarray:
         return -self.nu * x**2 + (1 - self.nu) * self._log_g(x)
 
     def _internal(self, u: np.ndarray) -> np.ndarray:
-        return (self.nu - self.kappa) * np.log(erfcx(u) / 2) + self.kappa * u**2
+        return (self.nu - self.kappa) * np.log(scipy.special.erfcx(u) / 2) + self.kappa * u**2
 
     def total(self) -> np.ndarray:
         """Of the expected number of lost faces: all four."""
@@ -79,7 +78,7 @@ class _Rates:
         """Its derivative by nu; the extremes over x and u do not contribute (envelope theorem)."""
         around = np.log((1 - self.nu) / (self.nu - self.kappa))
         signs = 0 if self.nonnegative else np.log(2)
-        return around + signs + np.log(erfcx(self.u) / 2) - self.x**2 - self._log_g(self.x)
+        return around + signs + np.log(scipy.special.erfcx(self.u) / 2) - self.x**2 - self._log_g(self.x)
 
 
 def _weak(delta: float, nonnegative: bool) -> float:

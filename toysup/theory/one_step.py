@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
-from scipy.special import ndtr
 
 from toysup.checks import check_broadcast, check_choice, check_interval, check_kind, check_room, check_whole, numbers_in
 from toysup.jit import njit
@@ -34,7 +33,7 @@ def _gaussian_gain(threshold: np.ndarray, sigma: np.ndarray, density: np.ndarray
 
     def moments(mu):
         z = mu / sigma
-        cdf, pdf = ndtr(z), np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+        cdf, pdf = scipy.special.ndtr(z), np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
         m2 = (mu**2 + sigma**2) * cdf + mu * sigma * pdf
         m3 = (mu**3 + 3 * mu * sigma**2) * cdf + (mu**2 * sigma + 2 * sigma**3) * pdf
         return m2, m3
