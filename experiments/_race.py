@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import platform
 import sys
 import time
 import warnings
@@ -16,6 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 from _engines import ENGINES, OCCHIO, Residual, Tied, ours
+from llvmlite import binding as llvm
+
+from toysup.ensemble import load_compiler
+from toysup.random import uniforms
 
 # train() starts and ends in up to 20 ms (2,500 instances), which no real training notices; nor should these
 LONGER = {"fused": 4, "fused_twice": 4, "auto": 4, "general": 4, "eager": 4}
@@ -111,6 +116,59 @@ def race(names: Iterable[str], work: Tied | Residual | None, aim: float, repetit
                     refused[name] = str(reason)
     steps = {name: children[name][1] for name in seconds if name not in refused}
     return _table(work, {name: (steps[name], seconds[name]) for name in steps}, refused)
+
+
+TARGETS = {  # what a process reads as it starts, to take this processor for one without wider registers
+    "avx2": {"NUMBA_CPU_NAME": "znver3", "NUMBA_CPU_FEATURES": "+avx2,+fma,+popcnt,+bmi,+bmi2,+lzcnt",
+             "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+}  # fmt: skip
+
+
+def instructions() -> str:
+    """The widest vector instructions of this processor that kernels are written for."""
+    here = llvm.get_host_cpu_features()
+    return next((name for name in ("avx512f", "avx2") if here.get(name)), platform.machine()).removesuffix("f")
+
+
+@contextlib.contextmanager
+def elsewhere(target: str) -> Iterator[Callable[..., pd.DataFrame]]:
+    """`race`, in a process that takes this processor for another: numba, torch and MKL choose as they are loaded."""
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    before = dict(os.environ)
+    os.environ.update(TARGETS[target])
+    try:
+        process = context.Process(target=_races, args=(theirs, os.getpid()))
+        process.start()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    theirs.close()
+
+    def race_there(*given: object) -> pd.DataFrame:
+        pipe.send(given)
+        return pipe.recv()
+
+    try:
+        yield race_there
+    finally:
+        with contextlib.suppress(OSError):
+            pipe.send(())
+        process.join(10)
+        process.kill()
+
+
+def _races(pipe: Connection, parent: int) -> None:
+    load_compiler()
+    uniforms(0, 0, 1, 1)
+    while True:
+        while not pipe.poll(5):
+            if os.getppid() != parent:
+                return
+        given = pipe.recv()
+        if not given:
+            return
+        pipe.send(race(*given))
 
 
 def race_here(names: Iterable[str], work: Tied, *_: float) -> pd.DataFrame:

@@ -8,7 +8,9 @@ residual MLPs with a frozen embedding (w6), where toysup chooses its engine. Eac
 fresh process (in one, toysup's allocator settings would speed the loop too) with one torch thread; they are asked in
 turn, and each number is a ratio of rates from interleaved repetitions: times mean little on a shared machine. The limit
 is what this core could do: 10 B n m operations an instance-step at its fused multiply-add peak, and B n draws at the
-rate of xoshiro128+ in registers, both measured. two_threads_over_one: no rule hangs on it. 10 minutes, --quick 1.
+rate of xoshiro128+ in registers, both measured. On a processor with AVX-512 all of it is timed a second time in a
+process that takes it for one with AVX2 only (avx2_...). Models of one's own (GELU, two layers, squares: own_model, ...)
+go through the general engine. two_threads_over_one: no rule hangs on it. 15 minutes, --quick 1.
 """
 
 import importlib
@@ -34,8 +36,8 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "tests")]
 import _engines  # noqa: E402
 import _race  # noqa: E402
-from _engines import Residual, Tied  # noqa: E402
-from _race import compared, race, rates_of  # noqa: E402
+from _engines import Own, Residual, Tied  # noqa: E402
+from _race import TARGETS, compared, elsewhere, instructions, race, rates_of  # noqa: E402
 
 QUESTION = "How much faster does toysup train toy models than the field's loop and packages do, to the same loss?"
 WORKLOADS = {"w1": Tied(5, 2, 8), "w2": Tied(20, 5, 10), "w3": Tied(20, 5, 1000), "w4": Tied(400, 30, 10),
@@ -45,20 +47,38 @@ MORE = {"w5b": Tied(2, 1, 10_000)} | {
 }
 RESIDUAL = {f"w6_{d}_{blocks}_{instances}": Residual(d, blocks, instances)
             for d in (40, 1000) for blocks in (1, 3) for instances in (1, 100)}  # fmt: skip
-EVERY = {**WORKLOADS, **MORE, **RESIDUAL}
+NAMES = {"gelu": "own_model", "two layers": "two_layers", "squares": "squares"}
+OWN = {f"{name}_{NAMES[model]}": Own(work.n, work.m, work.instances, model=model) for model in NAMES
+       for name, work in WORKLOADS.items() if model == "gelu" or name in ("w1", "w2", "w5")}  # fmt: skip
+THERE = {f"{target}_{name}": work for target in TARGETS for name, work in {**WORKLOADS, **OWN}.items()}
+EVERY = {**WORKLOADS, **MORE, **RESIDUAL, **OWN, **THERE}
 AXES = {"instances": (1, 10, 100, 1000, 10_000), "n": (5, 20, 80, 400), "m": (1, 2, 5, 10, 20),
         "batch": (64, 256, 1024, 4096)}  # fmt: skip
 GROWTH = {axis: {at: replace(WORKLOADS["w2"], **{axis: at}) for at in values} for axis, values in AXES.items()}
-WANTED = {"w1": 90, "w2": 40, "w3": 80, "w4": 8, "w5": 90}  # times the loop's rate
+WANTED = {
+    "w1": 90,
+    "w2": 40,
+    "w3": 80,
+    "w4": 8,
+    "w5": 90,
+    "avx2_w1": 50,
+    "avx2_w2": 20,
+    "avx2_w3": 40,
+    "avx2_w4": 5.5,
+    "avx2_w5": 50,
+}  # times the loop's rate
+GENERAL = {"w1": 4, "w2": 4, "w3": 6, "w4": 2.5, "w5": 4}  # what no kernel knows
+GENERAL = {name: GENERAL[name.removeprefix("avx2_")[:2]] for name in {**OWN, **THERE} if name not in WANTED}
 PAIRS = {f"{one}_over_{other}": (one, other) for one, other in (
-    ("fused", "loop"), ("general", "loop"), ("tms_kit", "loop"), ("occhio", "loop"), ("fused", "occhio"),
-    ("fused", "tms_kit"))} | {"two_threads_over_one": ("fused_twice", "fused"), "over_loop": ("auto", "loop"),
-                 "uniforms_over_torch_rand": ("own_draws", "torch_rand")}  # fmt: skip
+    ("fused", "loop"), ("general", "loop"), ("eager", "loop"), ("tms_kit", "loop"), ("occhio", "loop"),
+    ("fused", "occhio"), ("fused", "tms_kit"))} | {"two_threads_over_one": ("fused_twice", "fused"),
+                 "over_loop": ("auto", "loop"), "uniforms_over_torch_rand": ("own_draws", "torch_rand")}  # fmt: skip
 LOOKS = {  # engine: colour (of seaborn's colour-blind palette), marker, label
     "fused": ("#0173b2", "o", "fused"), "auto": ("#0173b2", "D", "toysup's own choice"),
     "general": ("#de8f05", "s", "general"), "occhio": ("#029e73", "^", "occhio"),
     "tms_kit": ("#cc78bc", "v", "tms-kit"), "loop": (plots.GREY, "x", "loop"),
 }  # fmt: skip
+TIMED = ["main", "there", "own", "other"]  # kinds that are raced against the loop
 ROOM = 4e9  # bytes; a loop that keeps more alive (8 tensors of the batch's size) is not tried
 EXACT = 1e-4  # relative difference of losses on equal draws that is rounding after 50 steps
 NEAR = (0.98, 1.02)  # ratio of held-out losses on draws of their own
@@ -66,7 +86,7 @@ NEAR = (0.98, 1.02)  # ratio of held-out losses on draws of their own
 
 class Timed(NamedTuple):
     work: str
-    kind: str  # main, other, growth, core; gaps and losses: of the same training, what it arrives at
+    kind: str  # main, there (taken for another processor), own, other, growth, core; gaps, losses: what is arrived at
 
 
 def study(run: Run) -> Study:
@@ -97,6 +117,20 @@ def study(run: Run) -> Study:
             for name, work in {**MORE, **RESIDUAL}.items():
                 rows = race(("loop", "fused" if name in MORE else "auto"), work, size.aim, 5)
                 found.append(Given(Timed(name, "other"), rows, trained=work.instances))
+            for name, work in OWN.items():
+                found.append(
+                    Given(Timed(name, "own"), race(("loop", "general"), work, 0.25, 5), trained=work.instances)
+                )
+            for target in TARGETS if instructions() == "avx512" else ():
+                with elsewhere(target) as timed:
+                    rows = timed(("flops", "xoshiro", "own_draws", "torch_rand"), None, 0.2, size.repetitions)
+                    found.append(Given(Timed(f"{target}_core", "core"), rows.drop(columns="steps")))
+                    for name, work in WORKLOADS.items():
+                        rows = timed(("loop", "fused", "general", "eager"), work, size.aim, 5)
+                        found.append(Given(Timed(f"{target}_{name}", "there"), rows, trained=work.instances))
+                    for name, work in OWN.items():
+                        rows = timed(("loop", "general"), work, 0.25, 5)
+                        found.append(Given(Timed(f"{target}_{name}", "own"), rows, trained=work.instances))
             for work in dict.fromkeys(work for axis in GROWTH.values() for work in axis.values()):
                 rows = race(["fused", *["loop"] * (work.loop_bytes < ROOM)], work, 0.2, 3)
                 found.append(Given(Timed(str(work), "growth"), rows.drop(columns="steps")))
@@ -114,20 +148,21 @@ def study(run: Run) -> Study:
                 found += [Given(Timed(name, "losses"), own_draws_losses(name)) for name in engines]
         return found
 
-    on_core = lambda table: (table["kind"] == "main") & (run.mode != "smoke")  # noqa: E731
+    on_core = lambda table: table["kind"].isin(["main", "there"]) & (run.mode != "smoke")  # noqa: E731
+    all_of_it = run.mode in ("default", "full")
     return Study(
         given=given,
         findings={
             "packages": Finding(lambda: {name: version(name) if name in there else "not installed" for name in modes}),
-            "per_second": Finding(per_second, ("kind", "work"), where={"kind": ["main", "other", "growth"]}),
-            "over": Finding(over, "work", "{work}_{column}", {"kind": ["main", "other"]}),
-            "core": Finding(lambda rows: {who: max(own) * _engines.SIZES[who] for who, own in rates_of(rows).items()},
-                            where={"kind": "core"}),
-            "limit": Finding(lambda core, work: 1 / EVERY[work].seconds_at_least(core["flops"], core["xoshiro"]),
-                             "work", where=on_core),
+            "instructions": Finding(instructions),
+            "per_second": Finding(per_second, ("kind", "work"), where={"kind": [*TIMED, "growth"]}),
+            "over": Finding(over, "work", "{work}_{column}", {"kind": TIMED}),
+            "core": Finding(core_of, where={"kind": "core"}),
+            "limit": Finding(limit, "work", where=on_core),
             "share": Finding(lambda rows, limit: {name: stats.mean(own / limit) for name, own in compared(rows).items()
                                                   if name in LOOKS}, "work", "{work}_{column}_share_of_limit", on_core),
-            "draws": Finding(over, (), "{column}", {"kind": "core"}),
+            "draws": Finding(over, (), "{column}", {"work": "core"}),
+            "draws_there": Finding(over, "work", "{work}_{column}", {"work": [f"{name}_core" for name in TARGETS]}),
             "relative_loss_difference": Finding(lambda rows: rows[["work", "who", "gap"]], where={"kind": "gaps"}),
             "losses": Finding(losses, (), "{column}_loss_over_fused", {"kind": "losses"}),
             "failed": Finding(lambda rows: rows.dropna(subset="refused")[["work", "who", "refused"]]),
@@ -135,8 +170,12 @@ def study(run: Run) -> Study:
         claims=[
             Claim("faster_than_loop", "the fused engine is as many times faster than the loop as was aimed at",
                   lambda over: over.get("fused_over_loop", stats.UNDEFINED), lambda work: (WANTED[work], np.inf),
-                  by="work", where={"work": list(WANTED), "kind": "main"},
+                  by="work", where={"work": list(WANTED), "kind": ["main", "there"]},
                   each=lambda work: f"faster_than_loop_{work}_{WANTED[work]}x"),
+            *([Claim("own_models_over_loop", "the general engine is as many times faster than the loop as was aimed "
+                     "at, on models that no kernel knows", lambda over: over.get("general_over_loop", stats.UNDEFINED),
+                     lambda work: (GENERAL[work], np.inf), by="work", where={"kind": "own"},
+                     each=lambda work: f"own_models_over_loop_{work}_{GENERAL[work]}x")] if all_of_it else []),
             Claim("ten_times_occhio", "the fused engine is over ten times faster than occhio, at w1, w2 and w5",
                   lambda over: over.get("fused_over_occhio", stats.UNDEFINED), (10, np.inf), by="work",
                   where={"work": ["w1", "w2", "w5"], "kind": "main"}),
@@ -146,6 +185,18 @@ def study(run: Run) -> Study:
         ],
         draw=draw, answer=answer,
     )  # fmt: skip
+
+
+def core_of(rows: pd.DataFrame) -> dict[str, float]:
+    """Operations and draws a second, of this processor and as another."""
+    return {f"{work.removesuffix('core')}{who}": max(rates) * _engines.SIZES[who]
+            for work, own in rows.groupby("work", sort=False) for who, rates in rates_of(own).items()}  # fmt: skip
+
+
+def limit(core: dict[str, float], work: str) -> float:
+    """Instance-steps a second, at most."""
+    target = next((f"{name}_" for name in TARGETS if work.startswith(name)), "")
+    return 1 / EVERY[work].seconds_at_least(core[f"{target}flops"], core[f"{target}xoshiro"])
 
 
 def per_second(rows: pd.DataFrame) -> dict[str, float | str]:

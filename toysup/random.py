@@ -78,12 +78,12 @@ def lane_products(e: Emit, t, at, blocks, k0, first1):
     k0: the key's first word; first1 = M1 (step div 2^32), a product of the first round. Even lanes come first, then odd
     ones. Together with `lane_tables` this is all a lane needs; it is the same for 2^32 steps.
     """
-    key = e.splat(e.b.xor(e.b.lshr(e.int(first1), e.int(32)), e.int(k0)), 8)
+    key = e.splat(e.b.xor(e.b.lshr(e.whole(first1), e.whole(32)), e.whole(k0)), 8)
 
     def block(i: ir.Value, _: Any) -> None:
         for odd in range(2):
             lanes = ir.Constant(WIDE, [2 * j + odd for j in range(8)])
-            lanes = e.b.add(lanes, e.splat(e.b.mul(i, e.int(LANES)), 8))
+            lanes = e.b.add(lanes, e.splat(e.b.mul(i, e.whole(LANES)), 8))
             e.store(_multiply(e, e.b.xor(lanes, key), M0), t, e.add(at, e.times(i, TABLE), 2 * LANES + 8 * odd))
 
     e.loop(0, blocks, 1, (), block)
@@ -93,7 +93,9 @@ def lane_products(e: Emit, t, at, blocks, k0, first1):
 def lane_tables(e: Emit, t, at, blocks, k1, first0):
     """What round 3 makes of each lane at one step, beside its `lane_products`; first0 = M0 (step mod 2^32)."""
     low = ir.Constant(INT, _LOW)
-    key = e.splat(e.b.xor(e.b.and_(e.int(first0), low), e.b.and_(e.b.add(e.int(k1), ir.Constant(INT, _W1)), low)), 8)
+    key = e.splat(
+        e.b.xor(e.b.and_(e.whole(first0), low), e.b.and_(e.b.add(e.whole(k1), ir.Constant(INT, _W1)), low)), 8
+    )
 
     def block(i: ir.Value, _: Any) -> None:
         for odd in range(2):
@@ -207,7 +209,7 @@ def _turned(e: Emit, out, at, n, tile, samples):
             e.store(row, out, e.add(at, e.times(e.add(s, i), n), f))
 
     def strip(s: ir.Value, _: Any) -> None:  # the last features first, so that what they write too far is overwritten
-        last = e.b.and_(e.add(n, -1), e.int(-side))
+        last = e.b.and_(e.add(n, -1), e.whole(-side))
         e.loop(0, e.add(last, 1), side, (), lambda f, _: square(s, e.b.sub(last, f)))
 
     e.loop(0, samples, side, (), strip)

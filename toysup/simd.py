@@ -125,7 +125,7 @@ class Emit:
 
     # ------------------------------------------------------------------------------------------------ whole numbers
 
-    def int(self, value: Any) -> ir.Value:
+    def whole(self, value: Any) -> ir.Value:
         return ir.Constant(INT, value) if isinstance(value, int) else value
 
     def add(self, *terms: Any) -> Any:
@@ -137,18 +137,23 @@ class Emit:
                 total = term if total is None else self.b.add(total, term)
         if total is None:
             return known
-        return self.b.add(total, self.int(known)) if known else total
+        return self.b.add(total, self.whole(known)) if known else total
 
     def times(self, a: Any, c: Any) -> Any:
         """Product of whole numbers, of which some may be Python's."""
         if isinstance(a, int) and isinstance(c, int):
             return a * c
-        return 0 if 0 in (a, c) else self.b.mul(self.int(a), self.int(c))
+        return 0 if 0 in (a, c) else self.b.mul(self.whole(a), self.whole(c))
 
     # -------------------------------------------------------------------------------------------------------- loops
 
     def loop(
-        self, start: Any, stop: Any, step: int, carried: Sequence[ir.Value], body: Callable[..., Sequence[ir.Value]]
+        self,
+        start: Any,
+        stop: Any,
+        step: int,
+        carried: Sequence[ir.Value],
+        body: Callable[..., Sequence[ir.Value] | None],
     ) -> list[ir.Value]:
         """for i in range(start, stop, step): carried = body(i, carried); the last `carried`."""
         b = self.b
@@ -158,12 +163,12 @@ class Emit:
         b.position_at_end(head)
         index = b.phi(INT)
         held = [b.phi(value.type) for value in carried]
-        b.cbranch(b.icmp_signed("<", index, self.int(stop)), inner, done)
+        b.cbranch(b.icmp_signed("<", index, self.whole(stop)), inner, done)
         b.position_at_end(inner)
         new = list(body(index, held) or ())
-        after, following = b.block, b.add(index, self.int(step))
+        after, following = b.block, b.add(index, self.whole(step))
         b.branch(head)
-        index.add_incoming(self.int(start), before)
+        index.add_incoming(self.whole(start), before)
         index.add_incoming(following, after)
         for phi, first, last in zip(held, carried, new, strict=True):
             phi.add_incoming(first, before)
@@ -183,14 +188,14 @@ class Emit:
                 body(i, size)
 
             self.loop(start, whole, size, (), once)
-            count = self.b.sub(self.int(stop), self.int(start))
-            rest = self.b.srem(count, self.int(size))
-            start = self.b.sub(self.int(stop), rest)
+            count = self.b.sub(self.whole(stop), self.whole(start))
+            rest = self.b.srem(count, self.whole(size))
+            start = self.b.sub(self.whole(stop), rest)
 
     # ------------------------------------------------------------------------------------------------------ vectors
 
     def at(self, pointer: ir.Value, offset: Any) -> ir.Value:
-        return self.b.gep(pointer, [self.int(offset)])
+        return self.b.gep(pointer, [self.whole(offset)])
 
     def scalar(self, pointer: ir.Value, offset: Any) -> ir.Value:
         return self.b.load(self.at(pointer, offset))
@@ -212,7 +217,7 @@ class Emit:
             table = ir.GlobalVariable(self.b.module, ir.ArrayType(kind, len(rows)), name)
             table.initializer = ir.Constant(table.value_type, [ir.Constant(kind, list(row)) for row in rows])
             table.linkage, table.global_constant = "internal", True
-        return self.b.load(self.b.gep(table, [self.int(0), self.b.zext(index, INT)]))
+        return self.b.load(self.b.gep(table, [self.whole(0), self.b.zext(index, INT)]))
 
     def splat(self, value: ir.Value, count: int = LANES) -> ir.Value:
         """All lanes equal to one scalar."""

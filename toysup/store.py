@@ -32,10 +32,9 @@ import subprocess
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow
 import pyarrow.parquet as pq
 import torch
@@ -48,6 +47,9 @@ from safetensors.torch import save
 
 import toysup
 from toysup.checks import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Claim", "Store", "digest_of", "measure_key", "rows_key", "versions"]
 

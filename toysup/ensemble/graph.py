@@ -127,7 +127,7 @@ class _AlongSamples(fx.Interpreter):
         return given.view(*[1] * (axes - given.ndim), *given.shape).movedim(1, -1)
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
-        samples, rows, depth, columns = self.shape[1], *a.shape[1:], b.shape[2]
+        samples, rows, depth, columns = self.shape[1], a.shape[1], a.shape[2], b.shape[2]
         if columns == samples:
             return self.times(a, b.contiguous())
         if rows == samples:

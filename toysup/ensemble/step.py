@@ -158,6 +158,12 @@ def _update(setting: Setting, module: nn.Module, parts: Parts) -> Callable[..., 
 class _Rates:
     """Per-instance coefficients of AdamW at each step, formed in float64 as torch.optim does."""
 
+    lr: np.ndarray
+    weight_decay: np.ndarray
+    beta1: np.ndarray
+    beta2: np.ndarray
+    eps: np.ndarray
+
     def __init__(self, stack: Stack, schedule: np.ndarray | None = None) -> None:
         optimizer = stack.setting.optimizer
         self.schedule = multipliers(optimizer, stack.setting.steps) if schedule is None else schedule

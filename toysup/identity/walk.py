@@ -16,7 +16,7 @@ import threading
 import types
 import typing
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -390,7 +390,7 @@ class _Walk:
         else:
             self.visit(np.asarray(table))
 
-    TOLD = (
+    TOLD: tuple[tuple[Any, Callable[..., Any]], ...] = (
         (enum.Enum, _enum),
         (np.ndarray, _array),
         (np.generic, _scalar),

@@ -44,7 +44,7 @@ class Kind(NamedTuple):
 @answers
 def first_bit(e: Emit, s, mask):
     """The lowest bit of a mask that is on."""
-    return e.call("llvm.cttz.i64", INT, e.int(mask), ir.Constant(ir.IntType(1), 0))
+    return e.call("llvm.cttz.i64", INT, e.whole(mask), ir.Constant(ir.IntType(1), 0))
 
 
 @emitted

@@ -281,7 +281,7 @@ def _cross_entropy(e: Emit, s, y, ld, groups, labels, wanted, weights, columns, 
 
             weight = e.load(s, e.add(weights, c))
             right = e.load(s, e.add(wanted, e.times(g, ld), c))
-            top = e.loop(1, labels, 1, [e.load(s, place(e.int(0)))], largest)[0]
+            top = e.loop(1, labels, 1, [e.load(s, place(e.whole(0)))], largest)[0]
             total, logit = e.loop(0, labels, 1, [zero, zero], powers)
             share = b.fdiv(weight, total)
             e.loop(0, labels, 1, (), derivative)
@@ -338,7 +338,7 @@ def _active(e: Emit, t, at, keys, feature, lanes, used, first):
         drawn, highest = b.fmul(u, e.splat(amount, u.type.count)), e.splat(last, u.type.count)
         drawn = b.select(b.fcmp_ordered("<", drawn, highest), drawn, highest)
         index = b.sext(b.fptosi(drawn, ir.VectorType(INT32, u.type.count)), ir.VectorType(INT, u.type.count))
-        e.store(b.add(index, e.splat(e.int(first), u.type.count)), t, e.add(at, sample))
+        e.store(b.add(index, e.splat(e.whole(first), u.type.count)), t, e.add(at, sample))
 
 
 @emitted
@@ -348,7 +348,7 @@ def _embedded(e: Emit, s, out, ld, t, at, tile, keys, width, groups, columns, fa
     16 coordinates of 16 samples are added up sample by sample and then turned.
     """
     kind = ir.VectorType(e.element, LANES)
-    by, padded = e.splat(e.real(factor)), e.b.and_(e.add(width, LANES - 1), e.int(-LANES))
+    by, padded = e.splat(e.real(factor)), e.b.and_(e.add(width, LANES - 1), e.whole(-LANES))
 
     def block(c: ir.Value, _: Any) -> None:
         def coordinates(i: ir.Value, _: Any) -> None:

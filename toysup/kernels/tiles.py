@@ -143,7 +143,7 @@ def _outer(e: Emit, s, out, ld, a, x, rows, width, columns, ak, b, y, pairs):
                 return list(itertools.chain.from_iterable(parts))
 
             start = [e.load(s, place, kind) for place in places] + [e.constant(0.0, kind)] * (size * (copies - 1))
-            whole = e.b.sub(e.int(columns), e.b.srem(e.int(columns), e.int(LANES * copies)))
+            whole = e.b.sub(e.whole(columns), e.b.srem(e.whole(columns), e.whole(LANES * copies)))
             sums = e.loop(0, whole, LANES * copies, start, several)
             for q in range(1, copies):
                 sums = [e.b.fadd(sums[j], sums[q * size + j]) for j in range(size)] + list(sums[size:])
@@ -283,7 +283,7 @@ def _valued(e: Emit, v: ir.Value, magnitude: int) -> ir.Value:
 
 def _bits(e: Emit, active: ir.Value, sample: int) -> ir.Value:
     """Which lanes are on, as bits of a word of 64 samples."""
-    return e.b.shl(e.b.zext(e.b.bitcast(active, ir.IntType(active.type.count)), INT), e.int(sample))
+    return e.b.shl(e.b.zext(e.b.bitcast(active, ir.IntType(active.type.count)), INT), e.whole(sample))
 
 
 @emitted
@@ -293,7 +293,7 @@ def draw(e: Emit, s, at, t, keys, feature, lanes, threshold, inverse, magnitude,
 
     threshold: 2^31 p, infinite for p = 1; inverse: 2^-31 / p. `capped` is needed where p = 1 may occur.
     """
-    b, mask = e.b, e.int(0)
+    b, mask = e.b, e.whole(0)
     limit, factor = (e.single(e.scalar(s, place)) for place in (threshold, inverse))
     for sample, word in random.words(e, t, keys, feature, lanes):
         u = random.scaled(e, word)
@@ -319,7 +319,7 @@ def draw_group(e: Emit, s, at, t, keys, feature, lanes, density):
 @answers
 def draw_member(e: Emit, s, at, t, keys, feature, lanes, which, member, magnitude):
     """64 values of one feature at s[at:], active where s[which:] is `member`; the answer's bits say where."""
-    b, mask, asked = e.b, e.int(0), e.b.sitofp(e.int(member), e.element)
+    b, mask, asked = e.b, e.whole(0), e.b.sitofp(e.whole(member), e.element)
     for sample, word in random.words(e, t, keys, feature, lanes):
         v = _valued(e, random.uniform(e, word), magnitude)
         wanted = e.load(s, e.add(which, sample), ir.VectorType(e.element, v.type.count))
@@ -355,7 +355,7 @@ def keep(e: Emit, value: ir.Value, bits: ir.Value, pointer: ir.Value, at: Any) -
     compression crashes, 22.1), and so do all where registers know no permutation.
     """
     kind = value.type.element
-    double, packs, at = kind == ir.DoubleType(), e.registers.packs, e.int(at)
+    double, packs, at = kind == ir.DoubleType(), e.registers.packs, e.whole(at)
     if not packs or (double and packs != "compress"):
         for lane in range(LANES):
             e.b.store(e.b.extract_element(value, ir.Constant(INT32, lane)), e.b.gep(pointer, [at]))
@@ -392,13 +392,13 @@ def squeeze(e: Emit, s, row, t, masks, blocks):
         mask, place = e.scalar(t, e.add(masks, i)), held[0]
         for position in range(0, BLOCK, LANES):
             value = e.load(s, e.add(row, e.times(i, BLOCK), position))
-            bits = e.b.trunc(e.b.lshr(mask, e.int(position)), ir.IntType(LANES))
+            bits = e.b.trunc(e.b.lshr(mask, e.whole(position)), ir.IntType(LANES))
             place = keep(e, value, bits, s, place)
         return [place]
 
-    place = e.loop(0, blocks, 1, [e.int(row)], block)[0]
+    place = e.loop(0, blocks, 1, [e.whole(row)], block)[0]
     e.store(e.constant(0.0), s, place)
-    return e.b.sub(place, e.int(row))
+    return e.b.sub(place, e.whole(row))
 
 
 # ----------------------------------------------------------------------------------------- samples along the rows
@@ -474,9 +474,9 @@ def listed(e: Emit, s, row, columns, t, index, values):
         column = e.b.add(lanes, e.splat(e.b.trunc(c, INT32)))
         after = keep(e, column, bits, _numbers(e, t), e.add(index, held[0]))
         keep(e, value, bits, s, e.add(values, held[0]))
-        return [e.b.sub(after, e.int(index))]
+        return [e.b.sub(after, e.whole(index))]
 
-    return e.loop(0, columns, LANES, [e.int(0)], some)[0]
+    return e.loop(0, columns, LANES, [e.whole(0)], some)[0]
 
 
 @emitted
@@ -489,7 +489,7 @@ def entries(e: Emit, s, row, columns):
         count = e.call("llvm.ctpop.i16", ir.IntType(LANES), e.b.bitcast(on, ir.IntType(LANES)))
         return [e.b.add(held[0], e.b.zext(count, INT))]
 
-    return e.loop(0, columns, LANES, [e.int(0)], some)[0]
+    return e.loop(0, columns, LANES, [e.whole(0)], some)[0]
 
 
 @emitted
