@@ -9,13 +9,17 @@ import oracles
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from toysup.ensemble import Stack, step, train
-from toysup.features import SparseUniform
+from toysup.ensemble import Stack, graph, step, train
+from toysup.ensemble.state import parts_of
+from toysup.features import OnePerGroup, SparseUniform
 from toysup.kernels.crossed import crossed
+from toysup.models import ResidualMLP, TiedAutoencoder
 from toysup.random import uniforms
 from toysup.setting import Adam, Model, Setting
-from toysup.tasks import Identity
+from toysup.shapes import Shape
+from toysup.tasks import Identity, Memory
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "experiments"))
 from _engines import OWN, Own
@@ -57,6 +61,46 @@ def test_own_models_train_as_the_plain_loop_does(model, monkeypatch):
     )
     faster = run(dataclasses.replace(stack, setting=dataclasses.replace(stack.setting, optimizer=Adam(1.5e-3))))
     assert not torch.allclose(faster.history, losses, rtol=1e-3)  # positive control
+
+
+class Heads(nn.Module):
+    """Reshapes samples and features together, and has products that are not over either."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.first, self.last = nn.Linear(n_in, 8), nn.Linear(8, n_out)
+
+    def forward(self, x):
+        h = self.first(x).reshape(-1, 2, 4)
+        return self.last((torch.softmax(h @ h.mT, -1) @ h).reshape(len(x), 8))
+
+
+GROUPS = (OnePerGroup(8, 2), Memory(2), Model(ResidualMLP, shape=Shape(4, 2), unembedding="coordinates"))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *(Own(6, 3, 2, model=model).stack(1).setting for model in OWN),
+        Setting(SparseUniform(6, 0.3), Identity(), Model(Heads)),
+        Setting(SparseUniform(64, 0.3), Identity(), Model(TiedAutoencoder, width=64)),  # samples, features, neurons
+        Setting(*GROUPS),
+    ],
+    ids=[*OWN, "heads", "square", "groups"],
+)
+def test_a_graph_with_samples_next_to_each_other_computes_the_same(setting):
+    """What is compiled, done by torch: to float32's rounding of sums in another order."""
+    stack = Stack.of(dataclasses.replace(setting, steps=1, batch=64), range(3))
+    parts = parts_of(stack)
+    tensors, spec = tree_flatten(step._first_arguments(stack, torch.device("cpu"), parts))
+    update = step._update(stack.setting, stack.setting.build().train(), parts)
+    traced = graph.traced(lambda *given: tree_flatten(update(*tree_unflatten(given, spec)))[0], tensors)
+    along = graph._along_samples(traced, tensors, 64)
+    moved = False
+    for one, other, before in zip(traced(*tensors), along(*tensors), [*tensors, None], strict=False):
+        assert torch.allclose(one.float(), other.float(), rtol=1e-4, atol=1e-6)
+        moved |= before is not None and not torch.equal(one, before)
+    assert moved  # positive control: the step does something
 
 
 class Late(nn.Module):

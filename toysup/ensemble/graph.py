@@ -109,11 +109,14 @@ class _AlongSamples(fx.Interpreter):
         self.times, self.over, _ = _operations()
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if target is torch.ops.aten.bmm.default:
+        aten = torch.ops.aten
+        if target is aten.bmm.default:
             return self.product(*args)
+        if target in (aten.view.default, aten._unsafe_view.default):
+            return args[0].reshape(args[1])
         sizes = [arg.shape for arg in args if isinstance(arg, Tensor)]
         entries = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
-        if entries and sizes and not target._schema.is_mutable:
+        if entries and sizes and not target._schema.is_mutable and "memory_format" not in kwargs:
             shape = torch.broadcast_shapes(*sizes)
             if len(shape) > 2 and shape[:2] == self.shape:
                 turned = [self.turned(arg, len(shape)) if isinstance(arg, Tensor) else arg for arg in args]
@@ -147,9 +150,7 @@ def _along_samples(found: fx.GraphModule, tensors: Sequence[Tensor], samples: in
     graph = make_fx(_AlongSamples(given, len(tensors[0]), samples).run)(*tensors).graph
     graph = fx_graph_cse(graph)
     for node in graph.find_nodes(op="call_function", target=aten.erf.default):
-        with graph.inserting_after(
-            node
-        ):  # the compiler knows that exp and tanh are dear, not that erf is: kept for reuse
+        with graph.inserting_after(node):  # the compiler knows that exp and tanh are dear, not that erf is
             stored = graph.call_function(torch.ops._inductor_test.realize.default, (node,))
         node.replace_all_uses_with(stored, delete_user_cb=lambda user, stored=stored: user is not stored)
     return fx.GraphModule(given, graph)
