@@ -44,7 +44,7 @@ class Step:
 # the key stay its own
 _STEPS: dict[Any, tuple[Step, Setting]] = {}
 _KEPT = 32
-TRACED = 400  # steps from which it pays to note down once what torch does in one and then do no more than that
+TRACED = 1000  # steps from which it pays to note down once what torch does in one and then do no more than that
 
 
 @lru_cache(maxsize=1)
@@ -235,14 +235,10 @@ def _made(stack: Stack, device: torch.device, compile: bool) -> Step:
     if parts.steady and (compile or stack.setting.steps >= TRACED):
         with building():  # the module is swapped while it is traced, by nobody else
             traced = graph.traced(function, tensors)
-            if (
-                compile
-                and traced is not None
-                and (compiled := graph.compiled(traced, tensors, stack.setting.batch)) is not None
-            ):
-                return Step(compiled, "general, compiled", parts, unpack)
-            if traced is not None:
-                function = traced
+            compiled = graph.compiled(traced, tensors, setting.batch) if compile and traced is not None else None
+        if compiled is not None:
+            return Step(compiled, "general, compiled", parts, unpack)
+        function = traced or function
     return Step(function, "general, eager", parts, unpack)
 
 
