@@ -18,7 +18,7 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_flatten
 
 from toysup.checks import InputError, check_whole
-from toysup.ensemble import fused, graph
+from toysup.ensemble import fused
 from toysup.ensemble.plan import Keep
 from toysup.ensemble.stack import (
     Stack,
@@ -263,7 +263,7 @@ def code_of(stack: Stack, engine: str) -> tuple[Any, ...]:
     """The functions that train a stack, for `identity`: whoever changes what they do makes other networks."""
     own = (initial_values, task_constants)
     if engine != "fused":
-        return (*own, _run, _update, graph.traced, graph.compiled)
+        return (*own, _run, _update)
     family = next(family for family in fused.FAMILIES if family.unfit(stack) is None)
     return (*own, fused.run, family.plan_of)
 
