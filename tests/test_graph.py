@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import oracles
 import pytest
@@ -115,9 +116,23 @@ class Late(nn.Module):
         return x * self.w * (2 if self.calls > 30 else 1)
 
 
-def test_a_module_that_counts_its_calls_is_called_each_time(monkeypatch):
+class Hidden(Late):
+    """The same, the number in an object of its own."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__(n_in, n_out)
+        del self.calls
+        self.kept = SimpleNamespace(calls=0)
+
+    def forward(self, x):
+        self.kept.calls += self.training
+        return x * self.w * (2 if self.kept.calls > 30 else 1)
+
+
+@pytest.mark.parametrize("module", [Late, Hidden])
+def test_a_module_that_counts_its_calls_is_called_each_time(module, monkeypatch):
     monkeypatch.setattr(step, "TRACED", 0)
-    stack = Stack.of(Setting(SparseUniform(4, 0.5), Identity(), Model(Late), Adam(1e-6), steps=50, batch=32), [0])
+    stack = Stack.of(Setting(SparseUniform(4, 0.5), Identity(), Model(module), Adam(1e-6), steps=50, batch=32), [0])
     for compile in (False, True):
         history = run(stack, compile=compile).history[0]
         assert history[:20].max() < 1e-6 and history[-10:].min() > 0.1

@@ -78,7 +78,8 @@ def _loose(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _plain(module: nn.Module) -> dict[str, str]:
-    """What a module holds beside tensors and modules, as text; objects by which they are."""
+    """What a module holds beside tensors and modules, as text; objects by which they are and what they hold."""
+    seen: set[int] = set()
 
     def told(value: Any) -> str:
         if isinstance(value, list | tuple | set):
@@ -87,7 +88,12 @@ def _plain(module: nn.Module) -> dict[str, str]:
             return f"{[(told(key), told(one)) for key, one in value.items()]}"
         if isinstance(value, np.ndarray):
             return f"{value.dtype}{value.shape}{hash(value.tobytes()) if value.dtype != object else id(value)}"
-        return repr(value) if isinstance(value, int | float | complex | str | bytes | None) else f"at {id(value)}"
+        if isinstance(value, int | float | complex | str | bytes | None):
+            return repr(value)
+        if isinstance(value, type | Tensor | nn.Module) or callable(value) or id(value) in seen:
+            return f"at {id(value)}"
+        seen.add(id(value))
+        return f"at {id(value)}{told(getattr(value, '__dict__', None))}"
 
     return {
         f"{path}.{name}": told(value)
